@@ -192,7 +192,7 @@ fn exit_text(status: i64) -> String {
 }
 
 fn health_text(to: Option<Health>) -> &'static str {
-    let Some(to) = to else { return "is not there any more, and its service check stands no longer" };
+    let Some(to) = to else { return "is not judged by its service check any more" };
     match to {
         Health::Ok => "says by its service check that it is well",
         Health::Warning => "says by its service check that something is amiss (warning)",

@@ -165,6 +165,9 @@ impl Engine {
                 if is_low {
                     engine.counted.push((order, id));
                 }
+                if !rules.health_alerts {
+                    engine.end_health_alert(id);
+                }
             }
         }
         let heard = saved.heard_elsewhere.into_iter();
@@ -230,6 +233,8 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::event::{EventKind, Health};
+    use crate::presence::policy::Rules;
     use crate::protocol::Heartbeat;
 
     #[test]
@@ -276,6 +281,30 @@ mod tests {
             let seen = engine.view_of_instance("s", "a", crate::presence::Epoch::UNIX).expect("it is known");
             assert!(seen.day.ends_with('D'), "{key}: {}", seen.day);
         }
+    }
+
+    #[test]
+    fn an_alarm_of_a_service_check_that_is_only_shown_now_ends_at_the_start() {
+        let at = EngineTime::from_secs;
+        let rules = Rules { health_alerts: true, ..Rules::default() };
+        let mut engine = Engine::new(Policy { rules, ..Policy::default() }, at(0.0), 1);
+        for instance in ["bad", "good"] {
+            let health = Some(if instance == "bad" { 2 } else { 0 });
+            let (service, instance) = ("s".into(), instance.into());
+            engine.beat(&Heartbeat { service, instance, interval: Some(10.0), health, ..Heartbeat::default() });
+        }
+        let health = |engine: &mut Engine| {
+            let events = engine.take_events().into_iter();
+            let events = events.filter(|event| event.notify && event.change.kind() == EventKind::Health);
+            events.map(|event| (event.instance.unwrap_or_default().to_string(), event.change)).collect::<Vec<_>>()
+        };
+        let begun = Change::Health { from: None, to: Some(Health::Critical) };
+        assert_eq!(health(&mut engine), [("bad".to_string(), begun)]);
+        let mut engine = Engine::restored(Policy::default(), engine.save(), at(1.0), 1);
+        let ended = Change::Health { from: Some(Health::Critical), to: None };
+        assert_eq!(health(&mut engine), [("bad".to_string(), ended)]);
+        let mut engine = Engine::restored(Policy::default(), engine.save(), at(2.0), 1);
+        assert_eq!(health(&mut engine), []);
     }
 
     #[test]
