@@ -22,7 +22,7 @@ use crate::fault;
 use crate::memory::{Holder, Memory};
 use crate::notify::Outbox;
 use crate::presence::observers::{Observers, SavedObservers};
-use crate::presence::{AlertBook, Engine, EngineTime, Epoch, Identity, Policy, UnixTime};
+use crate::presence::{AlertBook, Engine, EngineTime, Epoch, Identity, PeerContext, Phase, Policy, UnixTime};
 use crate::protocol::Signal;
 use crate::supervise::{Part, catch};
 use crate::sys::unix_time;
@@ -344,6 +344,14 @@ impl Driver {
         let epoch = Epoch::new(wall_clock(), base);
         engine.set_epoch(epoch);
         let held = memory.holding(Holder::Presence);
+        if options.peers.is_none() {
+            // Of nodes that do not ask each other any more nobody says that they can.
+            for nodes in alerts.firing().filter_map(|alarm| alarm.key.nodes.clone()) {
+                let by = identity.node.as_str().into();
+                let context = PeerContext { by, former: true, ..PeerContext::default() };
+                engine.report_peer(Phase::End, nodes, Some(context));
+            }
+        }
         let observers = options.peers.map(|urls| {
             engine = std::mem::replace(&mut engine, Engine::new(Policy::default(), base, seed)).shared();
             observers.place_peers(&urls, &mut engine);
@@ -668,6 +676,32 @@ mod tests {
         let (saved, _) = saved.expect("readable").expect("a state");
         let names: Vec<AlertName> = saved.alarms.iter().map(|alarm| alarm.key.name).collect();
         assert_eq!(names, [AlertName::Ingest]);
+    }
+
+    #[test]
+    fn that_a_peer_is_lost_ends_at_a_start_without_peers() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("presence.json");
+        let among = PresenceOptions { peers: Some(vec!["http://b".into()]), ..options(Some(path.clone())) };
+        let (presence, thread) = start(among, Vec::new(), &Part::new("presence")).expect("started");
+        presence.signal(beat());
+        let lose = |state: &mut PresenceState| {
+            state.engine_mut().report_peer(Phase::Start, ["b".into(), "here".into()], None);
+        };
+        presence.ask(lose).blocking_recv().expect("an answer");
+        presence.stop();
+        thread.join().expect("it ends");
+        let open = || {
+            let (_, saved) = StateFile::open(Some(path.clone()));
+            let (saved, _) = saved.expect("readable").expect("a state");
+            saved.alarms.into_iter().map(|alarm| alarm.key.name).collect::<Vec<_>>()
+        };
+        assert_eq!(open(), [AlertName::PeerUnreachable]);
+        let alone = options(Some(path.clone()));
+        let (presence, thread) = start(alone, Vec::new(), &Part::new("presence")).expect("started");
+        presence.stop();
+        thread.join().expect("it ends");
+        assert_eq!(open(), []);
     }
 
     #[test]
