@@ -659,6 +659,8 @@ class Engine:
             self.drop(i, "operator")
             if not s.instances:
                 s.alive, s.habit.left_at, s.habit.due = None, None, None
+                if s.expect_at is None:                # its minimum does not keep it
+                    self.remove(s)
         if (service, instance) in self.jobs:
             self.forget_job(self.jobs[service, instance])
 
@@ -1493,21 +1495,23 @@ class Engine:
             return "degraded"
         return "up"
 
+    def remove(self, s):
+        if F('R32') and s.flap_said:
+            self.emit(kind='flapping', service=s.name, instance='*', to='end',
+                      notify=not self.muted(s.name) and not self.may_be_empty(s.name))
+        self.emit(kind="service", service=s.name, **{"from": s.state or "none"}, to="forgotten", notify=s.notified)
+        if F('R28') and s.alive is not None and not s.gone and s.state == 'left' and \
+                s.changed - s.alive >= HOUR and self.opt(s.name, 'min') != 0:
+            s.habit.due = s.changed + self.pause_allowed(s)
+        del self.services[s.name]
+
     def update_services(self, went_down=()):
         for s in list(self.services.values()):
             new = self.service_state(s)
             mine = [e for e in went_down if e["service"] == s.name]
             if new is None:
                 if s.expect_at is None:
-                    if F('R32') and s.flap_said:
-                        self.emit(kind='flapping', service=s.name, instance='*', to='end',
-                                  notify=not self.muted(s.name) and not self.may_be_empty(s.name))
-                    self.emit(kind="service", service=s.name, **{"from": s.state or "none"},
-                              to="forgotten", notify=s.notified)
-                    if F('R28') and s.alive is not None and not s.gone and s.state == 'left' and \
-                            s.changed - s.alive >= HOUR and self.opt(s.name, 'min') != 0:
-                        s.habit.due = s.changed + self.pause_allowed(s)
-                    del self.services[s.name]
+                    self.remove(s)
                 continue
             mute = self.muted(s.name) or self.may_be_empty(s.name)
             bad = new in ("down", "degraded")

@@ -487,6 +487,15 @@ impl Engine {
         was_known
     }
 
+    /// Forgets a service of which an operator has forgotten all instances, unless it is expected: its minimum does not keep it.
+    pub(super) fn forget_empty(&mut self, id: ServiceId) {
+        let service = self.roster.service_mut(id);
+        service.forget_departure();
+        if !service.is_expected() {
+            self.remove_service(id);
+        }
+    }
+
     /// The same, of what was not heard after a time, wherever that was asked for.
     pub(super) fn forget_silent(&mut self, service: &str, instance: Option<&str>, since: EngineTime) -> bool {
         self.habits.forget_departure(service);
@@ -504,7 +513,7 @@ impl Engine {
         if let Some(id) = self.roster.find_service(service)
             && self.roster.service(id).instances().is_empty()
         {
-            self.roster.service_mut(id).forget_departure();
+            self.forget_empty(id);
         }
         was_known
     }

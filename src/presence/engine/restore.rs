@@ -199,8 +199,7 @@ impl Engine {
             for id in self.roster.service(id).instances().to_vec() {
                 self.remove_instance(id, Reason::Reserved);
             }
-            self.roster.service_mut(id).forget_departure();
-            self.mark_dirty(id);
+            self.forget_empty(id);
         }
     }
 

@@ -299,6 +299,31 @@ fn what_is_no_longer_expected_after_a_restart_is_forgotten_or_an_ordinary_servic
     }
 }
 
+#[test]
+fn a_minimum_keeps_no_service_that_an_operator_has_forgotten_unless_it_is_expected() {
+    for (is_expected, together) in [(false, true), (false, false), (true, true)] {
+        let expected = Expected { service: "s".into(), min: 2, within: None };
+        let expect = if is_expected { vec![expected] } else { Vec::new() };
+        let rules = Rules { min: Some(2), ..Rules::default() };
+        let mut engine = engine(Policy { expect, rules, ..Policy::default() });
+        for goodbye in [false, true] {
+            for instance in ["a", "b"] {
+                engine.beat(&Heartbeat { instance: instance.into(), goodbye, ..beat("s", 2) });
+            }
+            engine.tick(at(1.0));
+        }
+        engine.tick(at(400.0));
+        let down = ("s".to_string(), Some(ServiceState::Down), true);
+        assert_eq!(service_changes(&mut engine).last(), Some(&down));
+        let whom = if together { vec![None] } else { vec![Some("a"), Some("b")] };
+        whom.into_iter().for_each(|instance| assert!(engine.forget("s", instance)));
+        engine.tick(at(400.25));
+        let gone = ("s".to_string(), None, true);
+        let (changes, known) = if is_expected { (vec![], vec!["s".to_string()]) } else { (vec![gone], vec![]) };
+        assert_eq!((service_changes(&mut engine), names(&engine)), (changes, known));
+    }
+}
+
 /// The ends of flapping among the events since the last take, by instance.
 fn flapping_ends(engine: &mut Engine) -> Vec<String> {
     let events = engine.take_events().into_iter();
