@@ -1051,7 +1051,9 @@ class Engine:
                 i.flapping = False
                 i.flaps = []
                 self.emit(kind="flapping", service=i.service, instance=i.name, to="end", notify=True)
-                if i.state == "down" and i.pending == "flapping":
+                if i.state == "down" and i.pending == "flapping" and self.in_maint(i):
+                    i.pending = "maintenance"
+                elif i.state == "down" and i.pending == "flapping":
                     went_down.append(self.still_down(i, "flapping_over"))
         went_down += self.end_loops()
         # 5. forgetting

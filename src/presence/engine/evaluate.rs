@@ -329,7 +329,9 @@ impl Engine {
             instance.settle();
             let is_late_news = instance.is_down() && instance.suppression() == Some(Suppression::Flapping);
             self.report_instance(id, Change::Flapping(Phase::End), true);
-            if is_late_news {
+            if is_late_news && self.roster.is_maintained(self.roster.instance(id), self.now) {
+                self.roster.instance_mut(id).suppress(Suppression::Maintenance);
+            } else if is_late_news {
                 went_down.push(self.notify_still_down(id, Reason::FlappingOver));
             }
         }

@@ -366,6 +366,28 @@ fn flapping_is_over_when_its_instance_or_service_is_forgotten_or_gives_way() {
 }
 
 #[test]
+fn who_is_down_when_its_flapping_ends_in_maintenance_is_told_when_that_is_over() {
+    // It went down at 55 s, the last time.
+    let mut engine = flapping(Policy { flap_quiet: 100.0, ..Policy::default() }, ["a", "a", "a"]);
+    engine.maintenance("s", None, 300.0);
+    let (mut ends, mut downs) = (Vec::new(), Vec::new());
+    for second in 60..400 {
+        engine.tick(at(f64::from(second)));
+        for event in engine.take_events().into_iter().filter(|event| event.notify) {
+            match event.change {
+                Change::Flapping(Phase::End) => ends.push(second),
+                Change::Instance { to: Some(State::Down), .. }
+                | Change::Service { to: Some(ServiceState::Down), .. } => {
+                    downs.push(second);
+                }
+                _ => {}
+            }
+        }
+    }
+    assert_eq!((ends, downs), (vec![147], vec![360]));
+}
+
+#[test]
 fn nobody_is_judged_once_receiving_has_ended_and_that_time_is_blind_after_the_restart() {
     let mut engine = engine(Policy::default());
     // Silence is judged after 45 s, and after 90 s if some of it was blind.
