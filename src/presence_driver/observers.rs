@@ -456,6 +456,29 @@ mod tests {
     }
 
     #[test]
+    fn that_a_lost_node_is_back_is_told_by_the_one_that_spoke_meanwhile() {
+        let mut b = Node::new("b");
+        b.lose_peer();
+        let nodes = Some(["a".into(), "b".into()]);
+        let key = AlertKey { nodes, ..AlertKey::of(AlertName::PeerUnreachable) };
+        let lost = Alarm { key, ..alarm("", Severity::Critical) };
+        b.note(&lost, false);
+        b.speak();
+        assert_eq!(b.deliver(GOOD), [false]);
+        // a has not said yet which targets it has, so b speaks still, and what it tells is on its way when a asks.
+        let mut a = Node::new("a");
+        b.ask(&mut a);
+        b.note(&lost, true);
+        b.speak();
+        a.ask(&mut b);
+        a.speak();
+        assert!(a.deliver(GOOD).is_empty());
+        assert_eq!(b.deliver(GOOD), [true]);
+        (0..20).for_each(|_| turn(&mut a, &mut b));
+        assert!(a.deliver(GOOD).is_empty());
+    }
+
+    #[test]
     fn what_grows_worse_is_told_again_by_one() {
         let (mut a, mut b) = (Node::new("a"), Node::new("b"));
         turn(&mut a, &mut b);

@@ -30,6 +30,9 @@ const MARGIN: f64 = 10.0;
 /// what stands for it.
 const PATIENCE: f64 = 0.9;
 
+/// A node that is back leaves the end of its own loss for so many seconds to the one that spoke meanwhile.
+const HANDOVER: f64 = 2.0;
+
 /// What was notified, and nobody holds open or has seen the end of, is over after so many seconds.
 const UNCLAIMED: f64 = 86_400.0;
 
@@ -612,9 +615,10 @@ fn resolved_ending(notification: &Notification) -> Option<Ending> {
 /// Whether somebody who answers has seen the end of what was notified at a time, or knows better.
 fn is_over((key, problem): (&AlertKey, &Problem), notified: EngineTime, to: Speaking<'_>) -> bool {
     let Speaking { node, peers, engine, now, .. } = to;
-    // Nobody but this node and its peer knows of the two.
-    if key.nodes.as_ref().is_some_and(|nodes| nodes.iter().any(|one| one == node)) {
-        return true;
+    // Nobody but this node and its peer knows of the two. While the peer speaks still it tells that: it has seen the same.
+    if let Some(nodes) = key.nodes.as_ref().filter(|nodes| nodes.iter().any(|one| one == node)) {
+        let tells = |peer: &Peer| peer.answers() && peer.speaks && nodes.iter().any(|one| one == peer.name());
+        return !peers.iter().any(tells) || now - problem.changed >= HANDOVER;
     }
     // What one drops it alone can see; if it is gone, nobody drops anything.
     let is_nobodys = key.name == AlertName::Ingest && peers.iter().all(|peer| peer.answers() || peer.is_gone(now));
