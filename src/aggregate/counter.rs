@@ -26,6 +26,12 @@ impl Sum {
         self.compensation += other.compensation;
     }
 
+    /// Finite numbers of which it is the sum.
+    pub(super) fn parts(self) -> [f64; 2] {
+        let is_finite = self.total.is_finite() && self.compensation.is_finite();
+        if is_finite { [self.total, self.compensation] } else { [self.value(), 0.0] }
+    }
+
     /// The sum, clamped to the range of a double: never infinite, never NaN.
     #[inline]
     pub fn value(self) -> f64 {

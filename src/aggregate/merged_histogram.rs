@@ -68,23 +68,22 @@ impl MergedHistogram {
     /// The buckets of values with weights above 0, in any order.
     pub fn of_samples(digits: u8, samples: &[(f64, f64)]) -> MergedHistogram {
         let (digits, bits) = (digits.clamp(1, 5), fine_bits(digits));
-        let mut placed: Vec<(Bucket, f64)> = samples.iter().map(|&(v, weight)| (bucket_of(v, bits), weight)).collect();
+        if let [(_, unit), rest @ ..] = samples
+            && rest.iter().all(|(_, weight)| weight == unit)
+        {
+            let mut placed: Vec<Bucket> = samples.iter().map(|&(value, _)| bucket_of(value, bits)).collect();
+            placed.sort_unstable();
+            let counts: Vec<(Bucket, u64)> =
+                placed.chunk_by(|a, b| a == b).map(|same| (same[0], same.len() as u64)).collect();
+            return MergedHistogram::of_counts(digits, *unit, &counts, 0);
+        }
+        let mut placed: Vec<(Bucket, f64)> =
+            samples.iter().map(|&(value, weight)| (bucket_of(value, bits), weight)).collect();
         placed.sort_unstable_by_key(|&(bucket, _)| bucket);
         let lowest = lowest(largest(&placed, |placed| placed.0), bits);
-        let buckets = || placed.iter().map(|&(bucket, weight)| (moved(bucket, 0, lowest), weight));
-        let (buckets, weights) = match samples {
-            [(_, unit), rest @ ..] if rest.iter().all(|(_, weight)| weight == unit) => {
-                let (buckets, counts) =
-                    united(buckets().map(|(bucket, _)| (bucket, 1)), std::iter::empty(), u64::saturating_add);
-                (buckets, Weights::Counts { unit: *unit, counts })
-            }
-            _ => {
-                let grains = buckets().map(|(bucket, weight)| (bucket, grains_of(weight)));
-                let (buckets, grains) = united(grains, std::iter::empty(), u128::saturating_add);
-                (buckets, Weights::Grains(grains))
-            }
-        };
-        MergedHistogram { digits, buckets, weights, clamped: 0 }
+        let grains = placed.iter().map(|&(bucket, weight)| (moved(bucket, 0, lowest), grains_of(weight)));
+        let (buckets, grains) = united(grains, std::iter::empty(), u128::saturating_add);
+        MergedHistogram { digits, buckets, weights: Weights::Grains(grains), clamped: 0 }
     }
 
     /// Buckets in ascending order, with their counts of a unit of weight.

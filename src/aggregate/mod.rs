@@ -11,6 +11,7 @@
 mod columns;
 mod counter;
 mod event_or_check;
+mod exact_sum;
 mod gauge;
 mod histogram;
 mod index;

@@ -1,9 +1,9 @@
 //! Timers, histograms and distributions: running sums, and exact samples up to a bound, so that small series match the
 //! original to the last digit; beyond it a [`Histogram`], and merged ones a [`MergedHistogram`].
 //!
-//! Merged timers are the same in any order and any groups, except for the last bits of sums and of the standard deviation:
-//! whether samples stay exact depends on how many there are in all parts together, and each sample has its bucket whenever
-//! it gets there.
+//! Merged timers are the same to the bit in any order and any groups: whether samples stay exact depends on how many there
+//! are in all parts together, each sample has its bucket whenever it gets there, and beyond the bound sums are
+//! [`ExactSum`]s. The count alone, where weights are not used and samples stay exact, may differ in its last bits.
 //!
 //! *Weighted* statistics count a sample 1/rate times; unweighted ones use the values as received and correct only
 //! `count`, like the original.
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::memory::{footprint, vec_footprint};
 
 use super::counter::Sum;
+use super::exact_sum::{ExactSum, product};
 use super::histogram::Histogram;
 use super::merged_histogram::MergedHistogram;
 use super::overrides::SeriesOverrides;
@@ -109,7 +110,7 @@ struct Large {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Merged {
     histogram: MergedHistogram,
-    figures: Figures,
+    figures: MergedFigures,
 }
 
 /// What is known of samples beside their histogram.
@@ -122,7 +123,6 @@ struct Figures {
     sum_squares: Sum,
     min: f64,
     max: f64,
-    /// The weight of the first sample; of several parts the smallest of those.
     first_weight: f64,
     mixed: bool,
 }
@@ -155,18 +155,6 @@ impl Figures {
         self.mixed |= weight != self.first_weight;
     }
 
-    fn merge(&mut self, other: &Figures) {
-        self.moments.merge(other.moments);
-        self.samples += other.samples;
-        self.count.merge(other.count);
-        self.sum.merge(other.sum);
-        self.sum_squares.merge(other.sum_squares);
-        self.min = lesser(self.min, other.min);
-        self.max = -lesser(-self.max, -other.max);
-        self.mixed |= other.mixed || self.first_weight != other.first_weight;
-        self.first_weight = self.first_weight.min(other.first_weight);
-    }
-
     fn totals(&self) -> Totals {
         Totals { sum: self.sum.value(), sum_squares: self.sum_squares.value(), min: self.min, max: self.max }
     }
@@ -175,6 +163,133 @@ impl Figures {
     fn sorted(&self, buckets: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
         let per_sample = if self.mixed { 1.0 } else { self.first_weight };
         buckets.map(|(value, weight)| (value.max(self.min).min(self.max), weight / per_sample)).collect()
+    }
+}
+
+/// The figures of several parts: sums and extremes, which are the same in any order.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct MergedFigures {
+    samples: u64,
+    count: ExactSum,
+    sum: ExactSum,
+    sum_squares: ExactSum,
+    /// Of the weights.
+    weights: ExactSum,
+    /// Of the squares times the weights, without the rounding of `sum_squares`.
+    squares: ExactSum,
+    min: f64,
+    max: f64,
+    /// The smallest first weight of a part.
+    first_weight: f64,
+    mixed: bool,
+}
+
+impl MergedFigures {
+    fn new(first_weight: f64) -> MergedFigures {
+        MergedFigures {
+            samples: 0,
+            count: ExactSum::default(),
+            sum: ExactSum::default(),
+            sum_squares: ExactSum::default(),
+            weights: ExactSum::default(),
+            squares: ExactSum::default(),
+            min: f64::INFINITY,
+            max: f64::NEG_INFINITY,
+            first_weight,
+            mixed: false,
+        }
+    }
+
+    /// Adds a sample, the count and the weight of which are added beside.
+    fn add(&mut self, value: f64, weight: f64) {
+        self.samples += 1;
+        self.sum_squares.add(square(value, weight));
+        let (first, rest) = product(value, weight);
+        [first, rest].into_iter().for_each(|part| self.sum.add(part));
+        let (square, more) = product(first, value);
+        [square, more, rest * value].into_iter().for_each(|part| self.squares.add(part));
+        self.min = lesser(self.min, value);
+        self.max = -lesser(-self.max, -value);
+        self.mixed |= weight != self.first_weight;
+        self.first_weight = self.first_weight.min(weight);
+    }
+
+    fn merge(&mut self, other: &MergedFigures) {
+        self.samples += other.samples;
+        self.count.merge(&other.count);
+        self.sum.merge(&other.sum);
+        self.sum_squares.merge(&other.sum_squares);
+        self.weights.merge(&other.weights);
+        self.squares.merge(&other.squares);
+        self.min = lesser(self.min, other.min);
+        self.max = -lesser(-self.max, -other.max);
+        self.mixed |= other.mixed || self.first_weight != other.first_weight;
+        self.first_weight = self.first_weight.min(other.first_weight);
+    }
+
+    /// Squared deviations are the squares less those of the mean, which nearly cancel out: without rounding nothing is lost.
+    fn moments(&self) -> Moments {
+        let weight = self.weights.value();
+        let mean = self.sum.value() / weight;
+        let (square, rest) = product(mean, mean);
+        if !(square * weight).is_finite() || self.squares.value() == f64::MAX {
+            return Moments { weight, mean, deviations: f64::INFINITY };
+        }
+        let mut deviations = self.squares.clone();
+        let mut add = |(first, rest)| {
+            deviations.add(first);
+            deviations.add(rest);
+        };
+        self.sum.parts().into_iter().for_each(|part| add(product(-2.0 * mean, part)));
+        self.weights.parts().into_iter().for_each(|part| {
+            add(product(square, part));
+            add(product(rest, part));
+        });
+        Moments { weight, mean, deviations: deviations.value().max(0.0) }
+    }
+
+    fn rounded(&self) -> Figures {
+        let sum = |exact: &ExactSum| {
+            let mut sum = Sum::default();
+            sum.add(exact.value());
+            sum
+        };
+        Figures {
+            moments: self.moments(),
+            samples: self.samples,
+            count: sum(&self.count),
+            sum: sum(&self.sum),
+            sum_squares: sum(&self.sum_squares),
+            min: self.min,
+            max: self.max,
+            first_weight: self.first_weight,
+            mixed: self.mixed,
+        }
+    }
+}
+
+impl From<&Figures> for MergedFigures {
+    fn from(part: &Figures) -> MergedFigures {
+        let Moments { weight, deviations, .. } = part.moments;
+        let [first, rest] = part.sum.parts();
+        // The square of the sum, divided by the weight, as the mean and what it leaves of the sum.
+        let mean = part.sum.value() / weight;
+        let (whole, below) = product(mean, weight);
+        let left = first - whole - below + rest;
+        let (square, more) = product(whole, mean);
+        let squares = [deviations, square, more, below * mean, 2.0 * mean * left, left * left / weight];
+        MergedFigures {
+            samples: part.samples,
+            count: part.count.parts().into_iter().collect(),
+            sum: part.sum.parts().into_iter().collect(),
+            sum_squares: part.sum_squares.parts().into_iter().collect(),
+            weights: [weight].into_iter().collect(),
+            squares: squares.into_iter().collect(),
+            min: part.min,
+            max: part.max,
+            first_weight: part.first_weight,
+            mixed: part.mixed,
+        }
     }
 }
 
@@ -306,6 +421,7 @@ impl Timer {
         let own = if policy.weighted { weight } else { 1.0 };
         if let Samples::Merged(merged) = &mut self.0 {
             merged.figures.count.add(weight);
+            merged.figures.weights.add(own);
             merged.figures.add(value, own);
             merged.histogram.merge(&MergedHistogram::of_samples(policy.digits, &[(value, own)]));
             return;
@@ -435,16 +551,22 @@ impl Timer {
     fn to_merged(&self, policy: &TimerPolicy) -> Merged {
         match &self.0 {
             Samples::Merged(merged) => Merged::clone(merged),
-            Samples::Large(large) => Merged { histogram: large.histogram.to_merged(), figures: large.figures },
+            Samples::Large(large) => {
+                Merged { histogram: large.histogram.to_merged(), figures: MergedFigures::from(&large.figures) }
+            }
             Samples::Narrow { .. } | Samples::Even(_) | Samples::Uneven(_) => {
                 let mut samples = Vec::with_capacity(self.samples() as usize);
                 self.each(|value, weight| samples.push((value, weight)));
-                let least = samples.iter().map(|&(_, weight)| weight).fold(f64::INFINITY, f64::min);
-                let mut figures = Figures::new(self.count(), least);
+                let mut figures = MergedFigures::new(samples.first().map_or(1.0, |(_, weight)| *weight));
                 samples.iter().for_each(|&(value, weight)| figures.add(value, weight));
-                let values = || samples.iter().map(|&(value, _)| value);
-                figures.min = values().fold(f64::INFINITY, lesser);
-                figures.max = -values().map(|value| -value).fold(f64::INFINITY, lesser);
+                figures.weights = match &self.0 {
+                    Samples::Uneven(uneven) => uneven.weights.iter().copied().collect(),
+                    _ => <[f64; 2]>::from(product(samples.len() as f64, figures.first_weight)).into_iter().collect(),
+                };
+                figures.count = match &self.0 {
+                    Samples::Uneven(uneven) if !policy.weighted => uneven.count.parts().into_iter().collect(),
+                    _ => figures.weights.clone(),
+                };
                 Merged { histogram: MergedHistogram::of_samples(policy.digits, &samples), figures }
             }
         }
@@ -511,11 +633,11 @@ impl Timer {
     }
 
     /// What is known of samples that are not exact.
-    fn figures(&self) -> Option<&Figures> {
+    fn figures(&self) -> Option<Figures> {
         match &self.0 {
             Samples::Narrow { .. } | Samples::Even(_) | Samples::Uneven(_) => None,
-            Samples::Large(large) => Some(&large.figures),
-            Samples::Merged(merged) => Some(&merged.figures),
+            Samples::Large(large) => Some(large.figures),
+            Samples::Merged(merged) => Some(merged.figures.rounded()),
         }
     }
 
@@ -572,7 +694,7 @@ impl Timer {
 
     /// Whether all samples are held exactly.
     pub fn is_exact(&self) -> bool {
-        self.figures().is_none()
+        !matches!(self.0, Samples::Large(_) | Samples::Merged(_))
     }
 
     /// Whether all samples have the same weight.
@@ -643,7 +765,7 @@ impl Timer {
         let mut all = Vec::new();
         match &self.0 {
             Samples::Large(large) => all = large.figures.sorted(large.histogram.buckets().into_iter()),
-            Samples::Merged(merged) => all = merged.figures.sorted(merged.histogram.buckets()),
+            Samples::Merged(merged) => all = merged.figures.rounded().sorted(merged.histogram.buckets()),
             Samples::Narrow { .. } | Samples::Even(_) | Samples::Uneven(_) => {
                 self.each(|value, weight| all.push((value, if even { 1.0 } else { weight })));
             }
@@ -780,23 +902,41 @@ mod tests {
             }
             let mut other = others.pop().expect("one is left");
             other.sort();
-            let bytes = |timer: &Timer| match &timer.0 {
-                // Beside sums, whose last bits may differ.
-                Samples::Merged(merged) => postcard::to_stdvec(&merged.histogram).expect("memory"),
-                _ => postcard::to_stdvec(timer).expect("memory"),
-            };
+            let bytes = |timer: &Timer| postcard::to_stdvec(timer).expect("memory");
             prop_assert_eq!(bytes(&other), bytes(&expected));
             let samples = parts.iter().map(Timer::samples).sum();
             let is_exact = parts.iter().all(Timer::is_exact) && samples <= FEW.exact_samples as u64;
             prop_assert_eq!((other.samples(), other.is_exact()), (samples, is_exact));
             prop_assert_eq!(other.sorted(), expected.sorted());
             prop_assert_eq!(other.is_uniform(), expected.is_uniform());
-            let extremes = |timer: &Timer| [timer.totals().min, timer.totals().max].map(f64::to_bits);
-            prop_assert_eq!(extremes(&other), extremes(&expected));
-            let near = |a: f64, b: f64| (a - b).abs() <= 1e-9 * (1.0 + b.abs());
-            prop_assert!(near(other.totals().sum, expected.totals().sum) && near(other.count(), expected.count()));
-            prop_assert!(near(other.stddev(), expected.stddev()));
+            let numbers = |timer: &Timer| {
+                let Totals { sum, sum_squares, min, max } = timer.totals();
+                [timer.count(), sum, sum_squares, min, max, timer.stddev()].map(f64::to_bits)
+            };
+            prop_assert_eq!(numbers(&other), numbers(&expected));
         }
+    }
+
+    #[test]
+    fn the_deviation_survives_a_merge() {
+        let values = |n: i32, from: f64| {
+            (0..n).map(move |i| (from + f64::from(i % 7), if i % 2 == 0 { 1.0 } else { 1.0 / 0.3 }))
+        };
+        for from in [0.0, -3.0, 1e9, -1e8, 1e-9] {
+            let mut merged = timer(values(70, from), &SMALL);
+            (0..3).for_each(|_| merged.merge(&timer(values(700, from), &SMALL), &SMALL));
+            let mut exact = timer(values(70, from), &SMALL);
+            let most = TimerPolicy { exact_samples: 10_000, ..SMALL };
+            (0..3).for_each(|_| exact.merge(&timer(values(700, from), &most), &most));
+            assert!(exact.is_exact() && !merged.is_exact());
+            let (told, right) = (merged.stddev(), exact.stddev());
+            assert!((told / right - 1.0).abs() < 1e-6, "{from}: {told} instead of {right}");
+        }
+        // A sum of squares that is beyond all doubles.
+        let huge = |n: i32| timer((0..n).map(|i| (if i % 2 == 0 { 1e300 } else { -1e300 }, 1.0)), &SMALL);
+        let mut merged = huge(70);
+        merged.merge(&huge(70), &SMALL);
+        assert_eq!((merged.stddev(), merged.totals().sum), (f64::MAX, 0.0));
     }
 
     #[test]

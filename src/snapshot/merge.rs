@@ -1,6 +1,6 @@
 //! Merges snapshots of one interval: counters and histograms add, sets unite, gauges merge by the order of
 //! [`crate::aggregate::Gauge`]. The result does not depend on the order and the groups in which the parts are merged, except
-//! for the order of points, events and key-value pairs, and for the last bits of sums.
+//! for the order of points, events and key-value pairs, and for the last bits of counters and gauges.
 
 use std::collections::HashMap;
 use std::sync::Arc;
