@@ -245,8 +245,12 @@ impl Sorted {
     /// The value at which the cumulative weight reaches `weight`, up to rounding.
     fn at(&self, weight: f64) -> f64 {
         let reached = weight - 1e-9 * weight.max(1.0);
-        let n = self.cumulative.partition_point(|&c| c < reached).min(self.values.len() - 1);
-        self.values[n].0
+        self.value(self.cumulative.partition_point(|&c| c < reached))
+    }
+
+    /// The `n`-th value, or the last one. There is none where all weights are so small that a histogram counts nothing.
+    fn value(&self, n: usize) -> f64 {
+        self.values.get(n).or(self.values.last()).map_or(0.0, |(value, _)| *value)
     }
 
     fn median(&self, uniform: bool) -> f64 {
@@ -276,7 +280,7 @@ impl Sorted {
         } else {
             // The largest value with less than the share above it.
             let n = self.cumulative.partition_point(|&c| total - c >= count * (1.0 - 1e-12));
-            (self.values[n.min(self.values.len() - 1)].0, total - count)
+            (self.value(n), total - count)
         };
         let (sum, sum_squares) = self.sums(from, from + count);
         Some(Percentile { percentile, count, value, sum, sum_squares })
@@ -383,6 +387,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn weights_that_count_nothing_in_a_histogram_have_a_summary() {
+        let timers = TimerPolicy { exact_samples: 0, ..TimerPolicy::default() };
+        let mut timer = Timer::default();
+        timer.record(5.0, 1e-300, &timers);
+        let policy = SummaryPolicy { timers, percentiles: vec![50.0, -10.0], ..SummaryPolicy::default() };
+        let s = summarize(&timer, "t", &policy, None);
+        assert_eq!((timer.sorted().len(), s.samples, s.max, s.median), (0, 1, 5.0, 0.0));
     }
 
     #[test]
