@@ -26,7 +26,7 @@
 //! | rooms | are |
 //! |---|---|
 //! | `memory`, `named`, `hyperloglog`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings`, `fault`, `watches` | who holds memory, lines read into borrowed values, identities, harmless text |
-//! | `telemetry`, `senders`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec`, `journal`, `history` | the ledger, shards, who is there, closed intervals; time is an argument |
+//! | `telemetry`, `senders`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec`, `journal`, `history`, `cluster` | the ledger, shards, who is there, closed intervals; time is an argument |
 //! | `sys`, `supervise`, `log`, `http_client`, `web`, `capture`, `tail`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `daemon`, `cli` | what puts them together |
 
@@ -42,6 +42,8 @@ mod aggregator;
 mod assemble;
 mod capture;
 mod cli;
+#[cfg(feature = "internals")]
+mod cluster;
 mod codec;
 mod config;
 mod daemon;
@@ -113,7 +115,7 @@ pub mod internals {
         };
     }
     open! {
-        acl aggregate assemble capture cli codec config daemon explain fault flush glob history http http_client journal load log management memory net notify ports presence presence_driver
+        acl aggregate assemble capture cli cluster codec config daemon explain fault flush glob history http http_client journal load log management memory net notify ports presence presence_driver
         prometheus_text protocol rollup senders series settings sinks snapshot supervise sys tail telemetry untrusted watches web
     }
 }

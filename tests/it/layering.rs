@@ -27,7 +27,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
     ),
     // Workers and snapshots carry parts of the ledger.
     (1, &["telemetry", "senders", "aggregate", "presence"]),
-    (2, &["snapshot", "prometheus_text", "rollup", "codec", "journal", "history"]),
+    (2, &["snapshot", "prometheus_text", "rollup", "codec", "journal", "history", "cluster"]),
     (
         3,
         &[

@@ -4,6 +4,7 @@ mod aggregate_corpus;
 mod allocation;
 mod any_bytes;
 mod api;
+mod batch;
 mod browser;
 mod capture;
 mod cardinality;
