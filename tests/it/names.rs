@@ -41,7 +41,7 @@ const RETIRED: &[Retired] = &[
     ("tape", &[], "capture::writer"),
     ("Tape", &[], "CaptureWriter"),
     ("Reel", &[], "CaptureFile"),
-    ("record", &["aggregate/", "codec/", "history/", "presence/"], "capture"),
+    ("record", &["aggregate/", "cluster/", "codec/", "history/", "presence/"], "capture"),
     ("witness", &[], "replay_presence"),
     ("Witness", &[], "ReplayPresence"),
     ("inert", &[], "untrusted"),

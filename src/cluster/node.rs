@@ -1,0 +1,338 @@
+//! All partitions of a node: its session, claims and releases, and the writing of records.
+//!
+//! A write holds if the valid chain of records goes on with it, and is lost if it goes on with another; see
+//! [`Chain`]. Until one of the two is read the same bytes are sent again. What the server answers only says when
+//! to look.
+
+use super::bus::{Command, Event, Sequence, Stored};
+use super::content::{Content, Emission};
+use super::owner::{Owner, Step, Terms};
+use super::preference::preferred;
+use super::record::{Chain, FORMAT, Record};
+use super::session::{OwnSession, SessionId, Sessions};
+
+/// Seconds between two calls of [`Node::tick`].
+const TICK_SECS: f64 = 0.25;
+
+/// Sessions are read so often, in seconds.
+const READ_SESSIONS_SECS: f64 = 0.5;
+
+/// The records of a partition are read so often, in seconds; more often while one of ours is on its way.
+const READ_RECORDS_SECS: f64 = 1.0;
+
+/// A record of which nothing was seen for so many seconds is sent again.
+const RESEND_SECS: f64 = 1.5;
+
+/// A node that is not the preferred one claims a free partition so many seconds later.
+const CLAIM_LATER_SECS: f64 = 2.0;
+
+/// A partition is given up when another node was preferred for so many seconds.
+const RELEASE_SECS: f64 = 3.0;
+
+/// Who a node is.
+#[derive(Clone, Debug)]
+pub struct NodeOptions {
+    /// This start of it.
+    pub id: SessionId,
+    /// What all owners have to agree about.
+    pub terms: Terms,
+    /// A random number that no other start of any node has.
+    pub seed: u64,
+}
+
+/// A record of ours whose fate is not known yet.
+#[derive(Debug)]
+struct Write {
+    record: Record,
+    sent_at: f64,
+}
+
+/// What we know of a partition.
+struct Slot<C: Content> {
+    /// `None` until its last record was read.
+    chain: Option<Chain>,
+    owner: Option<Owner<C>>,
+    write: Option<Write>,
+    read_at: f64,
+    /// The valid record that is free to be claimed, and since when.
+    free_since: Option<(Sequence, f64)>,
+    /// Since when somebody else should have it.
+    unwanted_since: Option<f64>,
+}
+
+/// A node that owns partitions.
+pub struct Node<C: Content> {
+    terms: Terms,
+    session: OwnSession,
+    sessions: Sessions,
+    slots: Vec<Slot<C>>,
+    read_sessions_at: f64,
+    /// The last number that was given to a command.
+    tickets: u64,
+    seed: u64,
+    is_leaving: bool,
+    claims: u64,
+    out: Vec<Command<Emission<C>>>,
+}
+
+impl<C: Content> Node<C> {
+    /// A node that owns nothing yet.
+    pub fn new(options: NodeOptions) -> Node<C> {
+        let slot = |_| Slot {
+            chain: None,
+            owner: None,
+            write: None,
+            read_at: f64::MIN,
+            free_since: None,
+            unwanted_since: None,
+        };
+        Node {
+            terms: options.terms,
+            session: OwnSession::new(options.id),
+            sessions: Sessions::default(),
+            slots: (0..options.terms.partitions).map(slot).collect(),
+            read_sessions_at: f64::MIN,
+            tickets: 0,
+            seed: options.seed,
+            is_leaving: false,
+            claims: 0,
+            out: Vec::new(),
+        }
+    }
+
+    /// How often [`tick`](Node::tick) wants to be called, in seconds.
+    pub const fn tick_secs() -> f64 {
+        TICK_SECS
+    }
+
+    /// What is to be done, in this order.
+    pub fn commands(&mut self) -> Vec<Command<Emission<C>>> {
+        std::mem::take(&mut self.out)
+    }
+
+    /// Gives all partitions up, and takes none again.
+    pub fn leave(&mut self) {
+        self.is_leaving = true;
+        self.session.renew_now();
+    }
+
+    /// The partitions that it owns.
+    pub fn owned(&self) -> impl Iterator<Item = u32> {
+        (0_u32..).zip(&self.slots).filter(|(_, slot)| slot.owner.is_some()).map(|(partition, _)| partition)
+    }
+
+    /// How often it has taken a partition over.
+    pub fn claims(&self) -> u64 {
+        self.claims
+    }
+
+    /// Owned partitions whose log lacks what their record needs.
+    pub fn log_lost(&self) -> impl Iterator<Item = u32> {
+        let is_lost = |slot: &Slot<C>| slot.owner.as_ref().is_some_and(Owner::log_lost);
+        (0_u32..).zip(&self.slots).filter(move |(_, slot)| is_lost(slot)).map(|(partition, _)| partition)
+    }
+
+    /// Lets time pass.
+    pub fn tick(&mut self, now: f64) {
+        let owned = self.owned().count() as u32;
+        self.out.extend(self.session.renew(!self.is_leaving, owned, 0, now));
+        if now >= self.read_sessions_at {
+            self.read_sessions_at = now + READ_SESSIONS_SECS;
+            self.out.push(Command::ReadSessions);
+        }
+        let takers = self.sessions.takers(now);
+        let me = takers.iter().position(|node| *node == self.session.id.node);
+        let wanted =
+            if self.is_leaving || me.is_some() { preferred(self.terms.partitions, &takers) } else { Vec::new() };
+        for partition in 0..self.terms.partitions {
+            self.read_records(partition, now);
+            let slot = &mut self.slots[partition as usize];
+            if let Some(owner) = &mut slot.owner {
+                let tickets = &mut self.tickets;
+                owner.read(now, &mut || next(tickets), &mut self.out);
+                let is_other = wanted.get(partition as usize).is_some_and(|node| Some(*node) != me);
+                let is_unwanted = is_other || self.is_leaving && wanted.is_empty();
+                slot.unwanted_since = is_unwanted.then(|| slot.unwanted_since.unwrap_or(now));
+                self.step(partition, now);
+            } else if me.is_some() && slot.write.is_none() {
+                let is_preferred = wanted.get(partition as usize).is_some_and(|node| Some(*node) == me);
+                self.claim(partition, is_preferred, now);
+            }
+        }
+    }
+
+    /// Takes what the bus, or the sinks, said.
+    pub fn take(&mut self, event: Event, now: f64) {
+        match event {
+            Event::SessionStored { number } => self.session.acknowledged(number, now),
+            Event::Sessions(all) => self.sessions.take(&all, &mut self.session, now),
+            Event::LastRecord { partition, record } => {
+                let slot = &mut self.slots[partition as usize];
+                let last = record.as_ref().and_then(|stored| Record::decode(&stored.payload));
+                slot.chain.get_or_insert_with(|| Chain::begin(last.as_ref()));
+                slot.read_at = f64::MIN;
+                self.read_records(partition, now);
+            }
+            Event::Records { partition, after, records } => self.take_records(partition, after, &records, now),
+            Event::RecordAnswered { partition } => {
+                let slot = &mut self.slots[partition as usize];
+                if slot.write.is_some() {
+                    slot.read_at = f64::MIN;
+                    self.read_records(partition, now);
+                }
+            }
+            Event::Batches { at, batches, is_end, first, last } => {
+                self.owner(at.partition, now, |owner| {
+                    owner.take_batches(at.ticket, &batches, is_end, (first, last), now);
+                });
+                let slot = &mut self.slots[at.partition as usize];
+                if let (Some(owner), false) = (&mut slot.owner, is_end) {
+                    let tickets = &mut self.tickets;
+                    owner.read(now, &mut || next(tickets), &mut self.out);
+                }
+            }
+            Event::Bodies { at, batches } => {
+                self.owner(at.partition, now, |owner| owner.take_bodies(at.ticket, &batches));
+            }
+            Event::Checkpoint { at, payload } => {
+                self.owner(at.partition, now, |owner| owner.take_checkpoint(at.ticket, payload.as_deref()));
+            }
+            Event::CheckpointStored { at, sequence } => {
+                self.owner(at.partition, now, |owner| owner.checkpoint_stored(at.ticket, sequence));
+            }
+            Event::Emitted { at, .. } => self.owner(at.partition, now, |owner| owner.mark(at.ticket)),
+        }
+    }
+
+    fn owner(&mut self, partition: u32, now: f64, take: impl FnOnce(&mut Owner<C>)) {
+        if let Some(owner) = &mut self.slots[partition as usize].owner {
+            take(owner);
+            self.step(partition, now);
+        }
+    }
+
+    /// Reads records if it is time.
+    fn read_records(&mut self, partition: u32, now: f64) {
+        let slot = &mut self.slots[partition as usize];
+        let every = if slot.write.is_some() { TICK_SECS } else { READ_RECORDS_SECS };
+        if now < slot.read_at + every {
+            return;
+        }
+        slot.read_at = now;
+        self.out.push(match &slot.chain {
+            None => Command::ReadLastRecord { partition },
+            Some(chain) => Command::ReadRecords { partition, after: chain.last() },
+        });
+    }
+
+    /// Takes records, and with them perhaps the fate of ours.
+    fn take_records(&mut self, partition: u32, after: Sequence, records: &[Stored], now: f64) {
+        let slot = &mut self.slots[partition as usize];
+        let Some(chain) = slot.chain.as_mut().filter(|chain| after <= chain.last()) else { return };
+        for record in records {
+            let before = chain.valid().0;
+            if !chain.take(record) {
+                // We were away for so long that records are gone.
+                (slot.chain, slot.owner, slot.write) = (None, None, None);
+                return;
+            }
+            let (sequence, Some(valid)) = chain.valid() else { continue };
+            if sequence == before {
+                continue;
+            }
+            // Whatever we did follows what was valid before: it holds, or it never will.
+            let ours = slot.write.take().filter(|write| write.record.token == valid.token);
+            match (ours, &mut slot.owner) {
+                (Some(_), _) if valid.owner.as_ref() != Some(&self.session.id) => slot.owner = None,
+                (Some(_), Some(owner)) => owner.won(valid.clone()),
+                (Some(_), None) => {
+                    let owner = Owner::new(partition, self.terms, self.session.id.clone(), valid.clone(), now);
+                    (slot.owner, slot.unwanted_since) = (Some(owner), None);
+                    self.claims += 1;
+                }
+                (None, _) => slot.owner = None,
+            }
+        }
+        if let Some(write) = &mut slot.write
+            && now - write.sent_at >= RESEND_SECS
+        {
+            if slot.owner.is_none() && !self.session.is_trusted(now) {
+                // A claim that nobody would trust. If it holds nevertheless it is found to be ours.
+                slot.write = None;
+            } else {
+                write.sent_at = now;
+                let payload = write.record.encode();
+                self.out.push(Command::WriteRecord { partition, expected: chain.last(), payload });
+            }
+        }
+        self.step(partition, now);
+    }
+
+    /// Writes a record that follows the valid one.
+    fn write(&mut self, partition: u32, mut record: Record, now: f64) {
+        let slot = &mut self.slots[partition as usize];
+        let Some(chain) = &slot.chain else { return };
+        (record.format, record.prev) = (FORMAT, chain.valid().0);
+        record.token = mix(self.seed ^ next(&mut self.tickets));
+        self.out.push(Command::WriteRecord { partition, expected: chain.last(), payload: record.encode() });
+        slot.write = Some(Write { record, sent_at: now });
+    }
+
+    /// Claims a partition if it is free and our turn.
+    fn claim(&mut self, partition: u32, is_preferred: bool, now: f64) {
+        let slot = &mut self.slots[partition as usize];
+        let Some(chain) = &slot.chain else { return };
+        let (sequence, record) = chain.valid();
+        let genesis = Record::genesis();
+        let record = match record {
+            Some(record) => record,
+            None if sequence == 0 => &genesis,
+            None => return,
+        };
+        let is_ours = |owner: &SessionId| *owner == self.session.id;
+        let is_free = record.owner.as_ref().is_none_or(|owner| is_ours(owner) || self.sessions.is_dead(owner, now));
+        if !is_free || self.is_leaving || !self.session.is_trusted(now) {
+            return;
+        }
+        let (_, since) = *slot.free_since.get_or_insert((sequence, now));
+        let since = if slot.free_since.is_some_and(|(of, _)| of == sequence) { since } else { now };
+        slot.free_since = Some((sequence, since));
+        if is_preferred || now - since > CLAIM_LATER_SECS {
+            let claim = Record { owner: Some(self.session.id.clone()), epoch: record.epoch + 1, ..record.clone() };
+            self.write(partition, claim, now);
+        }
+    }
+
+    /// Lets the owner of a partition do what it can.
+    fn step(&mut self, partition: u32, now: f64) {
+        let slot = &mut self.slots[partition as usize];
+        let Some(owner) = &mut slot.owner else { return };
+        if !self.session.is_trusted(now) {
+            return;
+        }
+        let step = Step {
+            now,
+            offset: self.session.bus_time(0.0),
+            is_writing: slot.write.is_some(),
+            release: slot.unwanted_since.is_some_and(|since| self.is_leaving || now - since > RELEASE_SECS),
+        };
+        let tickets = &mut self.tickets;
+        if let Some(record) = owner.step(step, &mut || next(tickets), &mut self.out) {
+            self.write(partition, record, now);
+        }
+    }
+}
+
+/// The next number of a counter.
+fn next(counter: &mut u64) -> u64 {
+    *counter += 1;
+    *counter
+}
+
+/// Spreads a number over all bits (the finalizer of splitmix64).
+fn mix(seed: u64) -> u64 {
+    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,460 @@
+//! One partition: seal, emit, mark.
+//!
+//! 1. **Seal**: write into the record that the interval ends at this position of the log. From then on it is decided what
+//!    the interval has, whoever goes on.
+//! 2. **Emit**: merge its batches up to that position, and hand them to the sinks.
+//! 3. **Mark**: when all sinks took it, say so in the next record. Who takes over in between emits it again, the same.
+//!
+//! An owner does nothing by itself: [`Node`](super::Node) gives it what was read, tells it when its record holds, and
+//! takes it away when another record does.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::Interval;
+use super::away::Away;
+use super::bus::{Command, Position, Sequence, StoredBatch};
+use super::content::{Content, Emission};
+use super::gauges::HeldGauges;
+use super::record::{Amendment, Record};
+use super::replay::Replay;
+use super::roster::MOST_LAG_SECS;
+use super::session::SessionId;
+
+/// No interval is sealed earlier than so many seconds after its end.
+const LEAST_WAIT_SECS: f64 = 1.0;
+
+/// An edge that was silent for longer is not waited for.
+const MOST_SILENCE_SECS: f64 = 30.0;
+
+/// Most sealed intervals that wait for the sinks.
+const MOST_UNEMITTED: u64 = 6;
+
+/// A checkpoint is written after so many intervals.
+const CHECKPOINT_INTERVALS: u64 = 6;
+
+/// So many emitted intervals can be amended.
+const AMENDABLE_INTERVALS: u64 = 3;
+
+/// What was not answered in so many seconds is asked for again.
+const ANSWER_SECS: f64 = 1.5;
+
+/// The log is asked again after so many seconds, so that an answer that is lost makes no gap in our reading.
+const READ_AGAIN_SECS: f64 = 0.5;
+
+/// Reads of the log that are waited for at once.
+const MOST_READS: usize = 8;
+
+/// What becomes of late batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Late {
+    /// They are counted.
+    Drop,
+    /// The last intervals are emitted again with them, for sinks that overwrite.
+    Amend,
+}
+
+/// What all owners have to agree about.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Partitions, the same for the life of the streams.
+    pub partitions: u32,
+    /// Length of an interval, in seconds.
+    pub interval_secs: f64,
+    /// A missing batch is waited for until so many seconds after the end of the interval.
+    pub lateness_secs: f64,
+    /// What becomes of late batches.
+    pub late: Late,
+}
+
+/// What an owner is told with every step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Step {
+    pub(super) now: f64,
+    /// What to add to our clock for that of the bus; `None` if it is not known yet.
+    pub(super) offset: Option<f64>,
+    /// A record is on its way.
+    pub(super) is_writing: bool,
+    /// Somebody else should have the partition.
+    pub(super) release: bool,
+}
+
+/// Something that was asked for and is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    ticket: u64,
+    at: f64,
+}
+
+impl Asked {
+    fn is_stale(asked: Option<Asked>, now: f64) -> bool {
+        asked.is_none_or(|asked| now - asked.at >= ANSWER_SECS)
+    }
+}
+
+/// A checkpoint that no record names yet.
+#[derive(Debug)]
+struct NewCheckpoint<S> {
+    base: Interval,
+    standing: S,
+    payload: Bytes,
+    asked: Asked,
+    sequence: Option<Sequence>,
+}
+
+/// An owner's partition.
+pub(super) struct Owner<C: Content> {
+    partition: u32,
+    me: SessionId,
+    terms: Terms,
+    record: Record,
+    replay: Replay,
+    away: Away,
+    /// `None` until the checkpoint is read.
+    standing: Option<HeldGauges<C>>,
+    /// What was marked since the record, too.
+    emitted: Interval,
+    amended: BTreeMap<Interval, u32>,
+    reading: VecDeque<Asked>,
+    /// When the last read began that came to the end of the log.
+    level_at: Option<f64>,
+    reading_checkpoint: Option<Asked>,
+    reading_bodies: Option<(Asked, Vec<Sequence>)>,
+    emitting: Option<(u64, Interval, u32)>,
+    new_checkpoint: Option<NewCheckpoint<C::Gauges>>,
+    /// The log lacks what the record needs.
+    log_lost: bool,
+}
+
+impl<C: Content> Owner<C> {
+    /// Takes a partition over, whose record says that it is ours.
+    pub(super) fn new(partition: u32, terms: Terms, me: SessionId, record: Record, now: f64) -> Owner<C> {
+        let standing = record.checkpoint.is_none().then(|| HeldGauges::new(C::Gauges::default()));
+        Owner {
+            partition,
+            me,
+            terms,
+            replay: Replay::new(&record, terms.interval_secs),
+            away: Away::new(now),
+            standing,
+            emitted: record.emitted,
+            amended: record.amends.iter().map(|(interval, one)| (*interval, one.emitted)).collect(),
+            record,
+            reading: VecDeque::new(),
+            level_at: None,
+            reading_checkpoint: None,
+            reading_bodies: None,
+            emitting: None,
+            new_checkpoint: None,
+            log_lost: false,
+        }
+    }
+
+    pub(super) fn log_lost(&self) -> bool {
+        self.log_lost
+    }
+
+    /// Asks for what is to be read, and again for what was not answered.
+    pub(super) fn read(&mut self, now: f64, ticket: &mut impl FnMut() -> u64, out: &mut Vec<Command<Emission<C>>>) {
+        let partition = self.partition;
+        let mut ask = || Asked { ticket: ticket(), at: now };
+        let at = |asked: Asked| Position { partition, ticket: asked.ticket };
+        if self.reading.back().is_none_or(|asked| now - asked.at >= READ_AGAIN_SECS) {
+            let asked = ask();
+            self.reading.push_back(asked);
+            if self.reading.len() > MOST_READS {
+                self.reading.pop_front();
+            }
+            out.push(Command::ReadBatches { at: at(asked), from: self.replay.next() });
+        }
+        if let (None, Some(sequence)) = (&self.standing, self.record.checkpoint)
+            && Asked::is_stale(self.reading_checkpoint, now)
+        {
+            let asked = ask();
+            self.reading_checkpoint = Some(asked);
+            out.push(Command::ReadCheckpoint { at: at(asked), sequence });
+        }
+        if let Some((asked, sequences)) = &mut self.reading_bodies
+            && Asked::is_stale(Some(*asked), now)
+        {
+            *asked = ask();
+            out.push(Command::ReadBodies { at: at(*asked), sequences: sequences.clone() });
+        }
+        if let Some(new) = &mut self.new_checkpoint
+            && new.sequence.is_none()
+            && Asked::is_stale(Some(new.asked), now)
+        {
+            new.asked = ask();
+            out.push(Command::WriteCheckpoint { at: at(new.asked), payload: new.payload.clone() });
+        }
+    }
+
+    /// Batches were read. An answer to a read that is not waited for is thrown away.
+    pub(super) fn take_batches(
+        &mut self,
+        ticket: u64,
+        batches: &[StoredBatch],
+        is_end: bool,
+        (first, last): (Sequence, Sequence),
+        now: f64,
+    ) {
+        let Some(place) = self.reading.iter().position(|asked| asked.ticket == ticket) else { return };
+        let Some(asked) = self.reading.drain(..=place).next_back() else { return };
+        self.away.answered(now);
+        let cut = self.record.cuts.values().max().copied().unwrap_or(0);
+        self.log_lost |= self.record.resume > 0 && self.replay.next() < first;
+        self.log_lost |= is_end && last < cut;
+        for batch in batches {
+            if self.replay.take(batch, self.terms.lateness_secs) {
+                self.away.overdue_batch(now);
+            }
+        }
+        self.level_at = is_end.then_some(asked.at);
+    }
+
+    pub(super) fn take_bodies(&mut self, ticket: u64, batches: &[StoredBatch]) {
+        if let Some((_, asked)) = self.reading_bodies.take_if(|(asked, _)| asked.ticket == ticket) {
+            self.replay.take_bodies(&asked, batches);
+        }
+    }
+
+    pub(super) fn take_checkpoint(&mut self, ticket: u64, payload: Option<&[u8]>) {
+        if self.reading_checkpoint.take_if(|asked| asked.ticket == ticket).is_none() {
+            return;
+        }
+        let standing = payload.and_then(|bytes| HeldGauges::decode(bytes, self.record.base));
+        self.log_lost |= standing.is_none();
+        self.standing = Some(standing.unwrap_or_else(|| HeldGauges::new(C::Gauges::default())));
+    }
+
+    pub(super) fn checkpoint_stored(&mut self, ticket: u64, sequence: Sequence) {
+        if let Some(new) = self.new_checkpoint.as_mut().filter(|new| new.asked.ticket == ticket) {
+            new.sequence = Some(sequence);
+        }
+    }
+
+    /// All sinks took an interval.
+    pub(super) fn mark(&mut self, ticket: u64) {
+        let Some((_, interval, version)) = self.emitting.take_if(|(own, ..)| *own == ticket) else { return };
+        if version == 0 {
+            self.emitted = self.emitted.max(interval);
+        } else {
+            let amended = self.amended.entry(interval).or_default();
+            *amended = (*amended).max(version);
+        }
+    }
+
+    /// Our record holds.
+    pub(super) fn won(&mut self, record: Record) {
+        if let Some(new) = self.new_checkpoint.take_if(|new| new.base == record.base)
+            && let Some(standing) = &mut self.standing
+        {
+            standing.rebase(new.standing);
+        }
+        self.replay.begin_at(&record);
+        self.amended.retain(|interval, _| *interval > record.base);
+        self.record = record;
+    }
+
+    /// Does what can be done now; gives the next record if one is to be written.
+    pub(super) fn step(
+        &mut self,
+        step: Step,
+        ticket: &mut impl FnMut() -> u64,
+        out: &mut Vec<Command<Emission<C>>>,
+    ) -> Option<Record> {
+        let (Some(level_at), Some(offset), true) = (self.level_at, step.offset, self.standing.is_some()) else {
+            return None;
+        };
+        if self.emitting.is_none() {
+            self.emit_next(step.now, ticket, out);
+        }
+        if step.is_writing {
+            return None;
+        }
+        self.begin_checkpoint(step, ticket, out);
+        if step.release && self.emitting.is_none() && self.next_emission().is_none() && self.new_checkpoint_is_stored()
+        {
+            return Some(Record { owner: None, ..self.settled() });
+        }
+        // What was stored before the read began was read, so that is the time at which we judge.
+        self.seal(level_at + offset, step.now).or_else(|| self.amend())
+    }
+
+    /// The first interval that waits for the sinks, with its version and its cut.
+    fn next_emission(&self) -> Option<(Interval, u32, Sequence)> {
+        let sealed = self.record.cuts.range(self.emitted + 1..).next();
+        let sealed = sealed.map(|(interval, cut)| (*interval, 0, *cut));
+        sealed.or_else(|| {
+            let mut amends = self.record.amends.iter();
+            let (interval, one) = amends.find(|(interval, one)| one.version > self.amended(**interval))?;
+            Some((*interval, one.version, one.cut))
+        })
+    }
+
+    /// The last version of an interval that was emitted.
+    fn amended(&self, interval: Interval) -> u32 {
+        self.amended.get(&interval).copied().unwrap_or(0)
+    }
+
+    fn emit_next(&mut self, now: f64, ticket: &mut impl FnMut() -> u64, out: &mut Vec<Command<Emission<C>>>) {
+        let Some((interval, version, cut)) = self.next_emission() else { return };
+        let is_read = self.replay.next() > cut || self.log_lost;
+        if !is_read || self.reading_bodies.is_some() {
+            return;
+        }
+        let replay = &self.replay;
+        let between = self.record.cuts.range(self.record.base + 1..=interval);
+        let mut sequences: Vec<Sequence> = between.flat_map(|(k, cut)| replay.put_away(*k, *cut)).collect();
+        sequences.extend(replay.put_away(interval, cut));
+        let at = Position { partition: self.partition, ticket: ticket() };
+        if !sequences.is_empty() {
+            out.push(Command::ReadBodies { at, sequences: sequences.clone() });
+            self.reading_bodies = Some((Asked { ticket: at.ticket, at: now }, sequences));
+            return;
+        }
+        let Some(standing) = &mut self.standing else { return };
+        let merged = C::merge(replay.bodies(interval, cut));
+        let stands = if version == 0 {
+            standing.at_end(interval, &self.record, replay)
+        } else {
+            let mut before = standing.at_end(interval - 1, &self.record, replay);
+            C::follow(&mut before, &merged);
+            before
+        };
+        let before = self.record.cut_before(interval);
+        let emission = Emission {
+            partition: self.partition,
+            interval,
+            version,
+            cut,
+            owner: self.me.clone(),
+            merged,
+            standing: stands,
+            account: (version == 0).then(|| replay.account(&self.record, interval, before, cut)),
+            batches: replay.ids(interval, cut),
+        };
+        self.emitting = Some((at.ticket, interval, version));
+        out.push(Command::Emit { at, emission });
+    }
+
+    /// The last interval that nobody has to read again, if all that is marked were in the record.
+    fn next_base(&self) -> Interval {
+        let kept = match self.terms.late {
+            Late::Drop => 0,
+            Late::Amend => AMENDABLE_INTERVALS,
+        };
+        let base = self.emitted.saturating_sub(kept);
+        let mut amends = self.record.amends.iter();
+        let waiting = amends.find(|(interval, one)| one.version > self.amended(**interval));
+        waiting.map_or(base, |(interval, _)| base.min(interval - 1)).max(self.record.base)
+    }
+
+    /// Writes a checkpoint if it is time; a record with a later base needs one.
+    fn begin_checkpoint(&mut self, step: Step, ticket: &mut impl FnMut() -> u64, out: &mut Vec<Command<Emission<C>>>) {
+        let (base, step_intervals) = (self.next_base(), if step.release { 1 } else { CHECKPOINT_INTERVALS });
+        if self.new_checkpoint.is_some() || base < self.record.base + step_intervals {
+            return;
+        }
+        let between = self.record.cuts.range(self.record.base + 1..=base);
+        if between.into_iter().any(|(k, cut)| self.replay.put_away(*k, *cut).next().is_some()) {
+            return;
+        }
+        let Some(standing) = &mut self.standing else { return };
+        let (standing, payload) = standing.checkpoint(base, &self.record, &self.replay);
+        let at = Position { partition: self.partition, ticket: ticket() };
+        out.push(Command::WriteCheckpoint { at, payload: payload.clone() });
+        let asked = Asked { ticket: at.ticket, at: step.now };
+        self.new_checkpoint = Some(NewCheckpoint { base, standing, payload, asked, sequence: None });
+    }
+
+    fn new_checkpoint_is_stored(&self) -> bool {
+        self.new_checkpoint.as_ref().is_none_or(|new| new.sequence.is_some())
+    }
+
+    /// The next record with nothing new but what was marked, and with a later base if there is a checkpoint of it.
+    fn settled(&self) -> Record {
+        let mut record = self.record.clone();
+        record.emitted = self.emitted;
+        for (interval, one) in &mut record.amends {
+            one.emitted = one.emitted.max(self.amended(*interval));
+        }
+        let Some((base, sequence)) = self.new_checkpoint.as_ref().and_then(|new| Some((new.base, new.sequence?)))
+        else {
+            return record;
+        };
+        let cut = self.record.cuts.get(&base).copied().unwrap_or(0);
+        record.base = base;
+        record.checkpoint = Some(sequence);
+        record.cuts.retain(|interval, _| *interval >= base);
+        record.amends.retain(|interval, _| *interval > base);
+        record.resume = self.replay.resume_after(base, cut).max(self.record.resume);
+        record.roster = self.replay.roster_before(&self.record, record.resume);
+        record
+    }
+
+    /// Seals the next interval if it is complete or overdue; `bus` is the time of the bus.
+    fn seal(&mut self, bus: f64, now: f64) -> Option<Record> {
+        let is_first = self.record.sealed == 0;
+        if self.record.sealed.saturating_sub(self.emitted) >= MOST_UNEMITTED {
+            return None;
+        }
+        let interval = if is_first { self.replay.first_open()? } else { self.record.sealed + 1 };
+        let end = (interval + 1) as f64 * self.terms.interval_secs;
+        let is_due = self.away.is_due(end + self.terms.lateness_secs, self.terms.interval_secs, bus, now);
+        let is_ready = bus >= end + LEAST_WAIT_SECS && self.is_complete(interval, bus, now);
+        if !is_due && !is_ready {
+            return None;
+        }
+        if is_first {
+            // Nothing before it was ever asked for.
+            self.emitted = interval - 1;
+            self.record.base = interval - 1;
+        }
+        let mut record = self.settled();
+        record.sealed = interval;
+        let cut = self.replay.next().saturating_sub(1);
+        record.cuts.insert(interval, cut.max(self.record.cut_before(interval)));
+        Some(record)
+    }
+
+    /// Whether every edge that is waited for has delivered an interval.
+    fn is_complete(&self, interval: Interval, bus: f64, now: f64) -> bool {
+        // Silence begins anew after an outage.
+        let back_at = self.away.back_for(now).map_or(f64::MIN, |secs| bus - secs);
+        let mut waited = self.replay.roster().members().filter(|member| {
+            let is_silent = bus - member.heard.max(back_at) > MOST_SILENCE_SECS;
+            member.first <= interval && !member.left && !is_silent && member.lag <= MOST_LAG_SECS
+        });
+        let mut any = false;
+        waited.all(|member| {
+            any = true;
+            member.last >= interval
+        }) && any
+    }
+
+    /// Amends the first of the last emitted intervals of which something has come since.
+    fn amend(&self) -> Option<Record> {
+        if self.terms.late == Late::Drop {
+            return None;
+        }
+        let first = (self.emitted + 1).saturating_sub(AMENDABLE_INTERVALS).max(self.record.base + 1);
+        for interval in first..=self.emitted {
+            let Some(&cut) = self.record.cuts.get(&interval) else { continue };
+            let known = self.record.amends.get(&interval);
+            let known = known.copied().unwrap_or(Amendment { version: 0, cut, emitted: 0 });
+            if self.replay.has_more(interval, known.cut) && self.amended(interval) == known.version {
+                let mut record = self.settled();
+                let cut = self.replay.next() - 1;
+                let amendment = Amendment { version: known.version + 1, cut, emitted: known.version };
+                // A checkpoint that is ready may have moved the base past it.
+                if interval > record.base {
+                    record.amends.insert(interval, amendment);
+                    return Some(record);
+                }
+            }
+        }
+        None
+    }
+}

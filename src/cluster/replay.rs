@@ -1,0 +1,216 @@
+//! What an owner has read of the log: a function of the record it began with and of the messages since, so that every
+//! owner who has read as far has the same.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+
+use bytes::Bytes;
+use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
+
+use super::Interval;
+use super::bus::{Sequence, StoredBatch};
+use super::content::BatchId;
+use super::header::Header;
+use super::record::Record;
+use super::roster::{Finding, MOST_LAG_SECS, Roster, Verdict};
+
+/// Bodies are kept of so many open intervals; those of later ones are read again when their turn comes.
+const MOST_OPEN_INTERVALS: usize = 30;
+
+/// A batch that came too late for its interval.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct LateBatch {
+    /// The batch.
+    pub id: BatchId,
+    /// The interval it is of.
+    pub interval: Interval,
+}
+
+/// What an interval of a partition lacks, and what else came until it was sealed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Account {
+    /// Batches of earlier intervals.
+    pub late: Vec<LateBatch>,
+    /// Edges that are in the roster and have not delivered all of the interval.
+    pub missing: Vec<CompactString>,
+    /// What was told of batches since the interval before.
+    pub findings: Vec<Finding>,
+}
+
+/// A message that was read.
+#[derive(Clone, Debug)]
+struct Read {
+    sequence: Sequence,
+    times: (f64, f64),
+    header: Header,
+}
+
+/// A batch of an open interval.
+#[derive(Clone, Debug)]
+struct Held {
+    id: BatchId,
+    more: bool,
+    /// `None` if it was put away.
+    body: Option<Bytes>,
+}
+
+/// What was read of a partition.
+#[derive(Debug)]
+pub(super) struct Replay {
+    interval_secs: f64,
+    /// The sequence to go on with.
+    next: Sequence,
+    /// The edges as they are before `next`.
+    roster: Roster,
+    /// Messages from the record's `resume` on, to move its roster with it.
+    read: VecDeque<Read>,
+    open: BTreeMap<Interval, BTreeMap<Sequence, Held>>,
+    findings: Vec<(Sequence, Finding)>,
+}
+
+impl Replay {
+    pub(super) fn new(record: &Record, interval_secs: f64) -> Replay {
+        Replay {
+            interval_secs,
+            next: record.resume,
+            roster: record.roster.clone(),
+            read: VecDeque::new(),
+            open: BTreeMap::new(),
+            findings: Vec::new(),
+        }
+    }
+
+    /// The sequence to go on with.
+    pub(super) fn next(&self) -> Sequence {
+        self.next
+    }
+
+    /// The edges as they are now.
+    pub(super) fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// Takes the next message. Whether it is of an interval whose deadline, `lateness` seconds after its end, was over when
+    /// it was stored, though the clock of its edge is right.
+    pub(super) fn take(&mut self, message: &StoredBatch, lateness: f64) -> bool {
+        if message.sequence < self.next {
+            return false;
+        }
+        self.next = message.sequence + 1;
+        let Some((header, body)) = Header::decode(&message.payload) else { return false };
+        let (sequence, times) = (message.sequence, (message.stored, message.sent));
+        let findings = &mut self.findings;
+        let verdict =
+            self.roster.take(&header, times, self.interval_secs, |finding| findings.push((sequence, finding)));
+        let lag = self.roster.get(&header.edge).map_or(0.0, |member| member.lag);
+        let deadline = (header.interval + 1) as f64 * self.interval_secs + lateness;
+        if verdict == Verdict::Taken {
+            let is_near = self.open.keys().nth(MOST_OPEN_INTERVALS - 1).is_none_or(|last| header.interval <= *last);
+            let held = Held { id: header.id(), more: header.more, body: is_near.then_some(body) };
+            self.open.entry(header.interval).or_default().insert(sequence, held);
+        }
+        self.read.push_back(Read { sequence, times, header });
+        deadline < message.stored && lag <= MOST_LAG_SECS
+    }
+
+    /// The first interval of which something was read.
+    pub(super) fn first_open(&self) -> Option<Interval> {
+        self.open.keys().next().copied()
+    }
+
+    /// Whether something was read of an interval after `cut`.
+    pub(super) fn has_more(&self, interval: Interval, cut: Sequence) -> bool {
+        self.open.get(&interval).is_some_and(|batches| batches.range(cut + 1..).next().is_some())
+    }
+
+    /// Batches of an interval up to `cut`, in the order in which they are merged.
+    fn batches(&self, interval: Interval, cut: Sequence) -> Vec<(Sequence, &Held)> {
+        let all = self.open.get(&interval).into_iter().flat_map(|batches| batches.range(..=cut));
+        let mut all: Vec<_> = all.map(|(sequence, held)| (*sequence, held)).collect();
+        all.sort_by(|(_, a), (_, b)| a.id.cmp(&b.id));
+        all
+    }
+
+    /// Which batches those are.
+    pub(super) fn ids(&self, interval: Interval, cut: Sequence) -> Vec<BatchId> {
+        self.batches(interval, cut).into_iter().map(|(_, held)| held.id.clone()).collect()
+    }
+
+    /// Their bodies.
+    pub(super) fn bodies(&self, interval: Interval, cut: Sequence) -> impl Iterator<Item = &[u8]> {
+        self.batches(interval, cut).into_iter().filter_map(|(_, held)| held.body.as_deref())
+    }
+
+    /// Those of them whose bodies were put away.
+    pub(super) fn put_away(&self, interval: Interval, cut: Sequence) -> impl Iterator<Item = Sequence> {
+        let all = self.batches(interval, cut).into_iter();
+        all.filter(|(_, held)| held.body.is_none()).map(|(sequence, _)| sequence)
+    }
+
+    /// Takes bodies that were read again. Of those that were asked for and are gone nothing is left to merge.
+    pub(super) fn take_bodies(&mut self, asked: &[Sequence], batches: &[StoredBatch]) {
+        let all = self.open.values_mut().flatten();
+        let mut wanted: BTreeMap<Sequence, &mut Held> =
+            all.filter(|(sequence, _)| asked.contains(sequence)).map(|(sequence, held)| (*sequence, held)).collect();
+        for held in wanted.values_mut() {
+            held.body = Some(Bytes::new());
+        }
+        for batch in batches {
+            if let (Some(held), Some((_, body))) = (wanted.get_mut(&batch.sequence), Header::decode(&batch.payload)) {
+                held.body = Some(body);
+            }
+        }
+    }
+
+    /// The account of an interval that was sealed at `cut`, the one before it at `before`.
+    pub(super) fn account(&self, record: &Record, interval: Interval, before: Sequence, cut: Sequence) -> Account {
+        let earlier = self.open.range(..interval);
+        let mut late: Vec<LateBatch> = earlier
+            .flat_map(|(&interval, batches)| {
+                let late = batches.range((Bound::Excluded(before), Bound::Included(cut)));
+                late.map(move |(_, held)| LateBatch { id: held.id.clone(), interval })
+            })
+            .collect();
+        late.sort();
+        let here = self.open.get(&interval).into_iter().flat_map(|batches| batches.range(..=cut));
+        let heard: BTreeSet<&str> =
+            here.filter(|(_, held)| !held.more).map(|(_, held)| held.id.edge.as_str()).collect();
+        let roster = self.roster_before(record, cut + 1);
+        let missing = roster.expected(interval).filter(|edge| !heard.contains(edge.as_str())).cloned().collect();
+        let since = self.findings.iter().filter(|(sequence, _)| (before + 1..=cut).contains(sequence));
+        let mut findings: Vec<Finding> = since.map(|(_, finding)| finding.clone()).collect();
+        findings.sort();
+        Account { late, missing, findings }
+    }
+
+    /// The edges as they are before a sequence; the record is the one that the replay began with, or was given last.
+    pub(super) fn roster_before(&self, record: &Record, end: Sequence) -> Roster {
+        let mut roster = record.roster.clone();
+        for read in self.read.iter().take_while(|read| read.sequence < end) {
+            roster.take(&read.header, read.times, self.interval_secs, |_| ());
+        }
+        roster
+    }
+
+    /// From where on the log has to be read by somebody who needs nothing of intervals up to `base`, which was sealed at
+    /// `cut`.
+    pub(super) fn resume_after(&self, base: Interval, cut: Sequence) -> Sequence {
+        let first = self.open.range(base + 1..).filter_map(|(_, batches)| batches.keys().next()).min();
+        first.copied().unwrap_or(cut + 1).min(cut + 1)
+    }
+
+    /// Forgets what nobody needs who begins with this record.
+    pub(super) fn begin_at(&mut self, record: &Record) {
+        while self.read.front().is_some_and(|read| read.sequence < record.resume) {
+            self.read.pop_front();
+        }
+        self.findings.retain(|(sequence, _)| *sequence >= record.resume);
+        self.open.retain(|interval, batches| {
+            if *interval <= record.base {
+                batches.retain(|sequence, _| *sequence >= record.resume);
+            }
+            !batches.is_empty()
+        });
+    }
+}

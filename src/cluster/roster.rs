@@ -1,0 +1,280 @@
+//! Which edges there are, by the log alone: whoever has read the same messages has the same roster. Nobody is in it by
+//! being connected, or by a clock of ours.
+//!
+//! Batches of an edge are numbered per partition over all its starts, so the same batch stored twice is seen, and one that
+//! never came is counted by the jump.
+
+use std::collections::BTreeMap;
+
+use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
+
+use super::Interval;
+use super::header::Header;
+
+/// A batch of an interval that begins more than so many seconds after it was stored is refused: its edge's clock is wrong.
+pub(super) const MOST_SKEW_SECS: f64 = 5.0;
+
+/// An edge whose clock is behind by more than this is not waited for; a second of it may be the way to the bus.
+pub(super) const MOST_LAG_SECS: f64 = MOST_SKEW_SECS + 1.0;
+
+/// The clock of an edge may have become slower by so much from one batch to the next.
+const LAG_STEP_SECS: f64 = 0.5;
+
+/// The lag of an edge that has sent nothing.
+const UNKNOWN_LAG_SECS: f64 = 99.0;
+
+/// What is known of an edge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its last start.
+    pub boot: u64,
+    /// The number of its last batch.
+    pub n: u64,
+    /// The last interval of which all its batches have come.
+    pub last: Interval,
+    /// The first interval it is asked for.
+    pub first: Interval,
+    /// It said goodbye.
+    pub left: bool,
+    /// Between its last goodbye and its next start: from this interval on, and up to before that one.
+    pub away: (Interval, Interval),
+    /// When its last batch was stored, by the clock of the bus.
+    pub heard: f64,
+    /// By how much its clock is behind that of the bus, at most, in seconds.
+    pub lag: f64,
+}
+
+/// What is told of a batch when it is read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Finding {
+    /// Batches `from` to `to` of an edge never came.
+    Lost {
+        /// The edge.
+        edge: CompactString,
+        /// The first one.
+        from: u64,
+        /// The last one.
+        to: u64,
+    },
+    /// A batch was refused, because the clock of its edge is ahead.
+    Skewed {
+        /// The edge.
+        edge: CompactString,
+        /// Its start.
+        boot: u64,
+        /// The number of the batch.
+        n: u64,
+        /// The interval.
+        interval: Interval,
+    },
+    /// The batch covers a part of the interval, as the edge was started after a crash.
+    Partial {
+        /// The edge.
+        edge: CompactString,
+        /// The interval.
+        interval: Interval,
+    },
+    /// An edge was started again and had not said goodbye.
+    Restart {
+        /// The edge.
+        edge: CompactString,
+        /// The interval in which it was started.
+        interval: Interval,
+    },
+}
+
+/// What becomes of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It was read before.
+    Seen,
+    /// It tells of its edge only.
+    Counted,
+    /// It belongs to its interval.
+    Taken,
+}
+
+/// The edges of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Roster(BTreeMap<CompactString, Member>);
+
+impl Roster {
+    /// Takes the header of the next message.
+    pub(super) fn take(
+        &mut self,
+        header: &Header,
+        (stored, sent): (f64, f64),
+        interval_secs: f64,
+        mut report: impl FnMut(Finding),
+    ) -> Verdict {
+        let edge = || header.edge.clone();
+        let interval = header.interval;
+        let known = self.0.get(&header.edge);
+        let is_seen = |member: &Member| (header.boot, header.n) <= (member.boot, member.n);
+        if known.is_some_and(is_seen) {
+            return Verdict::Seen;
+        }
+        let mut member = known.cloned().unwrap_or(Member {
+            boot: 0,
+            n: 0,
+            last: interval - 1,
+            first: interval,
+            left: false,
+            away: (0, 0),
+            heard: stored,
+            lag: UNKNOWN_LAG_SECS,
+        });
+        if header.n > member.n + 1 {
+            report(Finding::Lost { edge: edge(), from: member.n + 1, to: header.n - 1 });
+        }
+        let is_new_boot = header.boot > member.boot;
+        if is_new_boot && !header.clean_before {
+            report(Finding::Restart { edge: edge(), interval });
+        }
+        member.lag = (member.lag + LAG_STEP_SECS).min(stored - sent);
+        (member.boot, member.n, member.heard) = (header.boot, header.n, stored);
+        if interval as f64 * interval_secs > stored + MOST_SKEW_SECS {
+            report(Finding::Skewed { edge: edge(), boot: header.boot, n: header.n, interval });
+            self.0.insert(edge(), member);
+            return Verdict::Counted;
+        }
+        if interval < member.first {
+            // Its clock was ahead and was put right.
+            (member.last, member.first) = (interval - 1, interval);
+        }
+        if is_new_boot && member.left {
+            // It was away on purpose. If that was within one interval, more of it is to come.
+            member.away = (member.last + 1, interval);
+            member.last = interval - 1;
+        }
+        member.left = header.last;
+        if header.first && !header.clean_before {
+            report(Finding::Partial { edge: edge(), interval });
+        }
+        if !header.hello && !header.more {
+            member.last = member.last.max(interval);
+        }
+        self.0.insert(edge(), member);
+        if header.hello { Verdict::Counted } else { Verdict::Taken }
+    }
+
+    /// The edges that an interval is expected of.
+    pub(super) fn expected(&self, interval: Interval) -> impl Iterator<Item = &CompactString> {
+        let is_expected = move |member: &Member| {
+            let was_away = member.away.0 <= interval && interval < member.away.1;
+            member.first <= interval && !was_away && (!member.left || member.last >= interval)
+        };
+        self.0.iter().filter(move |(_, member)| is_expected(member)).map(|(edge, _)| edge)
+    }
+
+    /// An edge.
+    pub fn get(&self, edge: &str) -> Option<&Member> {
+        self.0.get(edge)
+    }
+
+    /// All edges.
+    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.0.values()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INTERVAL: f64 = 10.0;
+
+    fn header(boot: u64, n: u64, interval: Interval) -> Header {
+        Header {
+            format: 1,
+            edge: "e".into(),
+            boot,
+            n,
+            interval,
+            length: INTERVAL,
+            hello: false,
+            first: false,
+            more: false,
+            last: false,
+            clean_before: true,
+            config: 0,
+        }
+    }
+
+    fn hello(boot: u64, n: u64, interval: Interval) -> Header {
+        Header { hello: true, ..header(boot, n, interval) }
+    }
+
+    /// Takes a batch that was sent and stored at the end of its interval.
+    fn take(roster: &mut Roster, header: &Header) -> (Verdict, Vec<Finding>) {
+        let mut findings = Vec::new();
+        let at = (header.interval + 1) as f64 * INTERVAL;
+        let verdict = roster.take(header, (at, at), INTERVAL, |finding| findings.push(finding));
+        (verdict, findings)
+    }
+
+    fn expected(roster: &Roster, intervals: std::ops::Range<Interval>) -> Vec<Interval> {
+        intervals.filter(|interval| roster.expected(*interval).next().is_some()).collect()
+    }
+
+    #[test]
+    fn a_batch_that_is_stored_twice_is_seen_and_one_that_never_came_is_counted() {
+        let mut roster = Roster::default();
+        let lost = Finding::Lost { edge: "e".into(), from: 1, to: 6 };
+        assert_eq!(take(&mut roster, &hello(1, 7, 100)), (Verdict::Counted, vec![lost]));
+        assert_eq!(take(&mut roster, &header(1, 8, 100)), (Verdict::Taken, vec![]));
+        assert_eq!(take(&mut roster, &header(1, 8, 100)), (Verdict::Seen, vec![]));
+        let lost = Finding::Lost { edge: "e".into(), from: 9, to: 11 };
+        assert_eq!(take(&mut roster, &header(1, 12, 104)), (Verdict::Taken, vec![lost]));
+        assert_eq!(take(&mut roster, &header(1, 10, 102)), (Verdict::Seen, vec![]));
+    }
+
+    #[test]
+    fn a_batch_from_the_future_is_refused_and_its_edge_is_asked_again_when_its_clock_is_right() {
+        let mut roster = Roster::default();
+        let ahead = header(1, 1, 460);
+        let mut findings = Vec::new();
+        assert_eq!(roster.take(&ahead, (1010.0, 4610.0), INTERVAL, |finding| findings.push(finding)), Verdict::Counted);
+        assert_eq!(findings, [Finding::Skewed { edge: "e".into(), boot: 1, n: 1, interval: 460 }]);
+        assert_eq!(take(&mut roster, &header(1, 2, 101)).0, Verdict::Taken);
+        assert_eq!(expected(&roster, 99..104), [101, 102, 103]);
+    }
+
+    #[test]
+    fn a_start_after_a_crash_is_told_and_its_first_interval_is_partial() {
+        let mut roster = Roster::default();
+        take(&mut roster, &header(1, 1, 100));
+        let restart = Finding::Restart { edge: "e".into(), interval: 102 };
+        let unclean = |header| Header { clean_before: false, ..header };
+        assert_eq!(take(&mut roster, &unclean(hello(2, 2, 102))).1, [restart]);
+        let partial = Finding::Partial { edge: "e".into(), interval: 102 };
+        assert_eq!(take(&mut roster, &unclean(Header { first: true, ..header(2, 3, 102) })).1, [partial]);
+        assert_eq!(take(&mut roster, &unclean(header(2, 4, 103))).1, []);
+        assert_eq!(expected(&roster, 99..105), [100, 101, 102, 103, 104]);
+        // So is one of which nobody has heard before.
+        let restart = Finding::Restart { edge: "e".into(), interval: 102 };
+        assert_eq!(take(&mut Roster::default(), &unclean(hello(2, 1, 102))).1, [restart]);
+    }
+
+    #[test]
+    fn nobody_is_expected_between_a_goodbye_and_the_next_start() {
+        let mut roster = Roster::default();
+        take(&mut roster, &header(1, 1, 100));
+        take(&mut roster, &Header { last: true, ..header(1, 2, 102) });
+        assert_eq!(expected(&roster, 99..105), [100, 101, 102]);
+        take(&mut roster, &hello(2, 3, 105));
+        // What it missed before its goodbye is missing still.
+        assert_eq!(expected(&roster, 99..108), [100, 101, 102, 105, 106, 107]);
+    }
+
+    #[test]
+    fn an_interval_is_delivered_with_its_last_batch() {
+        let mut roster = Roster::default();
+        take(&mut roster, &hello(1, 1, 100));
+        take(&mut roster, &Header { more: true, ..header(1, 2, 100) });
+        assert_eq!(roster.get("e").map(|member| member.last), Some(99));
+        take(&mut roster, &header(1, 3, 100));
+        assert_eq!(roster.get("e").map(|member| member.last), Some(100));
+    }
+}

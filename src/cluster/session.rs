@@ -1,0 +1,247 @@
+//! Who lives, whether we may act, and what time it is on the bus.
+//!
+//! Every node puts its session to the bus again and again. It trusts itself for some seconds from when it *sent* the last
+//! renewal that was acknowledged; the others call it dead when they have seen no new one for a second more. All of that is
+//! by each node's own monotonic clock: clocks that are wrong harm nobody. Nor does it fence anybody: a node that was
+//! paused in between is stopped by the records.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use compact_str::CompactString;
+use serde::{Deserialize, Serialize};
+
+use super::bus::{Command, Stored};
+
+/// Seconds from one renewal to the next.
+const RENEW_SECS: f64 = 2.0;
+
+/// A node trusts itself for so many seconds from the sending of a renewal.
+const TRUST_SECS: f64 = 5.0;
+
+/// Others call it dead after so many seconds without a new one.
+pub(super) const DEAD_SECS: f64 = 6.0;
+
+/// A round trip that took longer says nothing about the clock of the bus.
+const MOST_ROUND_TRIP_SECS: f64 = 1.0;
+
+/// Renewals whose way is remembered until they are read back.
+const MOST_RENEWALS: usize = 16;
+
+/// One start of a node.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct SessionId {
+    /// Its name.
+    pub node: CompactString,
+    /// Grows with each start.
+    pub start: u64,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Session {
+    /// Whose session it is.
+    pub id: SessionId,
+    /// Grows with each renewal.
+    pub number: u64,
+    /// Whether it takes partitions: not if it is an edge alone, or leaves.
+    pub takes: bool,
+    /// Partitions that it owns.
+    pub load: u32,
+    /// Batches that it has yet to send.
+    pub spooled: u64,
+}
+
+impl Session {
+    /// Its bytes.
+    pub fn encode(&self) -> Bytes {
+        postcard::to_stdvec(self).expect("a vector takes all of a plain structure").into()
+    }
+
+    /// A session from its bytes.
+    pub fn decode(bytes: &[u8]) -> Option<Session> {
+        postcard::from_bytes(bytes).ok()
+    }
+}
+
+/// A renewal on its way.
+#[derive(Clone, Copy, Debug)]
+struct Renewal {
+    sent: f64,
+    /// The middle of its round trip, once it was acknowledged and was quick enough.
+    middle: Option<f64>,
+}
+
+/// Our own session.
+#[derive(Debug)]
+pub(super) struct OwnSession {
+    pub(super) id: SessionId,
+    number: u64,
+    next_at: f64,
+    trusted_until: f64,
+    renewals: BTreeMap<u64, Renewal>,
+    /// What to add to our clock for that of the bus.
+    offset: Option<f64>,
+}
+
+impl OwnSession {
+    pub(super) fn new(id: SessionId) -> OwnSession {
+        OwnSession {
+            id,
+            number: 0,
+            next_at: f64::MIN,
+            trusted_until: f64::MIN,
+            renewals: BTreeMap::new(),
+            offset: None,
+        }
+    }
+
+    /// The renewal that is due.
+    pub(super) fn renew<E>(&mut self, takes: bool, load: u32, spooled: u64, now: f64) -> Option<Command<E>> {
+        if now < self.next_at {
+            return None;
+        }
+        self.next_at = now + RENEW_SECS;
+        self.number += 1;
+        self.renewals.insert(self.number, Renewal { sent: now, middle: None });
+        if self.renewals.len() > MOST_RENEWALS {
+            self.renewals.pop_first();
+        }
+        let session = Session { id: self.id.clone(), number: self.number, takes, load, spooled };
+        Some(Command::PutSession { number: self.number, payload: session.encode() })
+    }
+
+    /// Has the next renewal due at once.
+    pub(super) fn renew_now(&mut self) {
+        self.next_at = f64::MIN;
+    }
+
+    /// A renewal was acknowledged.
+    pub(super) fn acknowledged(&mut self, number: u64, now: f64) {
+        let Some(renewal) = self.renewals.get_mut(&number) else { return };
+        self.trusted_until = self.trusted_until.max(renewal.sent + TRUST_SECS);
+        if now - renewal.sent <= MOST_ROUND_TRIP_SECS {
+            renewal.middle = Some((renewal.sent + now) / 2.0);
+        }
+    }
+
+    /// A session of ours was read back: when the bus stored it is the time of the bus.
+    fn read_back(&mut self, session: &Session, stored: f64) {
+        let Some(Renewal { middle: Some(middle), .. }) = self.renewals.get(&session.number) else { return };
+        if session.id == self.id {
+            self.offset = Some(stored - middle);
+        }
+    }
+
+    /// Whether nobody calls us dead yet.
+    pub(super) fn is_trusted(&self, now: f64) -> bool {
+        now < self.trusted_until
+    }
+
+    /// The time of the bus at a time of ours; `None` if it is not known yet.
+    pub(super) fn bus_time(&self, now: f64) -> Option<f64> {
+        Some(now + self.offset?)
+    }
+}
+
+/// What we have last seen of a node.
+#[derive(Debug)]
+struct View {
+    session: Session,
+    /// When we saw it first.
+    since: f64,
+}
+
+/// The sessions of all nodes, ours among them.
+#[derive(Debug, Default)]
+pub(super) struct Sessions(BTreeMap<CompactString, View>);
+
+impl Sessions {
+    /// Takes the last session of each node.
+    pub(super) fn take(&mut self, all: &[Stored], own: &mut OwnSession, now: f64) {
+        for stored in all {
+            let Some(session) = Session::decode(&stored.payload) else { continue };
+            own.read_back(&session, stored.stored);
+            let age = |session: &Session| (session.id.start, session.number);
+            let known = self.0.get(&session.id.node);
+            if known.is_none_or(|view| age(&session) > age(&view.session)) {
+                self.0.insert(session.id.node.clone(), View { session, since: now });
+            }
+        }
+    }
+
+    /// Whether a session is over.
+    pub(super) fn is_dead(&self, id: &SessionId, now: f64) -> bool {
+        match self.0.get(&id.node) {
+            None => true,
+            // What we see of it is older than what it did.
+            Some(view) if view.session.id.start < id.start => false,
+            Some(view) => view.session.id != *id || now - view.since >= DEAD_SECS,
+        }
+    }
+
+    /// Live nodes that take partitions, by name.
+    pub(super) fn takers(&self, now: f64) -> Vec<&str> {
+        let lives = |view: &&View| view.session.takes && now - view.since < DEAD_SECS;
+        self.0.values().filter(lives).map(|view| view.session.id.node.as_str()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(node: &str, start: u64) -> SessionId {
+        SessionId { node: node.into(), start }
+    }
+
+    fn stored(node: &str, start: u64, number: u64, stored: f64) -> Stored {
+        let session = Session { id: id(node, start), number, takes: true, load: 0, spooled: 0 };
+        Stored { sequence: 1, stored, payload: session.encode() }
+    }
+
+    fn renew(own: &mut OwnSession, now: f64) -> bool {
+        own.renew::<()>(true, 0, 0, now).is_some()
+    }
+
+    #[test]
+    fn a_node_trusts_itself_from_the_sending_of_what_was_acknowledged() {
+        let mut own = OwnSession::new(id("a", 1));
+        assert!(renew(&mut own, 100.0) && !renew(&mut own, 101.9) && renew(&mut own, 102.0));
+        assert!(!own.is_trusted(102.0));
+        own.acknowledged(1, 103.0);
+        assert!(own.is_trusted(104.9) && !own.is_trusted(105.0));
+        own.acknowledged(7, 104.0);
+        assert!(!own.is_trusted(105.0));
+    }
+
+    #[test]
+    fn the_clock_of_the_bus_is_that_of_our_own_session_in_the_middle_of_its_way() {
+        let (mut own, mut sessions) = (OwnSession::new(id("a", 1)), Sessions::default());
+        renew(&mut own, 100.0);
+        sessions.take(&[stored("a", 1, 1, 5000.0)], &mut own, 100.3);
+        assert_eq!(own.bus_time(101.0), None);
+        own.acknowledged(1, 100.4);
+        sessions.take(&[stored("a", 1, 1, 5000.0)], &mut own, 100.5);
+        assert_eq!(own.bus_time(101.2), Some(5001.0));
+        // A slow one says nothing.
+        renew(&mut own, 102.0);
+        own.acknowledged(2, 103.5);
+        sessions.take(&[stored("a", 1, 2, 9000.0)], &mut own, 104.0);
+        assert_eq!(own.bus_time(101.2), Some(5001.0));
+    }
+
+    #[test]
+    fn a_session_is_over_when_it_has_not_changed_for_long_or_its_node_was_started_again() {
+        let (mut own, mut sessions) = (OwnSession::new(id("a", 1)), Sessions::default());
+        assert!(sessions.is_dead(&id("b", 1), 0.0));
+        sessions.take(&[stored("b", 1, 1, 0.0)], &mut own, 10.0);
+        // The same again, or an older one from a replica that lags, is no sign of life.
+        sessions.take(&[stored("b", 1, 1, 0.0)], &mut own, 13.0);
+        assert!(!sessions.is_dead(&id("b", 1), 15.9) && sessions.is_dead(&id("b", 1), 16.0));
+        assert!(!sessions.is_dead(&id("b", 2), 16.0), "we see an older start than the one that acted");
+        sessions.take(&[stored("b", 2, 1, 0.0)], &mut own, 16.0);
+        assert!(sessions.is_dead(&id("b", 1), 16.0));
+        assert_eq!((sessions.takers(21.9), sessions.takers(22.0)), (vec!["b"], vec![]));
+    }
+}
