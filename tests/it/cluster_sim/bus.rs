@@ -1,0 +1,201 @@
+//! The bus of the simulation: what it acknowledged it never loses, everything else it may.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use systole::internals::cluster::{Command, Emission, Event, Sequence, Stored, StoredBatch};
+
+use super::content::SimContent;
+use super::world::{EPOCH, End, World, act};
+
+/// Records of a partition that are kept.
+const MOST_RECORDS: usize = 64;
+
+/// A message with the virtual time at which it was stored.
+pub type Timed<T> = (f64, T);
+
+#[derive(Default)]
+pub struct Bus {
+    pub log: Vec<Vec<StoredBatch>>,
+    log_end: Sequence,
+    /// All that ever were, of each partition; only the last ones can be read.
+    pub records: Vec<Vec<Timed<Stored>>>,
+    record_end: Sequence,
+    sessions: BTreeMap<usize, Vec<Timed<Stored>>>,
+    checkpoints: BTreeMap<(u32, Sequence), Bytes>,
+    checkpoint_end: Sequence,
+    down_until: f64,
+    leader: u64,
+    last_commit: f64,
+    /// Its clock against the virtual time.
+    skew: f64,
+    /// Messages that a read gives at most.
+    page: usize,
+    pub races: u64,
+}
+
+impl Bus {
+    pub fn new(partitions: u32, page: usize) -> Bus {
+        let each = 0..partitions;
+        let (log, records) = each.map(|_| (Vec::new(), Vec::new())).unzip();
+        Bus { log, records, page, ..Bus::default() }
+    }
+}
+
+impl World {
+    fn bus_is_up(&self) -> bool {
+        self.now >= self.bus.down_until
+    }
+
+    pub fn fail_over(&mut self, secs: f64) {
+        self.bus.leader += 1;
+        self.bus.down_until = self.bus.down_until.max(self.now + secs);
+        self.bus.skew = self.rng.u() * 0.6 - 0.3;
+    }
+
+    /// When something that the leader took in is stored, and by which leader.
+    fn commit_at(&mut self, most: f64) -> (f64, u64) {
+        let when = self.bus.last_commit.max(self.now + 0.001 + self.rng.u() * most);
+        self.bus.last_commit = when;
+        (when, self.bus.leader)
+    }
+
+    /// What was not acknowledged when the leader failed may be lost.
+    fn is_lost(&mut self, leader: u64) -> bool {
+        leader != self.bus.leader && self.rng.u() < 0.5
+    }
+
+    fn stamp(&self) -> f64 {
+        EPOCH + self.now + self.bus.skew
+    }
+
+    /// Publishes a batch; `reply` is done if it is acknowledged.
+    pub fn publish(&mut self, partition: u32, sent: f64, payload: Bytes, reply: impl Fn(&mut World) + Clone + 'static) {
+        if !self.bus_is_up() {
+            return;
+        }
+        let (when, leader) = self.commit_at(0.01);
+        self.at(
+            when,
+            act(move |world| {
+                if world.is_lost(leader) {
+                    return;
+                }
+                world.bus.log_end += 1;
+                let (sequence, stored) = (world.bus.log_end, world.stamp());
+                let batch = StoredBatch { sequence, stored, sent, payload: payload.clone() };
+                world.bus.log[partition as usize].push(batch);
+                if leader == world.bus.leader {
+                    reply(world);
+                }
+            }),
+        );
+    }
+
+    /// A command of a node has reached the bus.
+    pub fn bus_takes(&mut self, node: usize, inc: u64, command: &Command<Emission<SimContent>>) {
+        if !self.bus_is_up() {
+            return;
+        }
+        let lag = if self.rng.u() < 0.1 { self.rng.u() } else { 0.0 };
+        let seen = self.now - lag;
+        let event = match command {
+            Command::PutSession { number, payload } => return self.put_session(node, inc, *number, payload.clone()),
+            Command::WriteRecord { partition, expected, payload } => {
+                return self.write_record(node, inc, *partition, *expected, payload.clone());
+            }
+            Command::WriteCheckpoint { at, payload } => {
+                self.bus.checkpoint_end += 1;
+                let sequence = self.bus.checkpoint_end;
+                self.bus.checkpoints.insert((at.partition, sequence), payload.clone());
+                Event::CheckpointStored { at: *at, sequence }
+            }
+            Command::ReadSessions => {
+                let last = |all: &Vec<Timed<Stored>>| Some(all.iter().rev().find(|(at, _)| *at <= seen)?.1.clone());
+                Event::Sessions(self.bus.sessions.values().filter_map(last).collect())
+            }
+            Command::ReadLastRecord { partition } => {
+                let last = self.bus.records[*partition as usize].iter().rev().find(|(at, _)| *at <= seen);
+                Event::LastRecord { partition: *partition, record: last.map(|(_, record)| record.clone()) }
+            }
+            Command::ReadRecords { partition, after } => {
+                let all = &self.bus.records[*partition as usize];
+                let kept = &all[all.len().saturating_sub(MOST_RECORDS)..];
+                let after_it = kept.iter().filter(|(at, record)| record.sequence > *after && *at <= seen);
+                let records = after_it.take(self.bus.page).map(|(_, record)| record.clone()).collect();
+                Event::Records { partition: *partition, after: *after, records }
+            }
+            Command::ReadBatches { at, from } => {
+                let all = &self.bus.log[at.partition as usize];
+                let start = all.partition_point(|batch| batch.sequence < *from);
+                let batches: Vec<StoredBatch> = all[start..].iter().take(self.bus.page).cloned().collect();
+                let is_end = start + batches.len() == all.len();
+                Event::Batches { at: *at, batches, is_end, first: 1, last: self.bus.log_end }
+            }
+            Command::ReadBodies { at, sequences } => {
+                let all = self.bus.log[at.partition as usize].iter();
+                let batches = all.filter(|batch| sequences.contains(&batch.sequence)).cloned().collect();
+                Event::Bodies { at: *at, batches }
+            }
+            Command::ReadCheckpoint { at, sequence } => {
+                let payload = self.bus.checkpoints.get(&(at.partition, *sequence)).cloned();
+                Event::Checkpoint { at: *at, payload }
+            }
+            Command::Emit { .. } => unreachable!("sinks are no bus"),
+        };
+        self.answer(node, inc, event);
+    }
+
+    fn answer(&mut self, node: usize, inc: u64, event: Event) {
+        self.send(End::Node(node), act(move |world| world.node_hears(node, inc, event.clone())));
+    }
+
+    fn put_session(&mut self, node: usize, inc: u64, number: u64, payload: Bytes) {
+        let (when, leader) = self.commit_at(0.01);
+        self.at(
+            when,
+            act(move |world| {
+                if world.is_lost(leader) {
+                    return;
+                }
+                let stored = Stored { sequence: 1, stored: world.stamp(), payload: payload.clone() };
+                let now = world.now;
+                world.bus.sessions.entry(node).or_default().push((now, stored));
+                if leader == world.bus.leader {
+                    world.answer(node, inc, Event::SessionStored { number });
+                }
+            }),
+        );
+    }
+
+    /// The server compares when it takes a record in, and not always when it stores it: of two at once both may hear yes.
+    fn write_record(&mut self, node: usize, inc: u64, partition: u32, expected: Sequence, payload: Bytes) {
+        let last = move |world: &World| {
+            world.bus.records[partition as usize].last().map_or(0, |(_, record): &Timed<Stored>| record.sequence)
+        };
+        if last(self) != expected {
+            return self.answer(node, inc, Event::RecordAnswered { partition });
+        }
+        let (when, leader) = self.commit_at(0.02);
+        self.at(
+            when,
+            act(move |world| {
+                if world.is_lost(leader) {
+                    return;
+                }
+                let is_race = last(world) != expected;
+                if !is_race || world.rng.u() < 0.7 {
+                    world.bus.races += u64::from(is_race);
+                    world.bus.record_end += 1;
+                    let (sequence, stored) = (world.bus.record_end, world.stamp());
+                    let record = Stored { sequence, stored, payload: payload.clone() };
+                    let now = world.now;
+                    world.bus.records[partition as usize].push((now, record));
+                }
+                if leader == world.bus.leader {
+                    world.answer(node, inc, Event::RecordAnswered { partition });
+                }
+            }),
+        );
+    }
+}
