@@ -9,7 +9,8 @@ use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{self, Builder, JoinHandle};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +21,10 @@ use crate::sys::unix_time;
 
 /// A saved state of that age says nothing any more, in seconds.
 const STALE_SECS: f64 = 86_400.0;
+
+/// How often the lock of a state file is tried for, and the time between two tries.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Furthest from its start that the engine's clock may stand, in seconds: 300 years.
 const MOST_CLOCK_SECS: f64 = 1e10;
@@ -203,11 +208,15 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     let mut name = OsString::from(path);
     name.push(".lock");
     let lock = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(name)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(Some(lock)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
+    for _ in 0..LOCK_TRIES {
+        match lock.try_lock() {
+            Ok(()) => return Ok(Some(lock)),
+            // A child that was begun while the file was open holds the lock, too, until it is another program.
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
     }
+    Ok(None)
 }
 
 /// A writer that keeps a checksum.
@@ -421,6 +430,18 @@ mod tests {
         drop(first);
         let (_, saved) = StateFile::open(Some(path));
         assert!(saved.is_ok_and(|saved| saved.is_some()));
+    }
+
+    #[test]
+    fn a_lock_that_goes_within_a_moment_is_waited_for() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("presence.json");
+        let first = lock(&path).expect("a lock");
+        let second = thread::spawn(move || lock(&path));
+        thread::sleep(3 * LOCK_PAUSE);
+        assert!(first.is_some() && !second.is_finished());
+        drop(first);
+        assert!(second.join().expect("no panic").is_ok_and(|lock| lock.is_some()));
     }
 
     #[test]
