@@ -215,7 +215,7 @@ impl MergedFigures {
     }
 
     fn merge(&mut self, other: &MergedFigures) {
-        self.samples += other.samples;
+        self.samples = self.samples.saturating_add(other.samples);
         self.count.merge(&other.count);
         self.sum.merge(&other.sum);
         self.sum_squares.merge(&other.sum_squares);
@@ -513,7 +513,7 @@ impl Timer {
             *self = other.clone();
             return;
         }
-        let fits = self.samples() + other.samples() <= policy.exact_samples as u64;
+        let fits = self.samples().saturating_add(other.samples()) <= policy.exact_samples as u64;
         if fits && self.is_exact() && other.is_exact() {
             self.unite(other, policy);
             return;
@@ -825,6 +825,21 @@ mod tests {
         let (exact, large) = (timer(values(70), &SMALL), timer(values(7000), &SMALL));
         assert!(exact.is_exact() && !large.is_exact());
         assert!((exact.stddev() - 2.0).abs() < 1e-9 && (large.stddev() - 2.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn numbers_of_samples_that_another_node_invents_do_not_overflow() {
+        let large = |samples: u64| {
+            let mut one = timer((0..200).map(|i| (f64::from(i), 1.0)), &SMALL);
+            if let Samples::Large(large) = &mut one.0 {
+                large.figures.samples = samples;
+            }
+            one
+        };
+        let mut all = large(u64::MAX);
+        all.merge(&large(2), &SMALL);
+        all.merge(&large(u64::MAX), &SMALL);
+        assert_eq!(all.samples(), u64::MAX);
     }
 
     #[test]
