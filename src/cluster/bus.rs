@@ -25,7 +25,7 @@ pub type Sequence = u64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
     /// The partition.
-    pub partition: u32,
+    pub partition: u16,
     /// The number of the command.
     pub ticket: u64,
 }
@@ -45,19 +45,19 @@ pub enum Command<E> {
     /// Read the last record of a partition, whether it is valid or not.
     ReadLastRecord {
         /// Whose record.
-        partition: u32,
+        partition: u16,
     },
     /// Read the records of a partition after a sequence.
     ReadRecords {
         /// Whose records.
-        partition: u32,
+        partition: u16,
         /// All of them come after this one.
         after: Sequence,
     },
     /// Append a record, if the last one on its subject is still the expected one.
     WriteRecord {
         /// Whose record.
-        partition: u32,
+        partition: u16,
         /// The last sequence on the subject, 0 for none.
         expected: Sequence,
         /// The encoded record.
@@ -137,14 +137,14 @@ pub enum Event {
     /// The last record of a partition.
     LastRecord {
         /// Whose record.
-        partition: u32,
+        partition: u16,
         /// `None` if there is none.
         record: Option<Stored>,
     },
     /// Records of a partition, in order and without a gap after the one that was named.
     Records {
         /// Whose records.
-        partition: u32,
+        partition: u16,
         /// All of them come after this one.
         after: Sequence,
         /// The records.
@@ -153,7 +153,7 @@ pub enum Event {
     /// The server has answered to a record, or has not in time. Nothing is concluded from what it says.
     RecordAnswered {
         /// Whose record.
-        partition: u32,
+        partition: u16,
     },
     /// Batches of a partition, in order and without a gap.
     Batches {

@@ -1,23 +1,22 @@
-//! What owners do with the bodies of batches: they merge those of an interval and carry gauges on. The machines look into
-//! none of them.
+//! What owners do with batches: they merge those of an interval and carry gauges on. The machines read the headers alone.
 
-use compact_str::CompactString;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::bus::Sequence;
 use super::replay::Account;
-use super::{Interval, SessionId};
+use super::session::SessionId;
+use super::{Interval, NodeName};
 
-/// How bodies are merged.
+/// How batches are merged.
 pub trait Content {
     /// An interval of a partition.
     type Merged: Clone;
     /// The gauges that stand, which a later interval goes on with.
     type Gauges: Clone + Default + Serialize + DeserializeOwned;
 
-    /// Merges bodies, in the order in which they come. One that can't be read adds nothing.
-    fn merge<'a>(bodies: impl Iterator<Item = &'a [u8]>) -> Self::Merged;
+    /// Merges whole messages, headers and bodies, in the order in which they come. A body that can't be read adds nothing.
+    fn merge<'a>(messages: impl Iterator<Item = &'a [u8]>) -> Self::Merged;
 
     /// Appends an interval to the gauges that stood before it.
     fn follow(standing: &mut Self::Gauges, merged: &Self::Merged);
@@ -27,7 +26,7 @@ pub trait Content {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BatchId {
     /// The edge.
-    pub edge: CompactString,
+    pub edge: NodeName,
     /// Which of its starts.
     pub boot: u64,
     /// Its number among all of the edge and the partition.
@@ -38,7 +37,7 @@ pub struct BatchId {
 #[derive(Clone, Debug)]
 pub struct Emission<C: Content> {
     /// The partition.
-    pub partition: u32,
+    pub partition: u16,
     /// The interval.
     pub interval: Interval,
     /// 0, and more for amendments.

@@ -11,12 +11,10 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
-use super::Interval;
-use super::header::Header;
-use super::record::FORMAT;
+use super::batch::{BatchHeader, EdgeAccount, FORMAT, Flags};
+use super::{Interval, NodeName};
 
 /// A batch that was not acknowledged in so many seconds is sent again.
 const ANSWER_SECS: f64 = 2.0;
@@ -31,17 +29,30 @@ const HELLO_SECS: f64 = 2.0;
 #[derive(Clone, Debug)]
 pub struct EdgeOptions {
     /// Its name.
-    pub name: CompactString,
+    pub name: NodeName,
     /// Which start it is: greater than that of each start before.
     pub boot: u64,
     /// Partitions, the same for the life of the streams.
-    pub partitions: u32,
+    pub partitions: u16,
     /// A hash of all settings that shape what is sent.
     pub config: u64,
     /// Most bytes that wait, of all partitions together.
     pub spool_bytes: usize,
     /// Any number, by which retries of edges differ.
     pub seed: u64,
+}
+
+/// What an edge heard of an interval.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard<'a> {
+    /// The interval.
+    pub interval: Interval,
+    /// How long it was measured, in seconds.
+    pub length: f64,
+    /// The bodies of each partition, of which there is one at least; see [`bodies`](super::batch::bodies).
+    pub bodies: &'a [Vec<Bytes>],
+    /// The account of the interval.
+    pub account: Option<&'a EdgeAccount>,
 }
 
 /// A batch that is not acknowledged yet.
@@ -71,7 +82,7 @@ pub struct SavedEdge {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Publish {
     /// The partition.
-    pub partition: u32,
+    pub partition: u16,
     /// The start in which it was sealed.
     pub boot: u64,
     /// Its number.
@@ -128,59 +139,60 @@ impl Edge {
             started: now,
         };
         for partition in 0..edge.options.partitions {
-            let header = Header { hello: true, ..edge.header(interval, 0.0) };
+            let flags = Flags { hello: true, ..Flags::default() };
+            let header = BatchHeader { flags, ..edge.header(interval, 0.0) };
             edge.put(partition, header, &[]);
         }
         edge
     }
 
-    /// Seals an interval that took `length` seconds: the bodies of each partition, of which there is one at least.
-    pub fn seal(&mut self, interval: Interval, length: f64, bodies: &[Vec<Bytes>]) {
-        self.seal_as(interval, length, bodies, false);
+    /// Seals an interval.
+    pub fn seal(&mut self, interval: &Heard<'_>) {
+        self.seal_as(interval, false);
         self.is_first = false;
     }
 
     /// Seals the last interval, which ends here, and says goodbye.
-    pub fn leave(&mut self, interval: Interval, length: f64, bodies: &[Vec<Bytes>]) {
-        self.seal_as(interval, length, bodies, true);
+    pub fn leave(&mut self, interval: &Heard<'_>) {
+        self.seal_as(interval, true);
         self.left = true;
     }
 
-    fn seal_as(&mut self, interval: Interval, length: f64, bodies: &[Vec<Bytes>], last: bool) {
+    fn seal_as(&mut self, &Heard { interval, length, bodies, account }: &Heard<'_>, last: bool) {
         for partition in 0..self.options.partitions {
             let none = [Bytes::new()];
             let own = bodies.get(partition as usize).filter(|own| !own.is_empty()).map_or(&none[..], Vec::as_slice);
             for (at, body) in own.iter().enumerate() {
                 let more = at + 1 < own.len();
                 let header = self.header(interval, length);
-                let header = Header { first: self.is_first, more, last: last && !more, ..header };
+                let flags = Flags { hello: false, first: self.is_first, more, last: last && !more };
+                let account = account.filter(|_| partition == 0 && at == 0).cloned();
+                let header = BatchHeader { flags, account, ..header };
                 self.put(partition, header, body);
             }
         }
     }
 
-    fn header(&self, interval: Interval, length: f64) -> Header {
-        Header {
+    fn header(&self, interval: Interval, length: f64) -> BatchHeader {
+        BatchHeader {
             format: FORMAT,
             edge: self.options.name.clone(),
             boot: self.options.boot,
             n: 0,
             interval,
             length,
-            hello: false,
-            first: false,
-            more: false,
-            last: false,
+            flags: Flags::default(),
             clean_before: self.clean_before,
             config: self.options.config,
+            account: None,
         }
     }
 
-    fn put(&mut self, partition: u32, mut header: Header, body: &[u8]) {
+    fn put(&mut self, partition: u16, mut header: BatchHeader, body: &[u8]) {
         let lane = &mut self.lanes[partition as usize];
         lane.n += 1;
         header.n = lane.n;
-        let payload = header.encode(body);
+        let payload = Bytes::from(header.encode(body));
         self.spooled_bytes += payload.len();
         lane.spool.push_back(Sealed { boot: header.boot, n: header.n, payload });
         while self.spooled_bytes > self.options.spool_bytes && self.drop_oldest() {}
@@ -199,7 +211,7 @@ impl Edge {
     /// The batches to be sent now.
     pub fn due(&mut self, now: f64) -> Vec<Publish> {
         let mut due = Vec::new();
-        for (partition, lane) in (0_u32..).zip(&mut self.lanes) {
+        for (partition, lane) in (0_u16..).zip(&mut self.lanes) {
             if lane.again_at.is_some_and(|at| now < at) {
                 continue;
             }
@@ -219,7 +231,7 @@ impl Edge {
     }
 
     /// The bus has a batch. An acknowledgement of one that is not in flight says nothing.
-    pub fn acknowledged(&mut self, partition: u32, boot: u64, n: u64) {
+    pub fn acknowledged(&mut self, partition: u16, boot: u64, n: u64) {
         let Some(lane) = self.lanes.get_mut(partition as usize) else { return };
         let is_in_flight = |sealed: &Sealed| (sealed.boot, sealed.n) == (boot, n);
         if lane.again_at.is_some() && lane.spool.front().is_some_and(is_in_flight) {
@@ -278,15 +290,26 @@ mod tests {
     use super::*;
 
     fn options(boot: u64) -> EdgeOptions {
-        EdgeOptions { name: "e".into(), boot, partitions: 2, config: 7, spool_bytes: 1 << 20, seed: 1 }
+        EdgeOptions {
+            name: "e".parse().expect("a name"),
+            boot,
+            partitions: 2,
+            config: 7,
+            spool_bytes: 1 << 20,
+            seed: 1,
+        }
     }
 
     fn fresh() -> Edge {
         Edge::start(options(1), SavedEdge { is_clean: true, ..SavedEdge::default() }, 100, 0.0)
     }
 
-    fn header(publish: &Publish) -> Header {
-        Header::decode(&publish.payload).expect("a batch").0
+    fn header(publish: &Publish) -> BatchHeader {
+        BatchHeader::decode(&publish.payload).expect("a batch").0
+    }
+
+    fn heard(interval: Interval, bodies: &[Vec<Bytes>]) -> Heard<'_> {
+        Heard { interval, length: 10.0, bodies, account: None }
     }
 
     fn body(text: &'static str) -> Vec<Bytes> {
@@ -296,16 +319,16 @@ mod tests {
     #[test]
     fn one_batch_of_a_partition_is_in_flight_and_the_same_bytes_are_sent_again() {
         let mut edge = fresh();
-        edge.seal(100, 10.0, &[body("a"), body("b")]);
+        edge.seal(&heard(100, &[body("a"), body("b")]));
         let first = edge.due(0.0);
-        assert!(first.iter().all(|one| header(one).hello && one.n == 1));
+        assert!(first.iter().all(|one| header(one).flags.hello && one.n == 1));
         assert_eq!(first.len(), 2);
         assert!(edge.due(1.9).is_empty());
         assert_eq!(edge.due(2.5), first);
         edge.acknowledged(1, 1, 1);
         let next = edge.due(2.6);
         assert_eq!(next.iter().map(|one| (one.partition, one.n)).collect::<Vec<_>>(), [(1, 2)]);
-        assert!(header(&next[0]).first && !header(&next[0]).hello);
+        assert!(header(&next[0]).flags.first && !header(&next[0]).flags.hello);
         // Twice the same acknowledgement is one.
         edge.acknowledged(1, 1, 1);
         assert!(!edge.is_drained() && edge.due(2.7).is_empty());
@@ -314,8 +337,8 @@ mod tests {
     #[test]
     fn an_empty_partition_has_a_batch_and_a_large_one_several() {
         let mut edge = fresh();
-        edge.seal(100, 10.0, &[Vec::new(), [body("a"), body("b")].concat()]);
-        edge.seal(101, 10.0, &[]);
+        edge.seal(&heard(100, &[Vec::new(), [body("a"), body("b")].concat()]));
+        edge.seal(&heard(101, &[]));
         let mut all = Vec::new();
         while let [one, ..] = &edge.due(0.0)[..] {
             edge.acknowledged(one.partition, one.boot, one.n);
@@ -324,11 +347,11 @@ mod tests {
         }
         let of = |partition| all.iter().filter(move |one| one.partition == partition).map(header);
         assert_eq!(
-            of(0).map(|one| (one.n, one.interval, one.more)).collect::<Vec<_>>(),
+            of(0).map(|one| (one.n, one.interval, one.flags.more)).collect::<Vec<_>>(),
             [(1, 100, false), (2, 100, false), (3, 101, false)]
         );
         assert_eq!(
-            of(1).map(|one| (one.n, one.interval, one.more)).collect::<Vec<_>>(),
+            of(1).map(|one| (one.n, one.interval, one.flags.more)).collect::<Vec<_>>(),
             [(1, 100, false), (2, 100, true), (3, 100, false), (4, 101, false)]
         );
     }
@@ -339,7 +362,7 @@ mod tests {
         edge.due(0.0);
         edge.options.spool_bytes = edge.spooled_bytes * 3;
         for interval in 100..104 {
-            edge.seal(interval, 10.0, &[]);
+            edge.seal(&heard(interval, &[]));
         }
         let waiting: Vec<u64> = edge.lanes[0].spool.iter().map(|sealed| sealed.n).collect();
         assert_eq!((waiting, edge.dropped()), (vec![1, 4, 5], 2));
@@ -348,7 +371,7 @@ mod tests {
     #[test]
     fn a_start_goes_on_with_numbers_and_spool_and_says_whether_there_was_a_goodbye() {
         let mut edge = fresh();
-        edge.seal(100, 10.0, &[body("a"), body("b")]);
+        edge.seal(&heard(100, &[body("a"), body("b")]));
         let saved = edge.saved();
         assert_eq!((&saved.numbers[..], saved.is_clean), (&[2, 2][..], false));
         let mut next = Edge::start(options(2), saved, 105, 50.0);
@@ -360,12 +383,12 @@ mod tests {
         }
         let hello = next.due(60.0).into_iter().find(|one| one.partition == 0).map(|one| header(&one));
         let hello = hello.expect("it is due");
-        assert_eq!((hello.boot, hello.n, hello.hello, hello.clean_before), (2, 3, true, false));
-        next.leave(105, 3.0, &[]);
+        assert_eq!((hello.boot, hello.n, hello.flags.hello, hello.clean_before), (2, 3, true, false));
+        next.leave(&heard(105, &[]));
         assert!(next.saved().is_clean);
         let last = next.lanes[0].spool.back().expect("a batch");
-        let last = Header::decode(&last.payload).expect("a batch").0;
-        assert!(last.last && last.first);
+        let last = BatchHeader::decode(&last.payload).expect("a batch").0;
+        assert!(last.flags.last && last.flags.first);
     }
 
     #[test]

@@ -13,7 +13,6 @@
 //! |---|---|
 //! | `batch` | the messages of an interval, by partition |
 //! | `bus` | what the machines want of a bus, and what they hear from it |
-//! | `header` | what stands before the content of a batch |
 //! | `edge` | sealed batches, numbered and sent one at a time |
 //! | `record` | the record of a partition, and which of the records in the log are valid |
 //! | `session` | who lives, whether we may act, and what time it is on the bus |
@@ -35,7 +34,6 @@ mod bus;
 mod content;
 mod edge;
 mod gauges;
-mod header;
 mod node;
 mod node_name;
 mod owner;
@@ -47,8 +45,7 @@ mod session;
 
 pub use bus::{Command, Event, Position, Sequence, Stored, StoredBatch};
 pub use content::{BatchId, Content, Emission};
-pub use edge::{Edge, EdgeOptions, Publish, SavedEdge, Sealed};
-pub use header::Header;
+pub use edge::{Edge, EdgeOptions, Heard, Publish, SavedEdge, Sealed};
 pub use node::{Node, NodeOptions};
 pub use node_name::{BadNodeName, NodeName};
 pub use owner::{Late, Terms};

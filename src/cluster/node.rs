@@ -117,8 +117,8 @@ impl<C: Content> Node<C> {
     }
 
     /// The partitions that it owns.
-    pub fn owned(&self) -> impl Iterator<Item = u32> {
-        (0_u32..).zip(&self.slots).filter(|(_, slot)| slot.owner.is_some()).map(|(partition, _)| partition)
+    pub fn owned(&self) -> impl Iterator<Item = u16> {
+        (0_u16..).zip(&self.slots).filter(|(_, slot)| slot.owner.is_some()).map(|(partition, _)| partition)
     }
 
     /// How often it has taken a partition over.
@@ -127,9 +127,9 @@ impl<C: Content> Node<C> {
     }
 
     /// Owned partitions whose log lacks what their record needs.
-    pub fn log_lost(&self) -> impl Iterator<Item = u32> {
+    pub fn log_lost(&self) -> impl Iterator<Item = u16> {
         let is_lost = |slot: &Slot<C>| slot.owner.as_ref().is_some_and(Owner::log_lost);
-        (0_u32..).zip(&self.slots).filter(move |(_, slot)| is_lost(slot)).map(|(partition, _)| partition)
+        (0_u16..).zip(&self.slots).filter(move |(_, slot)| is_lost(slot)).map(|(partition, _)| partition)
     }
 
     /// Lets time pass.
@@ -141,7 +141,7 @@ impl<C: Content> Node<C> {
             self.out.push(Command::ReadSessions);
         }
         let takers = self.sessions.takers(now);
-        let me = takers.iter().position(|node| *node == self.session.id.node);
+        let me = takers.iter().position(|node| *node == self.session.id.node.as_str());
         let wanted =
             if self.is_leaving || me.is_some() { preferred(self.terms.partitions, &takers) } else { Vec::new() };
         for partition in 0..self.terms.partitions {
@@ -204,7 +204,7 @@ impl<C: Content> Node<C> {
         }
     }
 
-    fn owner(&mut self, partition: u32, now: f64, take: impl FnOnce(&mut Owner<C>)) {
+    fn owner(&mut self, partition: u16, now: f64, take: impl FnOnce(&mut Owner<C>)) {
         if let Some(owner) = &mut self.slots[partition as usize].owner {
             take(owner);
             self.step(partition, now);
@@ -212,7 +212,7 @@ impl<C: Content> Node<C> {
     }
 
     /// Reads records if it is time.
-    fn read_records(&mut self, partition: u32, now: f64) {
+    fn read_records(&mut self, partition: u16, now: f64) {
         let slot = &mut self.slots[partition as usize];
         let every = if slot.write.is_some() { TICK_SECS } else { READ_RECORDS_SECS };
         if now < slot.read_at + every {
@@ -226,7 +226,7 @@ impl<C: Content> Node<C> {
     }
 
     /// Takes records, and with them perhaps the fate of ours.
-    fn take_records(&mut self, partition: u32, after: Sequence, records: &[Stored], now: f64) {
+    fn take_records(&mut self, partition: u16, after: Sequence, records: &[Stored], now: f64) {
         let slot = &mut self.slots[partition as usize];
         let Some(chain) = slot.chain.as_mut().filter(|chain| after <= chain.last()) else { return };
         for record in records {
@@ -269,7 +269,7 @@ impl<C: Content> Node<C> {
     }
 
     /// Writes a record that follows the valid one.
-    fn write(&mut self, partition: u32, mut record: Record, now: f64) {
+    fn write(&mut self, partition: u16, mut record: Record, now: f64) {
         let slot = &mut self.slots[partition as usize];
         let Some(chain) = &slot.chain else { return };
         (record.format, record.prev) = (FORMAT, chain.valid().0);
@@ -279,7 +279,7 @@ impl<C: Content> Node<C> {
     }
 
     /// Claims a partition if it is free and our turn.
-    fn claim(&mut self, partition: u32, is_preferred: bool, now: f64) {
+    fn claim(&mut self, partition: u16, is_preferred: bool, now: f64) {
         let slot = &mut self.slots[partition as usize];
         let Some(chain) = &slot.chain else { return };
         let (sequence, record) = chain.valid();
@@ -304,7 +304,7 @@ impl<C: Content> Node<C> {
     }
 
     /// Lets the owner of a partition do what it can.
-    fn step(&mut self, partition: u32, now: f64) {
+    fn step(&mut self, partition: u16, now: f64) {
         let slot = &mut self.slots[partition as usize];
         let Some(owner) = &mut slot.owner else { return };
         if !self.session.is_trusted(now) {

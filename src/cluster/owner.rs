@@ -59,7 +59,7 @@ pub enum Late {
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
     /// Partitions, the same for the life of the streams.
-    pub partitions: u32,
+    pub partitions: u16,
     /// Length of an interval, in seconds.
     pub interval_secs: f64,
     /// A missing batch is waited for until so many seconds after the end of the interval.
@@ -105,7 +105,7 @@ struct NewCheckpoint<S> {
 
 /// An owner's partition.
 pub(super) struct Owner<C: Content> {
-    partition: u32,
+    partition: u16,
     me: SessionId,
     terms: Terms,
     record: Record,
@@ -129,7 +129,7 @@ pub(super) struct Owner<C: Content> {
 
 impl<C: Content> Owner<C> {
     /// Takes a partition over, whose record says that it is ours.
-    pub(super) fn new(partition: u32, terms: Terms, me: SessionId, record: Record, now: f64) -> Owner<C> {
+    pub(super) fn new(partition: u16, terms: Terms, me: SessionId, record: Record, now: f64) -> Owner<C> {
         let standing = record.checkpoint.is_none().then(|| HeldGauges::new(C::Gauges::default()));
         Owner {
             partition,

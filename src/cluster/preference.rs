@@ -6,14 +6,14 @@
 use rapidhash::v3::rapidhash_v3;
 
 /// The place in `nodes` of the one that should own each partition; empty if there are no nodes.
-pub fn preferred(partitions: u32, nodes: &[&str]) -> Vec<usize> {
+pub fn preferred(partitions: u16, nodes: &[&str]) -> Vec<usize> {
     if nodes.is_empty() {
         return Vec::new();
     }
     let cap = (partitions as usize).div_ceil(nodes.len());
     let mut owned = vec![0_usize; nodes.len()];
     let mut key = Vec::new();
-    let mut score = |node: &str, partition: u32| {
+    let mut score = |node: &str, partition: u16| {
         key.clear();
         key.extend_from_slice(&partition.to_le_bytes());
         key.extend_from_slice(node.as_bytes());
@@ -38,7 +38,7 @@ mod tests {
         (0..count).map(|n| format!("node-{n}")).collect()
     }
 
-    fn owners(partitions: u32, nodes: &[String]) -> Vec<String> {
+    fn owners(partitions: u16, nodes: &[String]) -> Vec<String> {
         let nodes: Vec<&str> = nodes.iter().map(String::as_str).collect();
         preferred(partitions, &nodes).into_iter().map(|n| nodes[n].to_string()).collect()
     }

@@ -5,18 +5,20 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Bound;
 
 use bytes::Bytes;
-use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
-use super::Interval;
+use super::batch::BatchHeader;
 use super::bus::{Sequence, StoredBatch};
 use super::content::BatchId;
-use super::header::Header;
 use super::record::Record;
 use super::roster::{Finding, MOST_LAG_SECS, Roster, Verdict};
+use super::{Interval, NodeName};
 
-/// Bodies are kept of so many open intervals; those of later ones are read again when their turn comes.
+/// Messages are kept of so many open intervals; those of later ones are read again when their turn comes.
 const MOST_OPEN_INTERVALS: usize = 30;
+
+/// Every lower interval is a number of seconds that a float holds.
+const MOST_INTERVAL: Interval = 1 << 53;
 
 /// A batch that came too late for its interval.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -33,7 +35,7 @@ pub struct Account {
     /// Batches of earlier intervals.
     pub late: Vec<LateBatch>,
     /// Edges that are in the roster and have not delivered all of the interval.
-    pub missing: Vec<CompactString>,
+    pub missing: Vec<NodeName>,
     /// What was told of batches since the interval before.
     pub findings: Vec<Finding>,
 }
@@ -43,7 +45,8 @@ pub struct Account {
 struct Read {
     sequence: Sequence,
     times: (f64, f64),
-    header: Header,
+    /// Without the edge's account.
+    header: BatchHeader,
 }
 
 /// A batch of an open interval.
@@ -52,7 +55,7 @@ struct Held {
     id: BatchId,
     more: bool,
     /// `None` if it was put away.
-    body: Option<Bytes>,
+    message: Option<Bytes>,
 }
 
 /// What was read of a partition.
@@ -98,7 +101,7 @@ impl Replay {
             return false;
         }
         self.next = message.sequence + 1;
-        let Some((header, body)) = Header::decode(&message.payload) else { return false };
+        let Some(header) = read_header(&message.payload) else { return false };
         let (sequence, times) = (message.sequence, (message.stored, message.sent));
         let findings = &mut self.findings;
         let verdict =
@@ -107,7 +110,8 @@ impl Replay {
         let deadline = (header.interval + 1) as f64 * self.interval_secs + lateness;
         if verdict == Verdict::Taken {
             let is_near = self.open.keys().nth(MOST_OPEN_INTERVALS - 1).is_none_or(|last| header.interval <= *last);
-            let held = Held { id: header.id(), more: header.more, body: is_near.then_some(body) };
+            let message = is_near.then(|| message.payload.clone());
+            let held = Held { id: id_of(&header), more: header.flags.more, message };
             self.open.entry(header.interval).or_default().insert(sequence, held);
         }
         self.read.push_back(Read { sequence, times, header });
@@ -137,28 +141,31 @@ impl Replay {
         self.batches(interval, cut).into_iter().map(|(_, held)| held.id.clone()).collect()
     }
 
-    /// Their bodies.
+    /// Their messages.
     pub(super) fn bodies(&self, interval: Interval, cut: Sequence) -> impl Iterator<Item = &[u8]> {
-        self.batches(interval, cut).into_iter().filter_map(|(_, held)| held.body.as_deref())
+        self.batches(interval, cut)
+            .into_iter()
+            .filter_map(|(_, held)| held.message.as_deref())
+            .filter(|message| !message.is_empty())
     }
 
-    /// Those of them whose bodies were put away.
+    /// Those of them whose messages were put away.
     pub(super) fn put_away(&self, interval: Interval, cut: Sequence) -> impl Iterator<Item = Sequence> {
         let all = self.batches(interval, cut).into_iter();
-        all.filter(|(_, held)| held.body.is_none()).map(|(sequence, _)| sequence)
+        all.filter(|(_, held)| held.message.is_none()).map(|(sequence, _)| sequence)
     }
 
-    /// Takes bodies that were read again. Of those that were asked for and are gone nothing is left to merge.
+    /// Takes messages that were read again. Of those that were asked for and are gone nothing is left to merge.
     pub(super) fn take_bodies(&mut self, asked: &[Sequence], batches: &[StoredBatch]) {
         let all = self.open.values_mut().flatten();
         let mut wanted: BTreeMap<Sequence, &mut Held> =
             all.filter(|(sequence, _)| asked.contains(sequence)).map(|(sequence, held)| (*sequence, held)).collect();
         for held in wanted.values_mut() {
-            held.body = Some(Bytes::new());
+            held.message = Some(Bytes::new());
         }
         for batch in batches {
-            if let (Some(held), Some((_, body))) = (wanted.get_mut(&batch.sequence), Header::decode(&batch.payload)) {
-                held.body = Some(body);
+            if let Some(held) = wanted.get_mut(&batch.sequence) {
+                held.message = Some(batch.payload.clone());
             }
         }
     }
@@ -174,10 +181,9 @@ impl Replay {
             .collect();
         late.sort();
         let here = self.open.get(&interval).into_iter().flat_map(|batches| batches.range(..=cut));
-        let heard: BTreeSet<&str> =
-            here.filter(|(_, held)| !held.more).map(|(_, held)| held.id.edge.as_str()).collect();
+        let heard: BTreeSet<&NodeName> = here.filter(|(_, held)| !held.more).map(|(_, held)| &held.id.edge).collect();
         let roster = self.roster_before(record, cut + 1);
-        let missing = roster.expected(interval).filter(|edge| !heard.contains(edge.as_str())).cloned().collect();
+        let missing = roster.expected(interval).filter(|edge| !heard.contains(edge)).cloned().collect();
         let since = self.findings.iter().filter(|(sequence, _)| (before + 1..=cut).contains(sequence));
         let mut findings: Vec<Finding> = since.map(|(_, finding)| finding.clone()).collect();
         findings.sort();
@@ -213,4 +219,16 @@ impl Replay {
             !batches.is_empty()
         });
     }
+}
+
+/// The header of a message without the edge's account; `None` if this version can't read it.
+fn read_header(message: &[u8]) -> Option<BatchHeader> {
+    let (mut header, _) = BatchHeader::decode(message).ok()?;
+    header.account = None;
+    (header.n > 0 && (1..MOST_INTERVAL).contains(&header.interval)).then_some(header)
+}
+
+/// Which batch it is.
+fn id_of(header: &BatchHeader) -> BatchId {
+    BatchId { edge: header.edge.clone(), boot: header.boot, n: header.n }
 }

@@ -6,11 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
-use super::Interval;
-use super::header::Header;
+use super::batch::BatchHeader;
+use super::{Interval, NodeName};
 
 /// A batch of an interval that begins more than so many seconds after it was stored is refused: its edge's clock is wrong.
 pub(super) const MOST_SKEW_SECS: f64 = 5.0;
@@ -51,7 +50,7 @@ pub enum Finding {
     /// Batches `from` to `to` of an edge never came.
     Lost {
         /// The edge.
-        edge: CompactString,
+        edge: NodeName,
         /// The first one.
         from: u64,
         /// The last one.
@@ -60,7 +59,7 @@ pub enum Finding {
     /// A batch was refused, because the clock of its edge is ahead.
     Skewed {
         /// The edge.
-        edge: CompactString,
+        edge: NodeName,
         /// Its start.
         boot: u64,
         /// The number of the batch.
@@ -71,14 +70,14 @@ pub enum Finding {
     /// The batch covers a part of the interval, as the edge was started after a crash.
     Partial {
         /// The edge.
-        edge: CompactString,
+        edge: NodeName,
         /// The interval.
         interval: Interval,
     },
     /// An edge was started again and had not said goodbye.
     Restart {
         /// The edge.
-        edge: CompactString,
+        edge: NodeName,
         /// The interval in which it was started.
         interval: Interval,
     },
@@ -97,13 +96,13 @@ pub(super) enum Verdict {
 
 /// The edges of a partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Roster(BTreeMap<CompactString, Member>);
+pub struct Roster(BTreeMap<NodeName, Member>);
 
 impl Roster {
     /// Takes the header of the next message.
     pub(super) fn take(
         &mut self,
-        header: &Header,
+        header: &BatchHeader,
         (stored, sent): (f64, f64),
         interval_secs: f64,
         mut report: impl FnMut(Finding),
@@ -148,19 +147,19 @@ impl Roster {
             member.away = (member.last + 1, interval);
             member.last = interval - 1;
         }
-        member.left = header.last;
-        if header.first && !header.clean_before {
+        member.left = header.flags.last;
+        if header.flags.first && !header.clean_before {
             report(Finding::Partial { edge: edge(), interval });
         }
-        if !header.hello && !header.more {
+        if !header.flags.hello && !header.flags.more {
             member.last = member.last.max(interval);
         }
         self.0.insert(edge(), member);
-        if header.hello { Verdict::Counted } else { Verdict::Taken }
+        if header.flags.hello { Verdict::Counted } else { Verdict::Taken }
     }
 
     /// The edges that an interval is expected of.
-    pub(super) fn expected(&self, interval: Interval) -> impl Iterator<Item = &CompactString> {
+    pub(super) fn expected(&self, interval: Interval) -> impl Iterator<Item = &NodeName> {
         let is_expected = move |member: &Member| {
             let was_away = member.away.0 <= interval && interval < member.away.1;
             member.first <= interval && !was_away && (!member.left || member.last >= interval)
@@ -169,7 +168,7 @@ impl Roster {
     }
 
     /// An edge.
-    pub fn get(&self, edge: &str) -> Option<&Member> {
+    pub fn get(&self, edge: &NodeName) -> Option<&Member> {
         self.0.get(edge)
     }
 
@@ -181,33 +180,36 @@ impl Roster {
 
 #[cfg(test)]
 mod tests {
+    use super::super::batch::Flags;
     use super::*;
 
     const INTERVAL: f64 = 10.0;
 
-    fn header(boot: u64, n: u64, interval: Interval) -> Header {
-        Header {
+    fn edge() -> NodeName {
+        "e".parse().expect("a name")
+    }
+
+    fn header(boot: u64, n: u64, interval: Interval) -> BatchHeader {
+        BatchHeader {
             format: 1,
-            edge: "e".into(),
+            edge: edge(),
             boot,
             n,
             interval,
             length: INTERVAL,
-            hello: false,
-            first: false,
-            more: false,
-            last: false,
+            flags: Flags::default(),
             clean_before: true,
             config: 0,
+            account: None,
         }
     }
 
-    fn hello(boot: u64, n: u64, interval: Interval) -> Header {
-        Header { hello: true, ..header(boot, n, interval) }
+    fn hello(boot: u64, n: u64, interval: Interval) -> BatchHeader {
+        BatchHeader { flags: Flags { hello: true, ..Flags::default() }, ..header(boot, n, interval) }
     }
 
     /// Takes a batch that was sent and stored at the end of its interval.
-    fn take(roster: &mut Roster, header: &Header) -> (Verdict, Vec<Finding>) {
+    fn take(roster: &mut Roster, header: &BatchHeader) -> (Verdict, Vec<Finding>) {
         let mut findings = Vec::new();
         let at = (header.interval + 1) as f64 * INTERVAL;
         let verdict = roster.take(header, (at, at), INTERVAL, |finding| findings.push(finding));
@@ -221,11 +223,11 @@ mod tests {
     #[test]
     fn a_batch_that_is_stored_twice_is_seen_and_one_that_never_came_is_counted() {
         let mut roster = Roster::default();
-        let lost = Finding::Lost { edge: "e".into(), from: 1, to: 6 };
+        let lost = Finding::Lost { edge: edge(), from: 1, to: 6 };
         assert_eq!(take(&mut roster, &hello(1, 7, 100)), (Verdict::Counted, vec![lost]));
         assert_eq!(take(&mut roster, &header(1, 8, 100)), (Verdict::Taken, vec![]));
         assert_eq!(take(&mut roster, &header(1, 8, 100)), (Verdict::Seen, vec![]));
-        let lost = Finding::Lost { edge: "e".into(), from: 9, to: 11 };
+        let lost = Finding::Lost { edge: edge(), from: 9, to: 11 };
         assert_eq!(take(&mut roster, &header(1, 12, 104)), (Verdict::Taken, vec![lost]));
         assert_eq!(take(&mut roster, &header(1, 10, 102)), (Verdict::Seen, vec![]));
     }
@@ -236,7 +238,7 @@ mod tests {
         let ahead = header(1, 1, 460);
         let mut findings = Vec::new();
         assert_eq!(roster.take(&ahead, (1010.0, 4610.0), INTERVAL, |finding| findings.push(finding)), Verdict::Counted);
-        assert_eq!(findings, [Finding::Skewed { edge: "e".into(), boot: 1, n: 1, interval: 460 }]);
+        assert_eq!(findings, [Finding::Skewed { edge: edge(), boot: 1, n: 1, interval: 460 }]);
         assert_eq!(take(&mut roster, &header(1, 2, 101)).0, Verdict::Taken);
         assert_eq!(expected(&roster, 99..104), [101, 102, 103]);
     }
@@ -245,15 +247,22 @@ mod tests {
     fn a_start_after_a_crash_is_told_and_its_first_interval_is_partial() {
         let mut roster = Roster::default();
         take(&mut roster, &header(1, 1, 100));
-        let restart = Finding::Restart { edge: "e".into(), interval: 102 };
-        let unclean = |header| Header { clean_before: false, ..header };
+        let restart = Finding::Restart { edge: edge(), interval: 102 };
+        let unclean = |header: BatchHeader| BatchHeader { clean_before: false, ..header };
         assert_eq!(take(&mut roster, &unclean(hello(2, 2, 102))).1, [restart]);
-        let partial = Finding::Partial { edge: "e".into(), interval: 102 };
-        assert_eq!(take(&mut roster, &unclean(Header { first: true, ..header(2, 3, 102) })).1, [partial]);
+        let partial = Finding::Partial { edge: edge(), interval: 102 };
+        assert_eq!(
+            take(
+                &mut roster,
+                &unclean(BatchHeader { flags: Flags { first: true, ..Flags::default() }, ..header(2, 3, 102) })
+            )
+            .1,
+            [partial]
+        );
         assert_eq!(take(&mut roster, &unclean(header(2, 4, 103))).1, []);
         assert_eq!(expected(&roster, 99..105), [100, 101, 102, 103, 104]);
         // So is one of which nobody has heard before.
-        let restart = Finding::Restart { edge: "e".into(), interval: 102 };
+        let restart = Finding::Restart { edge: edge(), interval: 102 };
         assert_eq!(take(&mut Roster::default(), &unclean(hello(2, 1, 102))).1, [restart]);
     }
 
@@ -261,7 +270,7 @@ mod tests {
     fn nobody_is_expected_between_a_goodbye_and_the_next_start() {
         let mut roster = Roster::default();
         take(&mut roster, &header(1, 1, 100));
-        take(&mut roster, &Header { last: true, ..header(1, 2, 102) });
+        take(&mut roster, &BatchHeader { flags: Flags { last: true, ..Flags::default() }, ..header(1, 2, 102) });
         assert_eq!(expected(&roster, 99..105), [100, 101, 102]);
         take(&mut roster, &hello(2, 3, 105));
         // What it missed before its goodbye is missing still.
@@ -272,9 +281,9 @@ mod tests {
     fn an_interval_is_delivered_with_its_last_batch() {
         let mut roster = Roster::default();
         take(&mut roster, &hello(1, 1, 100));
-        take(&mut roster, &Header { more: true, ..header(1, 2, 100) });
-        assert_eq!(roster.get("e").map(|member| member.last), Some(99));
+        take(&mut roster, &BatchHeader { flags: Flags { more: true, ..Flags::default() }, ..header(1, 2, 100) });
+        assert_eq!(roster.get(&edge()).map(|member| member.last), Some(99));
         take(&mut roster, &header(1, 3, 100));
-        assert_eq!(roster.get("e").map(|member| member.last), Some(100));
+        assert_eq!(roster.get(&edge()).map(|member| member.last), Some(100));
     }
 }

@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 
+use super::NodeName;
 use super::bus::{Command, Stored};
 
 /// Seconds from one renewal to the next.
@@ -32,7 +32,7 @@ const MOST_RENEWALS: usize = 16;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SessionId {
     /// Its name.
-    pub node: CompactString,
+    pub node: NodeName,
     /// Grows with each start.
     pub start: u64,
 }
@@ -154,7 +154,7 @@ struct View {
 
 /// The sessions of all nodes, ours among them.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(BTreeMap<CompactString, View>);
+pub(super) struct Sessions(BTreeMap<NodeName, View>);
 
 impl Sessions {
     /// Takes the last session of each node.
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     fn id(node: &str, start: u64) -> SessionId {
-        SessionId { node: node.into(), start }
+        SessionId { node: node.parse().expect("a name"), start }
     }
 
     fn stored(node: &str, start: u64, number: u64, stored: f64) -> Stored {

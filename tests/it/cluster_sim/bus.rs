@@ -22,7 +22,7 @@ pub struct Bus {
     pub records: Vec<Vec<Timed<Stored>>>,
     record_end: Sequence,
     sessions: BTreeMap<usize, Vec<Timed<Stored>>>,
-    checkpoints: BTreeMap<(u32, Sequence), Bytes>,
+    checkpoints: BTreeMap<(u16, Sequence), Bytes>,
     checkpoint_end: Sequence,
     down_until: f64,
     leader: u64,
@@ -35,7 +35,7 @@ pub struct Bus {
 }
 
 impl Bus {
-    pub fn new(partitions: u32, page: usize) -> Bus {
+    pub fn new(partitions: u16, page: usize) -> Bus {
         let each = 0..partitions;
         let (log, records) = each.map(|_| (Vec::new(), Vec::new())).unzip();
         Bus { log, records, page, ..Bus::default() }
@@ -70,7 +70,7 @@ impl World {
     }
 
     /// Publishes a batch; `reply` is done if it is acknowledged.
-    pub fn publish(&mut self, partition: u32, sent: f64, payload: Bytes, reply: impl Fn(&mut World) + Clone + 'static) {
+    pub fn publish(&mut self, partition: u16, sent: f64, payload: Bytes, reply: impl Fn(&mut World) + Clone + 'static) {
         if !self.bus_is_up() {
             return;
         }
@@ -169,7 +169,7 @@ impl World {
     }
 
     /// The server compares when it takes a record in, and not always when it stores it: of two at once both may hear yes.
-    fn write_record(&mut self, node: usize, inc: u64, partition: u32, expected: Sequence, payload: Bytes) {
+    fn write_record(&mut self, node: usize, inc: u64, partition: u16, expected: Sequence, payload: Bytes) {
         let last = move |world: &World| {
             world.bus.records[partition as usize].last().map_or(0, |(_, record): &Timed<Stored>| record.sequence)
         };

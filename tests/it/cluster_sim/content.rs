@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use systole::Gauge;
 use systole::internals::cluster::Content;
+use systole::internals::cluster::batch::BatchHeader;
 use systole::internals::protocol::GaugeOp;
 
 /// A line, as an edge received it.
@@ -84,9 +85,10 @@ impl Content for SimContent {
     type Merged = Points;
     type Gauges = BTreeMap<String, Gauge>;
 
-    fn merge<'a>(bodies: impl Iterator<Item = &'a [u8]>) -> Points {
+    fn merge<'a>(messages: impl Iterator<Item = &'a [u8]>) -> Points {
         let mut merged = Points::new();
-        for body in bodies {
+        for message in messages {
+            let (_, body) = BatchHeader::decode(message).expect("a batch of ours");
             for (series, value) in decode(body) {
                 match merged.get_mut(&series) {
                     Some(known) => merge(known, &value),

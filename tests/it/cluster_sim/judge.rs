@@ -15,7 +15,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use systole::internals::cluster::{BatchId, Finding, Header, Interval, Late, Record, Sequence, StoredBatch};
+use systole::internals::cluster::batch::BatchHeader;
+use systole::internals::cluster::{BatchId, Finding, Interval, Late, Record, Sequence, StoredBatch};
 
 use super::content::{Line, Points, Received, Value};
 use super::world::{EPOCH, FIRST, INTERVAL, LATENESS, Packet, SealedBatch, World};
@@ -29,7 +30,7 @@ const TOLERANCE: f64 = 1e-9;
 pub type Figures = BTreeMap<&'static str, u64>;
 
 /// A partition and an interval.
-type At = (u32, Interval);
+type At = (u16, Interval);
 
 struct Judge<'a> {
     world: &'a World,
@@ -40,29 +41,29 @@ struct Judge<'a> {
     /// The last one that the sink has.
     newest: BTreeMap<At, &'a Packet>,
     /// The first one that was emitted of each version.
-    versions: BTreeMap<(u32, Interval, u32), &'a Packet>,
-    log: BTreeMap<(u32, BatchId), &'a StoredBatch>,
+    versions: BTreeMap<(u16, Interval, u32), &'a Packet>,
+    log: BTreeMap<(u16, BatchId), &'a StoredBatch>,
     told: Told,
 }
 
 /// What the accounts say.
 #[derive(Default)]
 struct Told {
-    late: BTreeSet<(u32, BatchId)>,
+    late: BTreeSet<(u16, BatchId)>,
     /// Edge, partition, number.
-    lost: BTreeSet<(String, u32, u64)>,
-    skewed: BTreeSet<(u32, BatchId)>,
-    missing: BTreeSet<(String, Interval, u32)>,
-    partial: BTreeSet<(String, Interval, u32)>,
-    restarts: BTreeSet<(String, u32)>,
+    lost: BTreeSet<(String, u16, u64)>,
+    skewed: BTreeSet<(u16, BatchId)>,
+    missing: BTreeSet<(String, Interval, u16)>,
+    partial: BTreeSet<(String, Interval, u16)>,
+    restarts: BTreeSet<(String, u16)>,
 }
 
 pub fn judge(world: &World) -> (Vec<String>, Figures) {
     let mut log = BTreeMap::new();
-    for (partition, all) in (0_u32..).zip(&world.bus.log) {
+    for (partition, all) in (0_u16..).zip(&world.bus.log) {
         for batch in all {
-            let (header, _) = Header::decode(&batch.payload).expect("all batches can be read");
-            log.entry((partition, header.id())).or_insert(batch);
+            let header = header(batch);
+            log.entry((partition, BatchId { edge: header.edge, boot: header.boot, n: header.n })).or_insert(batch);
         }
     }
     let mut judge = Judge {
@@ -104,7 +105,7 @@ impl<'a> Judge<'a> {
 
     /// I3, along the valid records: of those with one predecessor the first.
     fn records(&mut self) {
-        for (partition, all) in (0_u32..).zip(&self.world.bus.records) {
+        for (partition, all) in (0_u16..).zip(&self.world.bus.records) {
             let (mut valid, mut before) = (0, Record::genesis());
             for (at, stored) in all {
                 let record = Record::decode(&stored.payload).expect("all records can be read");
@@ -164,7 +165,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn first_sealed(&self, partition: u32) -> Option<Interval> {
+    fn first_sealed(&self, partition: u16) -> Option<Interval> {
         self.seals.range((partition, 0)..).next().map(|(at, _)| at).filter(|at| at.0 == partition).map(|at| at.1)
     }
 
@@ -201,9 +202,9 @@ impl<'a> Judge<'a> {
     fn was_silent(&self, edge: &str, at: At) -> bool {
         let Some(&(sealed, cut)) = self.seals.get(&at) else { return true };
         let known = self.world.bus.log[at.0 as usize].iter().take_while(|batch| batch.sequence <= cut);
-        let headers = known.filter_map(|batch| Some((batch.stored, Header::decode(&batch.payload)?.0)));
-        let last = headers.filter(|(_, header)| header.edge == edge).last();
-        last.is_none_or(|(stored, header)| header.last || EPOCH + sealed - stored > SILENCE - 1.0)
+        let headers = known.map(|batch| (batch.stored, header(batch)));
+        let last = headers.filter(|(_, header)| header.edge.as_str() == edge).last();
+        last.is_none_or(|(stored, header)| header.flags.last || EPOCH + sealed - stored > SILENCE - 1.0)
     }
 
     /// Whether its clock is so wrong that nothing is promised.
@@ -292,7 +293,7 @@ impl<'a> Judge<'a> {
         if !self.world.calm && !self.world.only_outage {
             return;
         }
-        let is_first = |id: &(u32, BatchId)| {
+        let is_first = |id: &(u16, BatchId)| {
             self.world.sealed.iter().any(|one| one.first && (one.partition, &one.id) == (id.0, &id.1))
         };
         let late: Vec<_> = self.told.late.iter().filter(|id| !is_first(id)).cloned().collect();
@@ -305,6 +306,10 @@ impl<'a> Judge<'a> {
             self.wrong(format!("I7 missing without cause: {missing:?}"));
         }
     }
+}
+
+fn header(batch: &StoredBatch) -> BatchHeader {
+    BatchHeader::decode(&batch.payload).expect("all batches can be read").0
 }
 
 /// What stands of a gauge: whether it was ever set, and its value.

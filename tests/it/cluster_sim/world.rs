@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use systole::internals::cluster::{
-    Account, BatchId, Command, Edge, EdgeOptions, Emission, Event, Interval, Late, Node, NodeOptions, Position,
+    Account, BatchId, Command, Edge, EdgeOptions, Emission, Event, Heard, Interval, Late, Node, NodeOptions, Position,
     SavedEdge, SessionId, Terms,
 };
 
@@ -101,7 +101,7 @@ struct SimNode {
 /// A batch that an edge sealed, hellos left out.
 #[derive(Clone, Debug)]
 pub struct SealedBatch {
-    pub partition: u32,
+    pub partition: u16,
     pub id: BatchId,
     pub interval: Interval,
     pub first: bool,
@@ -112,7 +112,7 @@ pub struct SealedBatch {
 /// What a sink got.
 #[derive(Clone, Debug)]
 pub struct Packet {
-    pub partition: u32,
+    pub partition: u16,
     pub interval: Interval,
     pub version: u32,
     pub points: Points,
@@ -138,7 +138,7 @@ pub struct World {
     pub bad: Vec<(f64, f64, bool)>,
     pub sealed: Vec<SealedBatch>,
     /// Lines of which were lost by a crash: edge, interval, partition.
-    pub open_lost: BTreeSet<(String, Interval, u32)>,
+    pub open_lost: BTreeSet<(String, Interval, u16)>,
     pub emits: Vec<Packet>,
     pub claims: u64,
 }
@@ -380,7 +380,7 @@ impl World {
         edge.boot += 1;
         edge.is_first = true;
         edge.interval = ((EPOCH + now + edge.skew) / INTERVAL) as Interval;
-        let name = edge.name.as_str().into();
+        let name = edge.name.parse().expect("a name");
         let options = EdgeOptions { name, boot: edge.boot, partitions, config: 0, spool_bytes: edge.spool_bytes, seed };
         edge.edge = Some(Edge::start(options, std::mem::take(&mut edge.saved), edge.interval, now));
         edge.numbers.iter_mut().for_each(|number| *number += 1);
@@ -415,7 +415,7 @@ impl World {
         let edge = &mut self.edges[n];
         let Some(machine) = &mut edge.edge else { return };
         let mut all = Vec::new();
-        for (partition, lines) in (0_u32..).zip(&mut edge.open) {
+        for (partition, lines) in (0_u16..).zip(&mut edge.open) {
             let lines = std::mem::take(lines);
             // Each series is in one batch.
             let first = lines.first().map(|line| line.series);
@@ -428,18 +428,22 @@ impl World {
                 let body = if points.is_empty() { Vec::new() } else { postcard::to_stdvec(&points).expect("encoded") };
                 bodies.push(Bytes::from(body));
                 edge.numbers[partition as usize] += 1;
-                let id =
-                    BatchId { edge: edge.name.as_str().into(), boot: edge.boot, n: edge.numbers[partition as usize] };
+                let id = BatchId {
+                    edge: edge.name.parse().expect("a name"),
+                    boot: edge.boot,
+                    n: edge.numbers[partition as usize],
+                };
                 let (interval, first, more) = (edge.interval, edge.is_first, at + 1 < count);
                 self.sealed.push(SealedBatch { partition, id, interval, first, more, lines });
             }
             all.push(bodies);
         }
+        let heard = Heard { interval: edge.interval, length: INTERVAL, bodies: &all, account: None };
         if last {
-            machine.leave(edge.interval, INTERVAL, &all);
+            machine.leave(&heard);
             edge.left = true;
         } else {
-            machine.seal(edge.interval, INTERVAL, &all);
+            machine.seal(&heard);
             edge.is_first = false;
         }
     }
@@ -469,7 +473,7 @@ impl World {
         }
     }
 
-    fn edge_hears(&mut self, n: usize, inc: u64, (partition, boot, number): (u32, u64, u64)) {
+    fn edge_hears(&mut self, n: usize, inc: u64, (partition, boot, number): (u16, u64, u64)) {
         if self.edges[n].inc == inc
             && let Some(edge) = &mut self.edges[n].edge
         {
@@ -504,7 +508,7 @@ impl World {
         if edge.edge.is_none() || edge.left {
             return;
         }
-        for (partition, lines) in (0_u32..).zip(&mut edge.open) {
+        for (partition, lines) in (0_u16..).zip(&mut edge.open) {
             if !std::mem::take(lines).is_empty() {
                 self.open_lost.insert((edge.name.clone(), edge.interval, partition));
             }
@@ -549,7 +553,7 @@ impl World {
         let (seed, offset) = (self.rng.next(), self.rng.u() * 1e5);
         let node = &mut self.nodes[n];
         node.inc += 1;
-        let id = SessionId { node: format!("g{n}").into(), start: node.inc };
+        let id = SessionId { node: format!("g{n}").parse().expect("a name"), start: node.inc };
         node.node = Some(Node::new(NodeOptions { id, terms: self.terms, seed }));
         node.offset = offset;
         self.node_tick(n, self.nodes[n].inc);
