@@ -22,6 +22,9 @@ pub const EPOCH: f64 = 1_000_000.0;
 pub const INTERVAL: f64 = 10.0;
 pub const LATENESS: f64 = 10.0;
 
+/// How long lines come in a run with a long outage, in seconds.
+const LONG_SECS: f64 = 480.0;
+
 /// The interval of the start.
 pub const FIRST: Interval = (EPOCH / INTERVAL) as Interval;
 
@@ -160,12 +163,14 @@ impl World {
         let partitions = *rng.pick(&[1, 2, 2, 3]);
         let late = if quiet || rng.u() < 0.7 { Late::Drop } else { Late::Amend };
         let bus = Bus::new(partitions, *rng.pick(&[4, 30, 200]));
+        // An outage so long that more intervals are open than are kept in memory.
+        let is_long = only_outage && rng.u() < 0.15;
         let mut world = World {
             now: 0.0,
             calm,
             only_outage,
             terms: Terms { partitions, interval_secs: INTERVAL, lateness_secs: LATENESS, late },
-            stop_lines: *rng.pick(&[60.0, 80.0, 110.0]),
+            stop_lines: if is_long { LONG_SECS } else { *rng.pick(&[60.0, 80.0, 110.0]) },
             net,
             bus,
             rng,
@@ -251,7 +256,8 @@ impl World {
             return;
         }
         if self.only_outage {
-            let (at, secs) = (15.0 + self.rng.u() * 25.0, 25.0 + self.rng.u() * 45.0);
+            let most = if self.stop_lines < LONG_SECS { 45.0 } else { LONG_SECS - 80.0 };
+            let (at, secs) = (15.0 + self.rng.u() * 25.0, 25.0 + self.rng.u() * most);
             self.at(at, act(move |world| world.fail_over(secs)));
             self.bad.push((at, at + secs, true));
             return;
