@@ -131,6 +131,8 @@ pub enum Event {
     SessionStored {
         /// Its number.
         number: u64,
+        /// Where it is.
+        sequence: Sequence,
     },
     /// The last session of each node.
     Sessions(Vec<Stored>),

@@ -164,7 +164,7 @@ impl<C: Content> Node<C> {
     /// Takes what the bus, or the sinks, said.
     pub fn take(&mut self, event: Event, now: f64) {
         match event {
-            Event::SessionStored { number } => self.session.acknowledged(number, now),
+            Event::SessionStored { number, sequence } => self.session.acknowledged(number, sequence, now),
             Event::Sessions(all) => self.sessions.take(&all, &mut self.session, now),
             Event::LastRecord { partition, record } => {
                 let slot = &mut self.slots[partition as usize];

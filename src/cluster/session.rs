@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::NodeName;
-use super::bus::{Command, Stored};
+use super::bus::{Command, Sequence, Stored};
 
 /// Seconds from one renewal to the next.
 const RENEW_SECS: f64 = 2.0;
@@ -68,8 +68,8 @@ impl Session {
 #[derive(Clone, Copy, Debug)]
 struct Renewal {
     sent: f64,
-    /// The middle of its round trip, once it was acknowledged and was quick enough.
-    middle: Option<f64>,
+    /// Where it was stored and the middle of its round trip, once it was acknowledged and was quick enough.
+    middle: Option<(Sequence, f64)>,
 }
 
 /// Our own session.
@@ -117,19 +117,20 @@ impl OwnSession {
     }
 
     /// A renewal was acknowledged.
-    pub(super) fn acknowledged(&mut self, number: u64, now: f64) {
+    pub(super) fn acknowledged(&mut self, number: u64, sequence: Sequence, now: f64) {
         let Some(renewal) = self.renewals.get_mut(&number) else { return };
         self.trusted_until = self.trusted_until.max(renewal.sent + TRUST_SECS);
         if now - renewal.sent <= MOST_ROUND_TRIP_SECS {
-            renewal.middle = Some((renewal.sent + now) / 2.0);
+            renewal.middle = Some((sequence, (renewal.sent + now) / 2.0));
         }
     }
 
-    /// A session of ours was read back: when the bus stored it is the time of the bus.
-    fn read_back(&mut self, session: &Session, stored: f64) {
-        let Some(Renewal { middle: Some(middle), .. }) = self.renewals.get(&session.number) else { return };
-        if session.id == self.id {
-            self.offset = Some(stored - middle);
+    /// A session of ours was read back: when the bus stored it is the time of the bus. The same renewal stored again, later,
+    /// says nothing.
+    fn read_back(&mut self, session: &Session, stored: &Stored) {
+        let Some(Renewal { middle: Some((sequence, middle)), .. }) = self.renewals.get(&session.number) else { return };
+        if session.id == self.id && stored.sequence == *sequence {
+            self.offset = Some(stored.stored - middle);
         }
     }
 
@@ -161,7 +162,7 @@ impl Sessions {
     pub(super) fn take(&mut self, all: &[Stored], own: &mut OwnSession, now: f64) {
         for stored in all {
             let Some(session) = Session::decode(&stored.payload) else { continue };
-            own.read_back(&session, stored.stored);
+            own.read_back(&session, stored);
             let age = |session: &Session| (session.id.start, session.number);
             let known = self.0.get(&session.id.node);
             if known.is_none_or(|view| age(&session) > age(&view.session)) {
@@ -209,9 +210,9 @@ mod tests {
         let mut own = OwnSession::new(id("a", 1));
         assert!(renew(&mut own, 100.0) && !renew(&mut own, 101.9) && renew(&mut own, 102.0));
         assert!(!own.is_trusted(102.0));
-        own.acknowledged(1, 103.0);
+        own.acknowledged(1, 1, 103.0);
         assert!(own.is_trusted(104.9) && !own.is_trusted(105.0));
-        own.acknowledged(7, 104.0);
+        own.acknowledged(7, 1, 104.0);
         assert!(!own.is_trusted(105.0));
     }
 
@@ -221,12 +222,16 @@ mod tests {
         renew(&mut own, 100.0);
         sessions.take(&[stored("a", 1, 1, 5000.0)], &mut own, 100.3);
         assert_eq!(own.bus_time(101.0), None);
-        own.acknowledged(1, 100.4);
+        own.acknowledged(1, 1, 100.4);
         sessions.take(&[stored("a", 1, 1, 5000.0)], &mut own, 100.5);
         assert_eq!(own.bus_time(101.2), Some(5001.0));
-        // A slow one says nothing.
+        // The same one stored again says nothing,
+        let again = Stored { sequence: 2, ..stored("a", 1, 1, 5004.0) };
+        sessions.take(&[again], &mut own, 101.0);
+        assert_eq!(own.bus_time(101.2), Some(5001.0));
+        // and neither does a slow one.
         renew(&mut own, 102.0);
-        own.acknowledged(2, 103.5);
+        own.acknowledged(2, 1, 103.5);
         sessions.take(&[stored("a", 1, 2, 9000.0)], &mut own, 104.0);
         assert_eq!(own.bus_time(101.2), Some(5001.0));
     }

@@ -22,6 +22,7 @@ pub struct Bus {
     pub records: Vec<Vec<Timed<Stored>>>,
     record_end: Sequence,
     sessions: BTreeMap<usize, Vec<Timed<Stored>>>,
+    session_end: Sequence,
     checkpoints: BTreeMap<(u16, Sequence), Bytes>,
     checkpoint_end: Sequence,
     down_until: f64,
@@ -158,11 +159,13 @@ impl World {
                 if world.is_lost(leader) {
                     return;
                 }
-                let stored = Stored { sequence: 1, stored: world.stamp(), payload: payload.clone() };
+                world.bus.session_end += 1;
+                let sequence = world.bus.session_end;
+                let stored = Stored { sequence, stored: world.stamp(), payload: payload.clone() };
                 let now = world.now;
                 world.bus.sessions.entry(node).or_default().push((now, stored));
                 if leader == world.bus.leader {
-                    world.answer(node, inc, Event::SessionStored { number });
+                    world.answer(node, inc, Event::SessionStored { number, sequence });
                 }
             }),
         );
