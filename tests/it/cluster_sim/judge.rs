@@ -202,9 +202,19 @@ impl<'a> Judge<'a> {
     fn was_silent(&self, edge: &str, at: At) -> bool {
         let Some(&(sealed, cut)) = self.seals.get(&at) else { return true };
         let known = self.world.bus.log[at.0 as usize].iter().take_while(|batch| batch.sequence <= cut);
-        let headers = known.map(|batch| (batch.stored, header(batch)));
-        let last = headers.filter(|(_, header)| header.edge.as_str() == edge).last();
-        last.is_none_or(|(stored, header)| header.flags.last || EPOCH + sealed - stored > SILENCE - 1.0)
+        let own = known.map(|batch| (batch, header(batch))).filter(|(_, header)| header.edge.as_str() == edge);
+        let (mut last, mut lag) = (None::<(&StoredBatch, BatchHeader)>, f64::MAX);
+        for (batch, header) in own {
+            if last.as_ref().is_none_or(|(_, last)| (header.boot, header.n) > (last.boot, last.n)) {
+                lag = (lag + 0.5).min(batch.stored - batch.sent);
+                last = Some((batch, header));
+            }
+        }
+        let is_away = |(batch, header): &(&StoredBatch, BatchHeader)| {
+            header.flags.last || EPOCH + sealed - batch.stored > SILENCE - 1.0
+        };
+        // Its first message may have been on its way for so long that its clock seems to be wrong.
+        last.is_none_or(|last| is_away(&last) || lag > 6.0)
     }
 
     /// Whether its clock is so wrong that nothing is promised.
