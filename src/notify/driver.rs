@@ -132,6 +132,14 @@ impl Work {
         self.alone = self.alone.saturating_sub(1);
     }
 
+    /// The receiver is back: what was set aside because it failed is tried at once.
+    fn hurry(&mut self) {
+        let now = Instant::now();
+        for one in &mut self.aside {
+            (one.due, one.pause) = (now, FIRST_ASIDE);
+        }
+    }
+
     /// Waits for something to do, or the stop.
     async fn rest(&self, target: &mut Target) {
         let due = self.aside.iter().map(|one| one.due).min();
@@ -160,6 +168,9 @@ async fn deliver(target: &mut Target) {
         }
         target.part.alive();
         let Err(failure) = target.sender.send(&work.batch).await else {
+            if target.outbox.fails() {
+                work.hurry();
+            }
             target.note(Ok(()));
             work.finish(target, Outcome::Delivered);
             (work.last_success, pause) = (Some(Instant::now()), FIRST_PAUSE);

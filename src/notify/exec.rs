@@ -43,6 +43,8 @@ pub(super) async fn run(mut target: Target) {
 /// A notification whose command has ended, or is to be run again.
 struct Attempt {
     notification: Notification,
+    /// When it was tried first.
+    first: Instant,
     pause: Duration,
     outcome: Result<(), String>,
 }
@@ -57,6 +59,7 @@ struct Work {
     waiting: Vec<(Instant, Attempt)>,
     /// The next place is for an attempt that waited.
     is_turn_of_waiting: bool,
+    last_success: Option<Instant>,
 }
 
 async fn deliver(target: &mut Target) {
@@ -125,7 +128,7 @@ impl Work {
     /// The next of the queue.
     fn fresh(&self, target: &Target) -> Option<Attempt> {
         let notification = target.outbox.take_next(|key| self.busy.contains(key))?;
-        Some(Attempt { notification, pause: FIRST_PAUSE, outcome: Ok(()) })
+        Some(Attempt { notification, first: Instant::now(), pause: FIRST_PAUSE, outcome: Ok(()) })
     }
 
     /// What became of a command.
@@ -136,11 +139,17 @@ impl Work {
         }
         match &attempt.outcome {
             Ok(()) => {
+                self.last_success = Some(Instant::now());
                 target.note(Ok(()));
                 target.outbox.finish(&[one], Outcome::Delivered);
             }
             Err(problem) => {
-                target.note(Err(problem));
+                // Where the command takes others, it is this alert that is wrong, not the command.
+                if self.last_success.is_some_and(|at| at > attempt.first) {
+                    target.note_refused(problem, "an alert makes the command fail, and others do not; it is run again");
+                } else {
+                    target.note(Err(problem));
+                }
                 let due = Instant::now() + attempt.pause;
                 let pause = (attempt.pause * 2).min(LONGEST_PAUSE);
                 self.waiting.push((due, Attempt { pause, ..attempt }));
@@ -272,14 +281,9 @@ mod tests {
         let key = AlertKey::of(AlertName::MassSilence);
         let (severity, since, until) = (Severity::Critical, UnixTime::default(), None);
         let alarm = Alarm { key, severity, text: String::new(), since, until, state: AlertState::Firing };
-        target.outbox.put(&[Notification {
-            alarm,
-            resolved: false,
-            event: None,
-            detail: String::new(),
-            version: 0,
-            ending: None,
-        }]);
+        let (resolved, detail) = (false, String::new());
+        let one = Notification { alarm: alarm.clone(), resolved, event: None, detail, version: 0, ending: None };
+        target.outbox.put(std::slice::from_ref(&one));
         let mut attempt = work.fresh(&target).expect("it waits");
         // For more than a day.
         for _ in 0..1500 {
@@ -288,5 +292,14 @@ mod tests {
             attempt = work.waiting.pop().expect("it is to be run again").1;
         }
         assert_eq!((attempt.pause, target.outbox.account().queued), (LONGEST_PAUSE, 1));
+        assert!(target.outbox.fails());
+        // It takes another alert: the target works, whatever this one does.
+        let other = Notification { alarm: Alarm { key: AlertKey::of(AlertName::PeerUnreachable), ..alarm }, ..one };
+        target.outbox.put(&[other]);
+        let other = work.fresh(&target).expect("it waits");
+        work.note(&mut target, other);
+        attempt.outcome = Err("it does not work".into());
+        work.note(&mut target, attempt);
+        assert!(!target.outbox.fails() && work.waiting.len() == 1);
     }
 }

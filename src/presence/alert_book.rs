@@ -448,7 +448,10 @@ impl AlertBook {
         let is_meant = |alarm: &&Alarm| alarm.until.is_none() && alarm.key.code.is_some_and(is_repeated);
         let mut over = Vec::new();
         for alarm in self.open.values().filter(is_meant) {
-            if now >= *self.over_at.entry(alarm.key.clone()).or_insert(now + PASSING) {
+            let over_at = self.over_at.entry(alarm.key.clone()).or_insert(now + PASSING);
+            // The wall clock may have been set back.
+            *over_at = over_at.min(now + PASSING);
+            if now >= *over_at {
                 over.push(alarm.key.clone());
             }
         }

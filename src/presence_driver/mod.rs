@@ -572,7 +572,7 @@ impl Driver {
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
             }
             self.has_told |= self.state.has_delivered();
-            if self.has_told {
+            if self.has_told || self.state.unsaved.is_some() {
                 self.save_told();
             }
         }
@@ -586,6 +586,7 @@ impl Driver {
         self.state.note_deliveries();
         self.save();
         self.state_file.sync();
+        self.state.unsaved = self.state_file.unsaved().cloned();
     }
 
     /// Saves what has changed. Nothing is written while there was never anybody.

@@ -23,7 +23,7 @@ use crate::sys::unix_time;
 const STALE_SECS: f64 = 86_400.0;
 
 /// How often the lock of a state file is tried for, and the time between two tries.
-const LOCK_TRIES: u32 = 20;
+const LOCK_TRIES: u32 = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// Furthest from its start that the engine's clock may stand, in seconds: 300 years.

@@ -1286,7 +1286,7 @@ class Engine:
                 a = self.now - (clock - j.due)
                 if any(self.may_run(j, v) for v in j.runs.values()):
                     v = next(iter(j.runs.values()))    # J4: one may go on over the next time, as somebody said
-                    if not v[1]:
+                    if not v[1] and not j.passed:      # nobody can know whether another was started
                         self.overran(j, v, "still_running")
                 elif not j.unheard and (j.passed or self.was_blind(a - 60, a + j.due_grace)):
                     j.unheard, j.unheard_at = True, self.now

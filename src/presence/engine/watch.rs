@@ -225,11 +225,13 @@ mod tests {
         };
         let state = |engine: &Engine| engine.view_of("s", Epoch::default()).expect("a service").instances[0].state;
         let mut engine = Engine::new(policy(None), at(0.0), 1);
-        (0..20).for_each(|n| seen(&mut engine, f64::from(n) * 10.0, f64::from(n), n == 0));
+        // A value with as many digits as there are: it must come back from the file as it was.
+        let last = 1_764_216_337.722_450_3;
+        (0..20).for_each(|n| seen(&mut engine, f64::from(n) * 10.0, if n < 19 { f64::from(n) } else { last }, n == 0));
         (191..300).for_each(|secs| engine.tick(at(f64::from(secs))));
         assert_eq!(notified(&mut engine), ["down"]);
         let mut engine = restart(&engine, 300.0);
-        seen(&mut engine, 310.0, 19.0, true);
+        seen(&mut engine, 310.0, last, true);
         assert_eq!((notified(&mut engine), state(&engine)), (vec![], State::Down));
         // One whose value moved meanwhile is back with its first line.
         let mut moved = restart(&engine, 320.0);

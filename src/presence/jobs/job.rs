@@ -797,7 +797,8 @@ impl Job {
         }
         self.skip_due(due, by);
         if self.open.iter().any(|run| self.may_run(run, by.now)) {
-            if !self.open[0].overran {
+            // The clock was set over that time: whether anybody would have started is not known.
+            if !self.open[0].overran && !due.is_passed_over {
                 self.overrun(0, JobReason::StillRunning, by, out);
             }
         } else {
