@@ -16,8 +16,6 @@
 
 use bytes::Bytes;
 
-use super::Interval;
-
 /// The place of a message in a stream; the first is 1.
 pub type Sequence = u64;
 
@@ -195,9 +193,5 @@ pub enum Event {
     Emitted {
         /// Which emission this answers.
         at: Position,
-        /// The interval.
-        interval: Interval,
-        /// Its version, 0 but for amendments.
-        version: u32,
     },
 }

@@ -200,7 +200,7 @@ impl<C: Content> Node<C> {
             Event::CheckpointStored { at, sequence } => {
                 self.owner(at.partition, now, |owner| owner.checkpoint_stored(at.ticket, sequence));
             }
-            Event::Emitted { at, .. } => self.owner(at.partition, now, |owner| owner.mark(at.ticket)),
+            Event::Emitted { at } => self.owner(at.partition, now, |owner| owner.mark(at.ticket)),
         }
     }
 

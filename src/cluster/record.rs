@@ -20,7 +20,7 @@ use super::bus::{Sequence, Stored};
 use super::roster::Roster;
 use super::{Interval, SessionId};
 
-/// The format of records and batches that is written.
+/// The format of records that is written.
 pub(super) const FORMAT: u8 = 1;
 
 /// A later version of an emitted interval.

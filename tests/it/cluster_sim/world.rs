@@ -620,10 +620,9 @@ impl World {
             }
             world.sink_takes(&packet);
             let done = done.clone();
-            let (interval, version) = (packet.interval, packet.version);
             let answer = move |world: &mut World| {
                 done.set(true);
-                world.node_hears(n, inc, Event::Emitted { at, interval, version });
+                world.node_hears(n, inc, Event::Emitted { at });
             };
             world.send(End::Node(n), act(answer));
         };
