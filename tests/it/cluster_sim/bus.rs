@@ -61,6 +61,26 @@ impl World {
         (when, self.bus.leader)
     }
 
+    /// Stores something that the leader has taken in; `reply` is done if it is acknowledged.
+    fn commit<T>(
+        &mut self,
+        most: f64,
+        store: impl Fn(&mut World) -> T + Clone + 'static,
+        reply: impl Fn(&mut World, T) + Clone + 'static,
+    ) {
+        let (when, leader) = self.commit_at(most);
+        let commit = move |world: &mut World| {
+            if world.is_lost(leader) {
+                return;
+            }
+            let stored = store(world);
+            if leader == world.bus.leader {
+                reply(world, stored);
+            }
+        };
+        self.at(when, act(commit));
+    }
+
     /// What was not acknowledged when the leader failed may be lost.
     fn is_lost(&mut self, leader: u64) -> bool {
         leader != self.bus.leader && self.rng.u() < 0.5
@@ -75,22 +95,14 @@ impl World {
         if !self.bus_is_up() {
             return;
         }
-        let (when, leader) = self.commit_at(0.01);
-        self.at(
-            when,
-            act(move |world| {
-                if world.is_lost(leader) {
-                    return;
-                }
-                world.bus.log_end += 1;
-                let (sequence, stored) = (world.bus.log_end, world.stamp());
-                let batch = StoredBatch { sequence, stored, sent, payload: payload.clone() };
-                world.bus.log[partition as usize].push(batch);
-                if leader == world.bus.leader {
-                    reply(world);
-                }
-            }),
-        );
+        let store = move |world: &mut World| {
+            world.bus.log_end += 1;
+            let (sequence, stored) = (world.bus.log_end, world.stamp());
+            let batch = StoredBatch { sequence, stored, sent, payload: payload.clone() };
+            world.bus.log[partition as usize].push(batch);
+            sequence
+        };
+        self.commit(0.01, store, move |world, _| reply(world));
     }
 
     /// A command of a node has reached the bus.
@@ -152,23 +164,17 @@ impl World {
     }
 
     fn put_session(&mut self, node: usize, inc: u64, number: u64, payload: Bytes) {
-        let (when, leader) = self.commit_at(0.01);
-        self.at(
-            when,
-            act(move |world| {
-                if world.is_lost(leader) {
-                    return;
-                }
-                world.bus.session_end += 1;
-                let sequence = world.bus.session_end;
-                let stored = Stored { sequence, stored: world.stamp(), payload: payload.clone() };
-                let now = world.now;
-                world.bus.sessions.entry(node).or_default().push((now, stored));
-                if leader == world.bus.leader {
-                    world.answer(node, inc, Event::SessionStored { number, sequence });
-                }
-            }),
-        );
+        let store = move |world: &mut World| {
+            world.bus.session_end += 1;
+            let sequence = world.bus.session_end;
+            let stored = Stored { sequence, stored: world.stamp(), payload: payload.clone() };
+            let now = world.now;
+            world.bus.sessions.entry(node).or_default().push((now, stored));
+            sequence
+        };
+        let reply =
+            move |world: &mut World, sequence| world.answer(node, inc, Event::SessionStored { number, sequence });
+        self.commit(0.01, store, reply);
     }
 
     /// The server compares when it takes a record in, and not always when it stores it: of two at once both may hear yes.
@@ -179,26 +185,17 @@ impl World {
         if last(self) != expected {
             return self.answer(node, inc, Event::RecordAnswered { partition });
         }
-        let (when, leader) = self.commit_at(0.02);
-        self.at(
-            when,
-            act(move |world| {
-                if world.is_lost(leader) {
-                    return;
-                }
-                let is_race = last(world) != expected;
-                if !is_race || world.rng.u() < 0.7 {
-                    world.bus.races += u64::from(is_race);
-                    world.bus.record_end += 1;
-                    let (sequence, stored) = (world.bus.record_end, world.stamp());
-                    let record = Stored { sequence, stored, payload: payload.clone() };
-                    let now = world.now;
-                    world.bus.records[partition as usize].push((now, record));
-                }
-                if leader == world.bus.leader {
-                    world.answer(node, inc, Event::RecordAnswered { partition });
-                }
-            }),
-        );
+        let store = move |world: &mut World| {
+            let is_race = last(world) != expected;
+            if !is_race || world.rng.u() < 0.7 {
+                world.bus.races += u64::from(is_race);
+                world.bus.record_end += 1;
+                let (sequence, stored) = (world.bus.record_end, world.stamp());
+                let record = Stored { sequence, stored, payload: payload.clone() };
+                let now = world.now;
+                world.bus.records[partition as usize].push((now, record));
+            }
+        };
+        self.commit(0.02, store, move |world, ()| world.answer(node, inc, Event::RecordAnswered { partition }));
     }
 }
