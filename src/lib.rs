@@ -25,7 +25,7 @@
 //!
 //! | rooms | are |
 //! |---|---|
-//! | `memory`, `named`, `hyperloglog`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings`, `fault`, `watches` | who holds memory, lines read into borrowed values, identities, harmless text |
+//! | `memory`, `named`, `hyperloglog`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings`, `fault`, `watches`, `random` | who holds memory, lines read into borrowed values, identities, harmless text |
 //! | `telemetry`, `senders`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec`, `journal`, `history`, `cluster` | the ledger, shards, who is there, closed intervals; time is an argument |
 //! | `sys`, `supervise`, `log`, `http_client`, `web`, `capture`, `tail`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `flush`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `daemon`, `cli` | what puts them together |
@@ -68,6 +68,7 @@ mod presence;
 mod presence_driver;
 mod prometheus_text;
 mod protocol;
+mod random;
 mod rollup;
 mod senders;
 mod series;
@@ -116,6 +117,6 @@ pub mod internals {
     }
     open! {
         acl aggregate assemble capture cli cluster codec config daemon explain fault flush glob history http http_client journal load log management memory net notify ports presence presence_driver
-        prometheus_text protocol rollup senders series settings sinks snapshot supervise sys tail telemetry untrusted watches web
+        prometheus_text protocol random rollup senders series settings sinks snapshot supervise sys tail telemetry untrusted watches web
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 use socket2::Socket;
 
 use crate::http_client::refuses_lines;
+use crate::random::Random;
 use crate::sys::{MAX_SEGMENTS, Outgoing, send_batch, send_segmented};
 
 /// Most bytes of a rendered datagram: the largest that crosses an Ethernet unfragmented.
@@ -139,21 +140,8 @@ pub fn run(plan: &Plan, target: Target) -> io::Result<(Sent, f64)> {
     Ok((total, began.elapsed().as_secs_f64()))
 }
 
-/// SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n.max(1)
-    }
-}
-
 fn render(plan: &Plan, seed: u64) -> Rendered {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let per_packet = plan.lines_per_packet.max(1);
     let count = plan.series.div_ceil(per_packet).clamp(MIN_DATAGRAMS, MAX_DATAGRAMS);
     let mut rendered = Rendered { datagrams: Vec::with_capacity(count), contents: Vec::with_capacity(count) };

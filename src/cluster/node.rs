@@ -4,6 +4,8 @@
 //! [`Chain`]. Until one of the two is read the same bytes are sent again. What the server answers only says when
 //! to look.
 
+use crate::random::Random;
+
 use super::bus::{Command, Event, Sequence, Stored};
 use super::content::{Content, Emission};
 use super::owner::{Owner, Step, Terms};
@@ -273,7 +275,7 @@ impl<C: Content> Node<C> {
         let slot = &mut self.slots[partition as usize];
         let Some(chain) = &slot.chain else { return };
         (record.format, record.prev) = (FORMAT, chain.valid().0);
-        record.token = mix(self.seed ^ next(&mut self.tickets));
+        record.token = Random::new(self.seed ^ next(&mut self.tickets)).bits();
         self.out.push(Command::WriteRecord { partition, expected: chain.last(), payload: record.encode() });
         slot.write = Some(Write { record, sent_at: now });
     }
@@ -327,12 +329,4 @@ impl<C: Content> Node<C> {
 fn next(counter: &mut u64) -> u64 {
     *counter += 1;
     *counter
-}
-
-/// Spreads a number over all bits (the finalizer of splitmix64).
-fn mix(seed: u64) -> u64 {
-    let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::protocol::Reason;
+use crate::random::Random;
 
 /// Senders of the tests, by number.
 fn origin(n: usize) -> Origin {
@@ -30,16 +31,10 @@ fn close(summary: &mut Summary, sketch: &mut Sketch, number: u64, lines: u64) ->
     Arc::new(summary.close(&closed, &[part], |pid| (pid == 7).then(|| "nginx".to_string())))
 }
 
-/// Numbers from [0, 1) (SplitMix64).
+/// Numbers from [0, 1).
 fn random() -> impl FnMut() -> f64 {
-    let mut state = 1_u64;
-    move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) >> 11) as f64 / (1_u64 << 53) as f64
-    }
+    let mut random = Random::new(1);
+    move || random.unit()
 }
 
 #[test]

@@ -23,6 +23,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "settings",
             "fault",
             "watches",
+            "random",
         ],
     ),
     // Workers and snapshots carry parts of the ledger.
