@@ -63,7 +63,6 @@ pub struct Sealed {
     /// Its number.
     pub n: u64,
     /// The header and the body.
-    #[serde(with = "payload")]
     pub payload: Bytes,
 }
 
@@ -268,20 +267,6 @@ impl Edge {
             spool: self.lanes.iter().map(|lane| lane.spool.iter().cloned().collect()).collect(),
             is_clean: self.left,
         }
-    }
-}
-
-/// Bytes as they are.
-mod payload {
-    use bytes::Bytes;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(bytes: &Bytes, to: S) -> Result<S::Ok, S::Error> {
-        bytes.as_ref().serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
-        Ok(Vec::<u8>::deserialize(from)?.into())
     }
 }
 
