@@ -57,7 +57,6 @@ struct Work {
     alone: usize,
     /// How often the receiver has failed at `batch`.
     failures: u32,
-    last_success: Option<Instant>,
 }
 
 impl Work {
@@ -89,7 +88,7 @@ impl Work {
 
     /// Gives up one that is not let in while others are; whether there is one.
     fn give_one_up(&mut self, target: &Target) -> bool {
-        let Some(at) = self.aside.iter().position(|one| self.is_own_fault(one.first)) else { return false };
+        let Some(at) = self.aside.iter().position(|one| target.has_taken_since(one.first)) else { return false };
         let lost = self.aside.remove(at);
         target.outbox.finish(&[which(&lost.notification)], Outcome::Lost(Loss::Refused));
         true
@@ -112,21 +111,16 @@ impl Work {
         if self.failures >= FAILURES || self.again.is_some() { Remedy::Later } else { failure.remedy }
     }
 
-    /// Whether others were delivered since something was refused first: then it is the only one that is not let in.
-    fn is_own_fault(&self, first: Instant) -> bool {
-        self.last_success.is_some_and(|at| at > first)
-    }
-
     /// Sets the only one of the batch aside.
     fn set_aside(&mut self, target: &mut Target, failure: &Failure) {
         let Some(notification) = self.batch.pop() else { return };
         let now = Instant::now();
         let (first, pause) = self.again.take().map_or((now, FIRST_ASIDE), |before| (before.first, before.pause));
-        if self.is_own_fault(first) {
-            target.note_refused(&failure.problem, "an alert is refused, and others are not; it is tried again");
-        } else {
-            target.note(Err(&failure.problem));
-        }
+        target.note_failure_of_one(
+            first,
+            &failure.problem,
+            "an alert is refused, and others are not; it is tried again",
+        );
         let due = now + failure.retry_after.map_or(pause, |wanted| wanted.clamp(FIRST_ASIDE, LONGEST_RETRY_AFTER));
         self.aside.push(Aside { notification, first, due, pause: (pause * 2).min(LONGEST_ASIDE) });
         self.alone = self.alone.saturating_sub(1);
@@ -173,7 +167,7 @@ async fn deliver(target: &mut Target) {
             }
             target.note(Ok(()));
             work.finish(target, Outcome::Delivered);
-            (work.last_success, pause) = (Some(Instant::now()), FIRST_PAUSE);
+            pause = FIRST_PAUSE;
             continue;
         };
         match work.remedy(&failure) {
@@ -261,7 +255,6 @@ mod tests {
         assert_eq!(work.remedy(&failed(Some(500))), Remedy::Again);
         target.note(Ok(()));
         work.finish(&target, Outcome::Delivered);
-        work.last_success = Some(Instant::now());
         // It was tried often enough: the next time once.
         work.aside[0].due = Instant::now();
         assert_eq!(take(&mut work, &target), of("a"));
@@ -284,7 +277,6 @@ mod tests {
         assert_eq!(take(&mut work, &target), of("b", false));
         target.note(Ok(()));
         work.finish(&target, Outcome::Delivered);
-        work.last_success = Some(Instant::now());
         assert_eq!(take(&mut work, &target), None);
         for pause in [120, 240, 300, 300] {
             work.aside[0].due = Instant::now();
@@ -333,7 +325,7 @@ mod tests {
         outbox.put(&[notification("t", false)]);
         assert_eq!((take(&mut work, &target), work.aside.len()), (None, ASIDE));
         // If others are, the one that was refused first is given up.
-        work.last_success = Some(Instant::now());
+        target.took_at = Some(Instant::now());
         assert_eq!(take(&mut work, &target), Some(("t".to_string(), false)));
         assert_eq!((work.aside.len(), outbox.account().dropped.total()), (ASIDE - 1, 4));
     }

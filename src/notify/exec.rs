@@ -59,7 +59,6 @@ struct Work {
     waiting: Vec<(Instant, Attempt)>,
     /// The next place is for an attempt that waited.
     is_turn_of_waiting: bool,
-    last_success: Option<Instant>,
 }
 
 async fn deliver(target: &mut Target) {
@@ -139,17 +138,12 @@ impl Work {
         }
         match &attempt.outcome {
             Ok(()) => {
-                self.last_success = Some(Instant::now());
                 target.note(Ok(()));
                 target.outbox.finish(&[one], Outcome::Delivered);
             }
             Err(problem) => {
-                // Where the command takes others, it is this alert that is wrong, not the command.
-                if self.last_success.is_some_and(|at| at > attempt.first) {
-                    target.note_refused(problem, "an alert makes the command fail, and others do not; it is run again");
-                } else {
-                    target.note(Err(problem));
-                }
+                let consequence = "an alert makes the command fail, and others do not; it is run again";
+                target.note_failure_of_one(attempt.first, problem, consequence);
                 let due = Instant::now() + attempt.pause;
                 let pause = (attempt.pause * 2).min(LONGEST_PAUSE);
                 self.waiting.push((due, Attempt { pause, ..attempt }));

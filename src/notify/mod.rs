@@ -173,6 +173,8 @@ struct Target {
     stop: watch::Receiver<bool>,
     /// When an attempt found nobody last.
     failed_at: Option<Instant>,
+    /// When the receiver took something last.
+    took_at: Option<Instant>,
     /// What the receiver said when it refused something, until it takes something again.
     refused: Option<String>,
     part: Part,
@@ -187,7 +189,7 @@ impl Target {
     fn note(&mut self, outcome: Result<(), &str>) {
         match outcome {
             Ok(()) => {
-                self.refused = None;
+                (self.refused, self.took_at) = (None, Some(Instant::now()));
                 if self.outbox.note_success() {
                     tracing::info!(to = self.name(), "alerts are delivered again");
                 }
@@ -209,6 +211,20 @@ impl Target {
             let place = self.sender.options.place();
             tracing::error!(to = self.name(), place, problem, "{consequence}");
             self.refused = Some(problem.to_string());
+        }
+    }
+
+    /// Whether the receiver has taken something since then.
+    fn has_taken_since(&self, then: Instant) -> bool {
+        self.took_at.is_some_and(|at| at > then)
+    }
+
+    /// Notes that a notification, tried first at `first`, is not taken. Where others were since, that is its own fault.
+    fn note_failure_of_one(&mut self, first: Instant, problem: &str, consequence: &str) {
+        if self.has_taken_since(first) {
+            self.note_refused(problem, consequence);
+        } else {
+            self.note(Err(problem));
         }
     }
 
@@ -292,6 +308,7 @@ impl Outboxes {
                 outbox: Arc::new(Outbox::new(&name, route, kind == TargetKind::PagerDuty, forgets)),
                 stop: stopped.clone(),
                 failed_at: None,
+                took_at: None,
                 refused: None,
                 part: Part::new("notify"),
             });
