@@ -149,7 +149,12 @@ fn starts(alarm: &Alarm, now: UnixTime) -> UnixTime {
 /// Posts one alert that ends when its alarm does, outside of what is repeated.
 pub(super) async fn attempt(sender: &Sender, one: &Notification) -> Result<String, String> {
     let ends = one.alarm.until.unwrap_or(one.alarm.since + HOLDS);
-    let body = Value::Array(vec![alert(&one.alarm, &Message::new(one, None).background, ends, sender.page.as_deref())]);
+    let body = Value::Array(vec![alert(
+        &one.alarm,
+        &Message::new(one, None).background,
+        (one.alarm.since, ends),
+        sender.page.as_deref(),
+    )]);
     send(sender, vec![body]).await.map_err(|failure| failure.problem)
 }
 
@@ -174,11 +179,10 @@ impl Alerts {
     fn bodies(&self, everything: bool, began: Instant, now: UnixTime, page: Option<&str>) -> Vec<Value> {
         let open = self.open.values().filter(|(.., new)| everything || *new);
         let open = open.map(|(alarm, detail, _)| {
-            let alarm = Alarm { since: starts(alarm, now), ..alarm.clone() };
-            alert(&alarm, detail, alarm.until.unwrap_or(now + HOLDS), page)
+            alert(alarm, detail, (starts(alarm, now), alarm.until.unwrap_or(now + HOLDS)), page)
         });
         let ended = self.ended.values().filter(|ended| everything || ended.due().is_some_and(|due| due <= began));
-        let ended = ended.map(|ended| alert(&ended.alarm, &ended.detail, ended.end, page));
+        let ended = ended.map(|ended| alert(&ended.alarm, &ended.detail, (ended.alarm.since, ended.end), page));
         let watchdog = everything.then(|| watchdog(now, page));
         let all: Vec<Value> = open.chain(ended).chain(watchdog).collect();
         all.chunks(BATCH).map(|part| Value::Array(part.to_vec())).collect()
@@ -218,7 +222,7 @@ impl Alerts {
 }
 
 /// Labels are identity and nothing else, so that several daemons send equal alerts.
-fn alert(alarm: &Alarm, detail: &str, ends: UnixTime, page: Option<&str>) -> Value {
+fn alert(alarm: &Alarm, detail: &str, (start, end): (UnixTime, UnixTime), page: Option<&str>) -> Value {
     let identity = &alarm.key;
     let mut labels = json!({"alertname": identity.name, "severity": alarm.severity, "source": "presence"});
     let nodes = identity.nodes.as_ref().map(|nodes| nodes.join(","));
@@ -235,8 +239,8 @@ fn alert(alarm: &Alarm, detail: &str, ends: UnixTime, page: Option<&str>) -> Val
     let mut alert = json!({
         "labels": labels,
         "annotations": {"summary": Escaped(&alarm.text).to_string(), "description": detail},
-        "startsAt": alarm.since.rfc3339(),
-        "endsAt": ends.rfc3339(),
+        "startsAt": start.rfc3339(),
+        "endsAt": end.rfc3339(),
     });
     if let Some(page) = page {
         let service = identity.service.as_deref().map_or(String::new(), |service| format!("/{}", in_url(service)));
