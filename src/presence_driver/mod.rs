@@ -572,7 +572,7 @@ impl Driver {
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
             }
             self.has_told |= self.state.has_delivered();
-            if self.has_told || self.state.unsaved.is_some() {
+            if self.has_told || self.state_file.unsaved().is_some() {
                 self.save_told();
             }
         }
@@ -586,14 +586,13 @@ impl Driver {
         self.state.note_deliveries();
         self.save();
         self.state_file.sync();
-        self.state.unsaved = self.state_file.unsaved().cloned();
     }
 
     /// Saves what has changed. Nothing is written while there was never anybody.
     fn save(&mut self) {
         // What could not be saved is tried again.
         let has_changed = std::mem::take(&mut self.dirty) | std::mem::take(&mut self.has_told);
-        let is_dirty = has_changed || self.state.unsaved.is_some();
+        let is_dirty = has_changed || self.state_file.unsaved().is_some();
         let is_nobody =
             self.state.engine().is_empty() && !self.state.engine().has_jobs() && self.state_file.is_missing();
         if is_dirty && !is_nobody {
