@@ -336,14 +336,13 @@ fn health(instance: &Value) -> Option<String> {
 
 fn rows(service: &Value) -> impl Iterator<Item = [String; 7]> {
     service["instances"].as_array().into_iter().flatten().map(move |instance| {
-        let flags = instance["flags"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let lines = (instance["lines_per_minute"].as_u64(), instance["floor"].as_u64());
         let says = |flag: &str| match (flag, lines) {
             ("low", (Some(lines), Some(floor))) => format!("low ({lines} of {floor} lines/min)"),
             ("maintenance", _) => maintained(instance).unwrap_or_else(|| flag.to_string()),
             (flag, _) => flag.to_string(),
         };
-        let flags: Vec<String> = flags.chain(is_failing(instance).then_some("critical")).map(says).collect();
+        let flags: Vec<String> = flags(instance).chain(is_failing(instance).then_some("critical")).map(says).collect();
         [
             format!("{}/{}", Escaped(text(service, "service")), Escaped(text(instance, "instance"))),
             Escaped(text(instance, "state")).to_string(),
@@ -454,21 +453,24 @@ fn code_of_job(job: &Value) -> u8 {
     }
 }
 
+fn flags(instance: &Value) -> impl Iterator<Item = &str> {
+    instance["flags"].as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
 /// Whether an instance counts as present because an observer that is lost has heard it.
 fn is_unwatched(instance: &Value) -> bool {
-    instance["flags"].as_array().into_iter().flatten().any(|flag| flag == "unwatched")
+    flags(instance).any(|flag| flag == "unwatched")
 }
 
 /// The exit code for an instance.
 fn code_of_instance(instance: &Value) -> u8 {
-    let flags = || instance["flags"].as_array().into_iter().flatten().filter_map(Value::as_str);
     match text(instance, "state") {
         _ if is_failing(instance) => CRITICAL,
         "up" | "late" if is_unwatched(instance) => UNKNOWN,
-        "up" if flags().any(|flag| flag == "flapping" || flag == "low") => WARNING,
+        "up" if flags(instance).any(|flag| flag == "flapping" || flag == "low") => WARNING,
         "up" => FINE,
         "late" => WARNING,
-        "down" if flags().any(|flag| flag == "maintenance") => WARNING,
+        "down" if flags(instance).any(|flag| flag == "maintenance") => WARNING,
         "down" => CRITICAL,
         _ => UNKNOWN,
     }

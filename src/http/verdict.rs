@@ -842,6 +842,7 @@ fn cut(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::presence::{BadJob, BadService, JobState, JobSummary};
 
     /// The verdict at a time, 16:45:20 plus so many seconds, after a loss that ended then.
     fn after(secs: f64) -> Verdict {
@@ -874,31 +875,8 @@ mod tests {
         seen.verdict()
     }
 
-    #[test]
-    fn a_job_that_fails_in_its_maintenance_is_no_error() {
-        use crate::presence::{BadJob, JobState, JobSummary};
-        let of = |bad_in_maintenance: usize| {
-            let bad = BadJob {
-                service: "backup".into(),
-                instance: "-".into(),
-                state: JobState::Failed,
-                host: None,
-                exit: Some(3),
-                duration_s: None,
-                last_success: None,
-                due: None,
-            };
-            let jobs = JobSummary { jobs: 1, critical: 1, bad_in_maintenance, bad: vec![bad], ..JobSummary::default() };
-            of_presence(&Summary { jobs, ..Summary::default() })
-        };
-        let sentence = "The job backup is not well: failed";
-        assert_eq!(of(0), (Grade::Error, sentence.into()));
-        assert_eq!(of(1), (Grade::Warning, format!("{sentence}, in maintenance")));
-    }
-
-    #[test]
-    fn a_mass_silence_hides_neither_jobs_nor_lost_observers() {
-        use crate::presence::{BadJob, BadService, JobState, JobSummary};
+    /// One job, whose last run failed.
+    fn failed_job() -> JobSummary {
         let bad = BadJob {
             service: "backup".into(),
             instance: "-".into(),
@@ -909,7 +887,22 @@ mod tests {
             last_success: None,
             due: None,
         };
-        let jobs = JobSummary { jobs: 1, critical: 1, bad: vec![bad], ..JobSummary::default() };
+        JobSummary { jobs: 1, critical: 1, bad: vec![bad], ..JobSummary::default() }
+    }
+
+    #[test]
+    fn a_job_that_fails_in_its_maintenance_is_no_error() {
+        let of = |bad_in_maintenance: usize| {
+            let jobs = JobSummary { bad_in_maintenance, ..failed_job() };
+            of_presence(&Summary { jobs, ..Summary::default() })
+        };
+        let sentence = "The job backup is not well: failed";
+        assert_eq!(of(0), (Grade::Error, sentence.into()));
+        assert_eq!(of(1), (Grade::Warning, format!("{sentence}, in maintenance")));
+    }
+
+    #[test]
+    fn a_mass_silence_hides_neither_jobs_nor_lost_observers() {
         let peer = PeerView { gone: true, ..PeerView::default() };
         let down = BadService { service: "a".into(), state: ServiceState::Down, present: 0, total: 2, min: None };
         let seen = Summary {
@@ -917,7 +910,7 @@ mod tests {
             down: 1,
             bad: vec![down],
             failing: 1,
-            jobs,
+            jobs: failed_job(),
             observers: Some(ObserversView { peers: vec![peer], ..ObserversView::default() }),
             ..Summary::default()
         };
@@ -928,7 +921,6 @@ mod tests {
 
     #[test]
     fn a_job_that_was_not_heard_is_no_good_news() {
-        use crate::presence::JobSummary;
         let of = |services: usize, jobs: usize, unheard: usize| {
             let jobs = JobSummary { jobs, unheard, ..JobSummary::default() };
             of_presence(&Summary { services, up: services, jobs, ..Summary::default() }).1
