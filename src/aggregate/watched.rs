@@ -171,9 +171,9 @@ struct Sender {
     /// Whom it shows.
     identity: u32,
     last: Option<f64>,
-    /// Lines since the last look that count, and what they show.
+    /// Lines since the last look that count, and whether it had a value before them.
     lines: u32,
-    shown: Shown,
+    had_value: bool,
     /// It had lines since the last look, and the look at which it had some last.
     is_heard: bool,
     looked: u32,
@@ -183,13 +183,25 @@ impl Sender {
     #[inline]
     fn count(&mut self, evidence: Evidence, value: Option<f64>) {
         self.is_heard = true;
-        let shown = match value {
-            Some(value) if evidence != Evidence::Any => Shown::by(evidence, value, self.last.replace(value)),
+        let is_evidence = match value {
+            Some(value) if evidence != Evidence::Any => {
+                let is_evidence = evidence.is_in(value, self.last);
+                self.last = Some(value);
+                is_evidence
+            }
             // What is no number is always something new.
-            Some(_) | None => Shown::Alive,
+            Some(_) | None => true,
         };
-        self.lines = self.lines.saturating_add(u32::from(shown != Shown::Nothing));
-        self.shown = self.shown.max(shown);
+        self.lines = self.lines.saturating_add(u32::from(is_evidence));
+    }
+
+    /// What the lines since the last look show.
+    fn shown(&self, evidence: Evidence) -> Shown {
+        match self.lines {
+            0 => Shown::Nothing,
+            1 if evidence == Evidence::Change && self.last.is_some() && !self.had_value => Shown::First,
+            1.. => Shown::Alive,
+        }
     }
 }
 
@@ -363,16 +375,8 @@ impl WatchedSet {
             return;
         };
         let identity = self.identities.take(*number, service, instance);
-        let mut sender = Sender {
-            source,
-            hash,
-            identity,
-            last: None,
-            lines: 0,
-            shown: Shown::Nothing,
-            is_heard: true,
-            looked: looks,
-        };
+        let mut sender =
+            Sender { source, hash, identity, last: None, lines: 0, had_value: false, is_heard: true, looked: looks };
         sender.count(*evidence, value);
         *latest = senders.len();
         senders.push(sender);
@@ -587,7 +591,8 @@ impl OwnLines {
     fn look(&mut self, looks: u32, evidence: Evidence, identities: &mut Identities) {
         for sender in self.senders.iter_mut().filter(|sender| sender.is_heard) {
             (sender.is_heard, sender.looked) = (false, looks);
-            let (shown, lines) = (std::mem::take(&mut sender.shown), std::mem::take(&mut sender.lines));
+            let (shown, lines) = (sender.shown(evidence), std::mem::take(&mut sender.lines));
+            sender.had_value = sender.last.is_some();
             let value = sender.last.filter(|_| evidence == Evidence::Change);
             identities.note(sender.identity, shown, lines, sender.source, value);
         }
@@ -691,15 +696,16 @@ mod tests {
         shard.ingest(text.as_bytes(), &Options::default(), from, 0.0);
     }
 
+    fn look(shard: &mut Shard) -> impl Iterator<Item = Seen> {
+        shard.look_at_watched();
+        let watched = |signal| if let Signal::Watched(seen) = signal { Some(seen) } else { None };
+        shard.take_signals().filter_map(watched).flatten().collect::<Vec<_>>().into_iter()
+    }
+
     /// Who was seen, with the number of lines where they are counted.
     fn seen(shard: &mut Shard) -> Vec<String> {
-        shard.look_at_watched();
-        let mut all: Vec<String> = shard
-            .take_signals()
-            .filter_map(|signal| if let Signal::Watched(seen) = signal { Some(seen) } else { None })
-            .flatten()
-            .map(|one| format!("{} {} -{}", one.instance, one.lines, one.refused))
-            .collect();
+        let mut all: Vec<String> =
+            look(shard).map(|one| format!("{} {} -{}", one.instance, one.lines, one.refused)).collect();
         all.sort();
         all
     }
@@ -762,6 +768,27 @@ mod tests {
         assert_eq!(floor(Evidence::Any, &lines)[..2], counted([3, 1, 0])[..2]);
         assert_eq!(floor(Evidence::Change, &lines)[..2], counted([2, 0, 0])[..2]);
         assert_eq!(floor(Evidence::Nonzero, &lines)[2], Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_first_value_of_a_watch_that_wants_a_change_is_told_as_such() {
+        for floor in [None, Some(5)] {
+            let of = |evidence, lines: &[&str]| -> Vec<Vec<(Option<f64>, bool)>> {
+                let mut shard = shard(vec![watch("x", "i", evidence, floor)]);
+                let mut tell = |line: &&str| {
+                    feed(&mut shard, line, "");
+                    look(&mut shard).map(|seen| (seen.value, seen.is_first)).collect()
+                };
+                lines.iter().map(&mut tell).collect()
+            };
+            let (first, later) = (vec![(Some(5.0), true)], |value| vec![(Some(value), false)]);
+            let changes = ["x:5|g", "x:5|g", "x:6|g", "x:5|g"];
+            assert_eq!(of(Evidence::Change, &changes), [first.clone(), vec![], later(6.0), later(5.0)], "{floor:?}");
+            // Only that it was the last value is known of those between two looks.
+            assert_eq!(of(Evidence::Change, &["x:5|g\nx:5|g", "x:5|g"]), [first, vec![]], "{floor:?}");
+            assert_eq!(of(Evidence::Change, &["x:a|s", "x:a|s"]), [[(None, false)], [(None, false)]], "{floor:?}");
+            assert_eq!(of(Evidence::Any, &["x:5|g"]), [[(None, false)]], "{floor:?}");
+        }
     }
 
     #[test]
