@@ -16,10 +16,11 @@ pub trait Content {
     type Gauges: Clone + Default + Serialize + DeserializeOwned;
 
     /// Merges whole messages, headers and bodies, in the order in which they come. A body that can't be read adds nothing.
-    fn merge<'a>(messages: impl Iterator<Item = &'a [u8]>) -> Self::Merged;
+    fn merge<'a>(&self, messages: impl Iterator<Item = &'a [u8]>) -> Self::Merged;
 
-    /// Appends an interval to the gauges that stood before it.
-    fn follow(standing: &mut Self::Gauges, merged: &Self::Merged);
+    /// Appends an interval to the gauges that stood before it. It is called for every interval, also for one of which there
+    /// is nothing.
+    fn follow(&self, standing: &mut Self::Gauges, interval: Interval, merged: &Self::Merged);
 }
 
 /// Which batch of a partition it is.

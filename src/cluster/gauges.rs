@@ -41,12 +41,17 @@ impl<C: Content> HeldGauges<C> {
     }
 
     /// What stands at the end of a sealed interval.
-    pub(super) fn at_end(&mut self, interval: Interval, record: &Record, replay: &Replay) -> C::Gauges {
+    pub(super) fn at_end(
+        &mut self,
+        content: &C,
+        interval: Interval,
+        (record, replay): (&Record, &Replay),
+    ) -> C::Gauges {
         let last = self.last.as_ref().filter(|(last, _)| (record.base..=interval).contains(last));
         let (from, mut standing) = last.cloned().unwrap_or_else(|| (record.base, self.at_base.clone()));
         for between in from + 1..=interval {
             if let Some(&cut) = record.cuts.get(&between) {
-                C::follow(&mut standing, &C::merge(replay.bodies(between, cut)));
+                content.follow(&mut standing, between, &content.merge(replay.bodies(between, cut)));
             }
         }
         self.last = Some((interval, standing.clone()));
@@ -54,9 +59,9 @@ impl<C: Content> HeldGauges<C> {
     }
 
     /// The checkpoint of the end of a sealed interval.
-    pub(super) fn checkpoint(&mut self, base: Interval, record: &Record, replay: &Replay) -> (C::Gauges, Bytes) {
+    pub(super) fn checkpoint(&mut self, content: &C, base: Interval, known: (&Record, &Replay)) -> (C::Gauges, Bytes) {
         let kept = self.last.clone();
-        let standing = self.at_end(base, record, replay);
+        let standing = self.at_end(content, base, known);
         self.last = kept;
         let checkpoint = Checkpoint { base, standing };
         let bytes = postcard::to_stdvec(&checkpoint).expect("a vector takes all of a plain structure");

@@ -4,6 +4,8 @@
 //! [`Chain`]. Until one of the two is read the same bytes are sent again. What the server answers only says when
 //! to look.
 
+use std::sync::Arc;
+
 use crate::random::Random;
 
 use super::bus::{Command, Event, Sequence, Stored};
@@ -64,6 +66,7 @@ struct Slot<C: Content> {
 
 /// A node that owns partitions.
 pub struct Node<C: Content> {
+    content: Arc<C>,
     terms: Terms,
     session: OwnSession,
     sessions: Sessions,
@@ -78,8 +81,8 @@ pub struct Node<C: Content> {
 }
 
 impl<C: Content> Node<C> {
-    /// A node that owns nothing yet.
-    pub fn new(options: NodeOptions) -> Node<C> {
+    /// A node that owns nothing yet, and merges batches by `content`.
+    pub fn new(options: NodeOptions, content: Arc<C>) -> Node<C> {
         let slot = |_| Slot {
             chain: None,
             owner: None,
@@ -89,6 +92,7 @@ impl<C: Content> Node<C> {
             unwanted_since: None,
         };
         Node {
+            content,
             terms: options.terms,
             session: OwnSession::new(options.id),
             sessions: Sessions::default(),
@@ -248,7 +252,8 @@ impl<C: Content> Node<C> {
                 (Some(_), _) if valid.owner.as_ref() != Some(&self.session.id) => slot.owner = None,
                 (Some(_), Some(owner)) => owner.won(valid.clone()),
                 (Some(_), None) => {
-                    let owner = Owner::new(partition, self.terms, self.session.id.clone(), valid.clone(), now);
+                    let who = (self.terms, self.session.id.clone());
+                    let owner = Owner::new(Arc::clone(&self.content), partition, who, valid.clone(), now);
                     (slot.owner, slot.unwanted_since) = (Some(owner), None);
                     self.claims += 1;
                 }

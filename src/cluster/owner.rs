@@ -9,6 +9,7 @@
 //! takes it away when another record does.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -105,6 +106,7 @@ struct NewCheckpoint<S> {
 
 /// An owner's partition.
 pub(super) struct Owner<C: Content> {
+    content: Arc<C>,
     partition: u16,
     me: SessionId,
     terms: Terms,
@@ -129,9 +131,16 @@ pub(super) struct Owner<C: Content> {
 
 impl<C: Content> Owner<C> {
     /// Takes a partition over, whose record says that it is ours.
-    pub(super) fn new(partition: u16, terms: Terms, me: SessionId, record: Record, now: f64) -> Owner<C> {
+    pub(super) fn new(
+        content: Arc<C>,
+        partition: u16,
+        (terms, me): (Terms, SessionId),
+        record: Record,
+        now: f64,
+    ) -> Owner<C> {
         let standing = record.checkpoint.is_none().then(|| HeldGauges::new(C::Gauges::default()));
         Owner {
+            content,
             partition,
             me,
             terms,
@@ -315,12 +324,13 @@ impl<C: Content> Owner<C> {
             return;
         }
         let Some(standing) = &mut self.standing else { return };
-        let merged = C::merge(replay.bodies(interval, cut));
+        let (content, known) = (&*self.content, (&self.record, replay));
+        let merged = content.merge(replay.bodies(interval, cut));
         let stands = if version == 0 {
-            standing.at_end(interval, &self.record, replay)
+            standing.at_end(content, interval, known)
         } else {
-            let mut before = standing.at_end(interval - 1, &self.record, replay);
-            C::follow(&mut before, &merged);
+            let mut before = standing.at_end(content, interval - 1, known);
+            content.follow(&mut before, interval, &merged);
             before
         };
         let before = self.record.cut_before(interval);
@@ -362,7 +372,7 @@ impl<C: Content> Owner<C> {
             return;
         }
         let Some(standing) = &mut self.standing else { return };
-        let (standing, payload) = standing.checkpoint(base, &self.record, &self.replay);
+        let (standing, payload) = standing.checkpoint(&self.content, base, (&self.record, &self.replay));
         let at = Position { partition: self.partition, ticket: ticket() };
         out.push(Command::WriteCheckpoint { at, payload: payload.clone() });
         let asked = Asked { ticket: at.ticket, at: step.now };

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use systole::Gauge;
-use systole::internals::cluster::Content;
 use systole::internals::cluster::batch::BatchHeader;
+use systole::internals::cluster::{Content, Interval};
 use systole::internals::protocol::GaugeOp;
 
 /// A line, as an edge received it.
@@ -85,7 +85,7 @@ impl Content for SimContent {
     type Merged = Points;
     type Gauges = BTreeMap<String, Gauge>;
 
-    fn merge<'a>(messages: impl Iterator<Item = &'a [u8]>) -> Points {
+    fn merge<'a>(&self, messages: impl Iterator<Item = &'a [u8]>) -> Points {
         let mut merged = Points::new();
         for message in messages {
             let (_, body) = BatchHeader::decode(message).expect("a batch of ours");
@@ -99,7 +99,7 @@ impl Content for SimContent {
         merged
     }
 
-    fn follow(standing: &mut BTreeMap<String, Gauge>, merged: &Points) {
+    fn follow(&self, standing: &mut BTreeMap<String, Gauge>, _: Interval, merged: &Points) {
         for (series, value) in merged {
             if let Value::Gauge(gauge) = value {
                 match standing.get_mut(series) {

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use systole::internals::cluster::{
@@ -560,7 +561,7 @@ impl World {
         let node = &mut self.nodes[n];
         node.inc += 1;
         let id = SessionId { node: format!("g{n}").parse().expect("a name"), start: node.inc };
-        node.node = Some(Node::new(NodeOptions { id, terms: self.terms, seed }));
+        node.node = Some(Node::new(NodeOptions { id, terms: self.terms, seed }, Arc::new(SimContent)));
         node.offset = offset;
         self.node_tick(n, self.nodes[n].inc);
     }
