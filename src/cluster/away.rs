@@ -60,6 +60,11 @@ impl Away {
         self.catching_up.is_none_or(|one| now >= (one.since + MOST_SECS).min(one.progress + STALL_SECS))
     }
 
+    /// Whether missing batches are waited for beyond their deadline.
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.catching_up.is_some()
+    }
+
     /// For how long we have been back: silence before that is not an edge's.
     pub(super) fn back_for(&self, now: f64) -> Option<f64> {
         self.catching_up.map(|one| now - one.since)

@@ -23,6 +23,7 @@
 //! | `away` | when a missing batch is excused |
 //! | `owner` | one partition: seal, emit, mark |
 //! | `node` | all partitions of a node: claims, releases, and the writing of records |
+//! | `view` | what a node tells of itself and of others |
 //!
 //! Times are seconds: those named `now` on the node's own monotonic clock, `stored` and `bus` on the clock of the bus, and
 //! `sent` on the wall clock of an edge.
@@ -42,6 +43,9 @@ mod record;
 mod replay;
 mod roster;
 mod session;
+#[cfg(test)]
+mod testing;
+mod view;
 
 pub use bus::{Command, Event, Position, Sequence, Stored, StoredBatch};
 pub use content::{BatchId, Content, Emission};
@@ -54,6 +58,7 @@ pub use record::{Amendment, Chain, Record};
 pub use replay::{Account, LateBatch};
 pub use roster::{Finding, Member, Roster};
 pub use session::{Session, SessionId};
+pub use view::{EdgeView, NodeView, PartitionView};
 
 /// The number of an interval: its start in Unix seconds, divided by its length.
 pub type Interval = u64;

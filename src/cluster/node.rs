@@ -14,6 +14,7 @@ use super::owner::{Owner, Step, Terms};
 use super::preference::preferred;
 use super::record::{Chain, FORMAT, Record};
 use super::session::{OwnSession, SessionId, Sessions};
+use super::view::{NodeView, PartitionView};
 
 /// Seconds between two calls of [`Node::tick`].
 const TICK_SECS: f64 = 0.25;
@@ -76,6 +77,7 @@ pub struct Node<C: Content> {
     tickets: u64,
     seed: u64,
     is_leaving: bool,
+    spooled: u64,
     claims: u64,
     out: Vec<Command<Emission<C>>>,
 }
@@ -101,6 +103,7 @@ impl<C: Content> Node<C> {
             tickets: 0,
             seed: options.seed,
             is_leaving: false,
+            spooled: 0,
             claims: 0,
             out: Vec::new(),
         }
@@ -122,6 +125,39 @@ impl<C: Content> Node<C> {
         self.session.renew_now();
     }
 
+    /// Batches that its edge has yet to send, which the others see with its next session.
+    pub fn set_spooled(&mut self, batches: u64) {
+        self.spooled = batches;
+    }
+
+    /// Whether it may act: nobody calls it dead yet.
+    pub fn is_trusted(&self, now: f64) -> bool {
+        self.session.is_trusted(now)
+    }
+
+    /// The time of the bus, in Unix seconds; `None` if it is not known yet.
+    pub fn bus_time(&self, now: f64) -> Option<f64> {
+        self.session.bus_time(now)
+    }
+
+    /// What it knows of each partition.
+    pub fn partitions(&self, now: f64) -> Vec<PartitionView> {
+        let genesis = Record::genesis();
+        let view = |(partition, slot): (u16, &Slot<C>)| {
+            let valid = || slot.chain.as_ref().and_then(|chain| chain.valid().1).unwrap_or(&genesis);
+            let view = slot.owner.as_ref().map(Owner::view);
+            let view = view.unwrap_or_else(|| PartitionView::of_record(partition, valid()));
+            let is_owner_live = view.owner.as_ref().is_some_and(|owner| !self.sessions.is_dead(owner, now));
+            PartitionView { is_owner_live, ..view }
+        };
+        (0_u16..).zip(&self.slots).map(view).collect()
+    }
+
+    /// The nodes whose sessions it has seen, itself among them, by name.
+    pub fn nodes(&self, now: f64) -> Vec<NodeView> {
+        self.sessions.views(now)
+    }
+
     /// The partitions that it owns.
     pub fn owned(&self) -> impl Iterator<Item = u16> {
         (0_u16..).zip(&self.slots).filter(|(_, slot)| slot.owner.is_some()).map(|(partition, _)| partition)
@@ -141,7 +177,7 @@ impl<C: Content> Node<C> {
     /// Lets time pass.
     pub fn tick(&mut self, now: f64) {
         let owned = self.owned().count() as u32;
-        self.out.extend(self.session.renew(!self.is_leaving, owned, 0, now));
+        self.out.extend(self.session.renew(!self.is_leaving, owned, self.spooled, now));
         if now >= self.read_sessions_at {
             self.read_sessions_at = now + READ_SESSIONS_SECS;
             self.out.push(Command::ReadSessions);
@@ -334,4 +370,42 @@ impl<C: Content> Node<C> {
 fn next(counter: &mut u64) -> u64 {
     *counter += 1;
     *counter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{TestBus, node};
+
+    #[test]
+    fn a_node_tells_what_it_owns_and_whom_it_sees() {
+        let (mut bus, mut a, mut b) = (TestBus::default(), node("a", 1), node("b", 1));
+        assert!(a.bus_time(0.0).is_none() && !a.is_trusted(0.0));
+        b.set_spooled(7);
+        bus.run(&mut [&mut a, &mut b], 0.0, 10.0);
+        bus.batch("e", 1, 100, 20.0);
+        bus.batch("e", 2, 101, 21.0);
+        bus.run(&mut [&mut a, &mut b], 10.0, 23.0);
+        assert_eq!(a.bus_time(23.0), Some(bus.time(23.0)));
+        assert!(a.is_trusted(23.0) && !a.is_trusted(30.0));
+
+        let nodes = a.nodes(23.0);
+        let all: Vec<_> = nodes.iter().map(|one| (one.id.node.as_str(), one.load, one.spooled, one.is_live)).collect();
+        assert_eq!(all, [("a", 1, 0, true), ("b", 1, 7, true)]);
+        assert!(nodes.iter().all(|one| one.age < 3.0 && one.takes));
+        assert!(a.nodes(40.0).iter().all(|one| !one.is_live && one.age > 10.0));
+
+        // Both partitions are seen by both, and what one has read is told by it alone.
+        let views = [a.partitions(23.0), b.partitions(23.0)];
+        for (ours, theirs) in views[0].iter().zip(&views[1]) {
+            let record = bus.record(ours.partition);
+            assert_eq!((&ours.owner, ours.epoch, ours.sealed), (&record.owner, record.epoch, record.sealed));
+            assert_eq!((&theirs.owner, theirs.epoch, theirs.sealed), (&record.owner, record.epoch, record.sealed));
+            assert!(ours.is_ours != theirs.is_ours && ours.is_owner_live && theirs.is_owner_live && !ours.log_lost);
+        }
+        let mine = views.iter().map(|views| &views[0]).find(|view| view.is_ours).expect("somebody owns it");
+        assert_eq!((mine.sealed, mine.emitted, mine.unemitted, mine.catching_up), (101, 101, 0, false));
+        let [edge] = &mine.edges[..] else { panic!("{:?}", mine.edges) };
+        assert_eq!((edge.name.as_str(), edge.boot, edge.n, edge.last, edge.left), ("e", 1, 2, 101, false));
+        assert_eq!((edge.heard, edge.lag), (bus.time(21.0), 0.0));
+    }
 }

@@ -22,6 +22,7 @@ use super::record::{Amendment, Record};
 use super::replay::Replay;
 use super::roster::MOST_LAG_SECS;
 use super::session::SessionId;
+use super::view::{PartitionView, edges};
 
 /// No interval is sealed earlier than so many seconds after its end.
 const LEAST_WAIT_SECS: f64 = 1.0;
@@ -162,6 +163,20 @@ impl<C: Content> Owner<C> {
 
     pub(super) fn log_lost(&self) -> bool {
         self.log_lost
+    }
+
+    /// What it tells of the partition.
+    pub(super) fn view(&self) -> PartitionView {
+        PartitionView {
+            is_ours: true,
+            emitted: self.emitted,
+            unemitted: self.record.sealed.saturating_sub(self.emitted),
+            catching_up: self.away.is_catching_up(),
+            log_lost: self.log_lost,
+            next: self.replay.next(),
+            edges: edges(self.replay.roster()),
+            ..PartitionView::of_record(self.partition, &self.record)
+        }
     }
 
     /// Asks for what is to be read, and again for what was not answered.
@@ -433,7 +448,7 @@ impl<C: Content> Owner<C> {
     fn is_complete(&self, interval: Interval, bus: f64, now: f64) -> bool {
         // Silence begins anew after an outage.
         let back_at = self.away.back_for(now).map_or(f64::MIN, |secs| bus - secs);
-        let mut waited = self.replay.roster().members().filter(|member| {
+        let mut waited = self.replay.roster().members().map(|(_, member)| member).filter(|member| {
             let is_silent = bus - member.heard.max(back_at) > MOST_SILENCE_SECS;
             member.first <= interval && !member.left && !is_silent && member.lag <= MOST_LAG_SECS
         });

@@ -172,9 +172,9 @@ impl Roster {
         self.0.get(edge)
     }
 
-    /// All edges.
-    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
-        self.0.values()
+    /// All edges, by name.
+    pub(super) fn members(&self) -> impl Iterator<Item = (&NodeName, &Member)> {
+        self.0.iter()
     }
 }
 

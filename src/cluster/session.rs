@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::NodeName;
 use super::bus::{Command, Sequence, Stored};
+use super::view::NodeView;
 
 /// Seconds from one renewal to the next.
 const RENEW_SECS: f64 = 2.0;
@@ -179,6 +180,19 @@ impl Sessions {
             Some(view) if view.session.id.start < id.start => false,
             Some(view) => view.session.id != *id || now - view.since >= DEAD_SECS,
         }
+    }
+
+    /// All nodes that were seen, by name.
+    pub(super) fn views(&self, now: f64) -> Vec<NodeView> {
+        let view = |View { session, since }: &View| NodeView {
+            id: session.id.clone(),
+            takes: session.takes,
+            load: session.load,
+            spooled: session.spooled,
+            age: now - since,
+            is_live: now - since < DEAD_SECS,
+        };
+        self.0.values().map(view).collect()
     }
 
     /// Live nodes that take partitions, by name.

@@ -1,0 +1,213 @@
+//! A bus without faults for the tests of the machines: it does at once what they want, unless it is told not to.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::batch::{BatchHeader, FORMAT, Flags};
+use super::{
+    Command, Content, Emission, Event, Interval, Late, Node, NodeName, NodeOptions, Record, Sequence, SessionId,
+    Stored, StoredBatch, Terms,
+};
+
+/// Unix time at 0 of the nodes' clocks, in whole intervals.
+const EPOCH: f64 = 1000.0;
+
+/// The length of an interval.
+pub(super) const INTERVAL: f64 = 10.0;
+
+/// Bodies of an interval, and of all before it.
+#[derive(Debug)]
+pub(super) struct Bodies;
+
+impl Content for Bodies {
+    type Merged = Vec<Vec<u8>>;
+    type Gauges = Vec<Vec<u8>>;
+
+    fn merge<'a>(&self, messages: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
+        messages.map(|message| BatchHeader::decode(message).expect("a batch of ours").1.to_vec()).collect()
+    }
+
+    fn follow(&self, standing: &mut Vec<Vec<u8>>, _interval: Interval, merged: &Vec<Vec<u8>>) {
+        standing.extend(merged.iter().cloned());
+    }
+}
+
+/// What a test does to commands: those of which it says no are lost.
+pub(super) type Allows = fn(&Command<Emission<Bodies>>) -> bool;
+
+/// A bus, and sinks that take all.
+pub(super) struct TestBus {
+    pub(super) allows: Allows,
+    /// The first batch that is still there.
+    pub(super) first: Sequence,
+    pub(super) log: Vec<(u16, StoredBatch)>,
+    pub(super) records: Vec<(u16, Stored)>,
+    pub(super) emitted: Vec<Emission<Bodies>>,
+    sessions: BTreeMap<NodeName, Stored>,
+    pub(super) checkpoints: BTreeMap<(u16, Sequence), Bytes>,
+    log_end: Sequence,
+    sequence: Sequence,
+}
+
+impl Default for TestBus {
+    fn default() -> TestBus {
+        TestBus {
+            allows: |_| true,
+            first: 1,
+            log: Vec::new(),
+            records: Vec::new(),
+            emitted: Vec::new(),
+            sessions: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
+            log_end: 0,
+            sequence: 0,
+        }
+    }
+}
+
+/// What all nodes of the tests agree about.
+pub(super) fn terms() -> Terms {
+    Terms { partitions: 2, interval_secs: INTERVAL, lateness_secs: 10.0, late: Late::Drop }
+}
+
+/// A node of the tests.
+pub(super) fn node(name: &str, start: u64) -> Node<Bodies> {
+    let id = SessionId { node: name.parse().expect("a name"), start };
+    Node::new(NodeOptions { seed: start ^ u64::from(name.as_bytes()[0]) << 32, id, terms: terms() }, Arc::new(Bodies))
+}
+
+/// The header of a batch.
+pub(super) fn header(edge: &str, n: u64, interval: Interval) -> BatchHeader {
+    BatchHeader {
+        format: FORMAT,
+        edge: edge.parse().expect("a name"),
+        boot: 1,
+        n,
+        interval,
+        length: INTERVAL,
+        flags: Flags::default(),
+        clean_before: true,
+        config: 0,
+        account: None,
+    }
+}
+
+impl TestBus {
+    /// The time of the bus at a time of the nodes.
+    pub(super) fn time(&self, now: f64) -> f64 {
+        EPOCH + now
+    }
+
+    /// Stores the same batch in both partitions, with its edge and number for a body.
+    pub(super) fn batch(&mut self, edge: &str, n: u64, interval: Interval, now: f64) {
+        self.store(&header(edge, n, interval), now);
+    }
+
+    /// Stores a batch in both partitions.
+    pub(super) fn store(&mut self, header: &BatchHeader, now: f64) {
+        let body = format!("{} {}", header.edge, header.n);
+        for partition in 0..2 {
+            self.log_end += 1;
+            let (sequence, stored) = (self.log_end, self.time(now));
+            let payload = header.encode(body.as_bytes()).into();
+            self.log.push((partition, StoredBatch { sequence, stored, sent: stored, payload }));
+        }
+    }
+
+    /// The valid record of a partition.
+    pub(super) fn record(&self, partition: u16) -> Record {
+        let own = self.records.iter().filter(|(of, _)| *of == partition);
+        let mut chain = super::Chain::begin(None);
+        assert!(own.into_iter().all(|(_, stored)| chain.take(stored)));
+        chain.valid().1.cloned().unwrap_or_else(Record::genesis)
+    }
+
+    /// Lets time pass for nodes.
+    pub(super) fn run(&mut self, nodes: &mut [&mut Node<Bodies>], from: f64, to: f64) {
+        let mut now = from;
+        while now < to {
+            now += Node::<Bodies>::tick_secs();
+            for node in &mut *nodes {
+                node.tick(now);
+                self.obey(node, now);
+            }
+        }
+    }
+
+    /// Does what a node wants until it wants nothing.
+    pub(super) fn obey(&mut self, node: &mut Node<Bodies>, now: f64) {
+        loop {
+            let commands = node.commands();
+            if commands.is_empty() {
+                return;
+            }
+            for command in commands {
+                if (self.allows)(&command)
+                    && let Some(event) = self.answer(command, now)
+                {
+                    node.take(event, now);
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, command: Command<Emission<Bodies>>, now: f64) -> Option<Event> {
+        let stored = self.time(now);
+        let mut next = || {
+            self.sequence += 1;
+            self.sequence
+        };
+        let record = |(of, record): &(u16, Stored), partition, after| {
+            (*of == partition && record.sequence > after).then(|| record.clone())
+        };
+        Some(match command {
+            Command::PutSession { number, payload } => {
+                let id = super::Session::decode(&payload)?.id;
+                let sequence = next();
+                self.sessions.insert(id.node, Stored { sequence, stored, payload });
+                Event::SessionStored { number, sequence }
+            }
+            Command::ReadSessions => Event::Sessions(self.sessions.values().cloned().collect()),
+            Command::ReadLastRecord { partition } => {
+                let last = self.records.iter().rev().find_map(|one| record(one, partition, 0));
+                Event::LastRecord { partition, record: last }
+            }
+            Command::ReadRecords { partition, after } => {
+                let records = self.records.iter().filter_map(|one| record(one, partition, after)).collect();
+                Event::Records { partition, after, records }
+            }
+            Command::WriteRecord { partition, expected, payload } => {
+                let last = self.records.iter().rev().find(|(of, _)| *of == partition);
+                if last.map_or(0, |(_, record)| record.sequence) == expected {
+                    let sequence = next();
+                    self.records.push((partition, Stored { sequence, stored, payload }));
+                }
+                Event::RecordAnswered { partition }
+            }
+            Command::ReadBatches { at, from } => {
+                let from = from.max(self.first);
+                let own = self.log.iter().filter(|(of, batch)| *of == at.partition && batch.sequence >= from);
+                let batches = own.map(|(_, batch)| batch.clone()).collect();
+                Event::Batches { at, batches, is_end: true, first: self.first, last: self.log_end }
+            }
+            Command::ReadBodies { at, sequences } => {
+                let own = self.log.iter().filter(|(_, batch)| sequences.contains(&batch.sequence));
+                Event::Bodies { at, batches: own.map(|(_, batch)| batch.clone()).collect() }
+            }
+            Command::WriteCheckpoint { at, payload } => {
+                let sequence = next();
+                self.checkpoints.insert((at.partition, sequence), payload);
+                Event::CheckpointStored { at, sequence }
+            }
+            Command::ReadCheckpoint { at, sequence } => {
+                Event::Checkpoint { at, payload: self.checkpoints.get(&(at.partition, sequence)).cloned() }
+            }
+            Command::Emit { at, emission } => {
+                self.emitted.push(emission);
+                Event::Emitted { at }
+            }
+        })
+    }
+}
