@@ -45,6 +45,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "net",
             "load",
             "sinks",
+            "cluster_bus",
             "explain",
             "flush",
             "management",

@@ -8,6 +8,7 @@ mod batch;
 mod browser;
 mod capture;
 mod cardinality;
+mod cluster_bus;
 mod cluster_sim;
 mod config;
 mod conservation;

@@ -1,0 +1,172 @@
+//! The bus of scale-out: what carries batches, pulses, records, checkpoints and sessions between nodes, and keeps them.
+//! [`Bus`] is what a driver of the machines in `cluster` needs of it, `MemoryBus` is that inside of a
+//! process, for tests. On NATS JetStream the streams are:
+//!
+//! | stream | subjects | has |
+//! |---|---|---|
+//! | `<NAME>_P<i>` | `<name>.p.<partition>.<edge>` | batches; partition modulo the number of streams is `i` |
+//! | `<NAME>_B` | `<name>.b.<edge>` | pulses |
+//! | `<NAME>_R` | `<name>.r.<partition>`, `<name>.r.judge` | records |
+//! | `<NAME>_C` | `<name>.c.<partition>`, `<name>.c.judge` | checkpoints, in chunks |
+//! | `<NAME>_N` | `<name>.n.<node>` | sessions |
+//!
+//! What a caller may rely on:
+//!
+//! * Every call answers within [`PUT_BATCH_LIMIT`] or [`LIMIT`]. One that failed may have been done, or be done later.
+//! * What `put_batch` and `put_session` acknowledged stays, as long as the stream keeps it. A batch that is sent twice is
+//!   there twice. Batches that are put one after the other, each acknowledged, are read in that order.
+//! * A read shows a beginning of what there is from the place that was asked for, in order and without gaps. What is left
+//!   out is at the end, or is what the stream has no longer, which `first` tells.
+//! * The answer of `write_record` proves nothing: two writers may both hear yes. What holds is decided by the records
+//!   that are read back, see `cluster::Chain`.
+
+use std::fmt::{self, Debug};
+use std::pin::Pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::cluster::{NodeName, Sequence, Stored, StoredBatch};
+
+#[cfg(any(test, feature = "internals"))]
+mod memory;
+
+#[cfg(any(test, feature = "internals"))]
+pub use memory::{MemoryBus, MemoryFault, MemoryOptions};
+
+/// The partition that stands for the judge's record and its checkpoints.
+pub const JUDGE: u16 = u16::MAX;
+
+/// Longest wait for the acknowledgement of a batch.
+pub const PUT_BATCH_LIMIT: Duration = Duration::from_secs(2);
+
+/// Longest wait for the answer of any other call.
+pub const LIMIT: Duration = Duration::from_millis(1500);
+
+/// What comes of a call. Object safe, so that a driver has an `Arc<dyn Bus>`.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BusError>> + Send + 'a>>;
+
+/// A replicated log. The partition of records and checkpoints may be [`JUDGE`].
+pub trait Bus: Send + Sync + Debug {
+    /// Creates the streams that are missing, and compares the others with what they should be.
+    fn prepare(&self) -> Answer<'_, ()>;
+
+    /// Appends a batch; `sent` is the edge's wall clock at this try, in Unix seconds.
+    fn put_batch(&self, partition: u16, edge: &NodeName, sent: f64, payload: Bytes) -> Answer<'_, ()>;
+
+    /// Replaces the session of a node.
+    fn put_session(&self, node: &NodeName, payload: Bytes) -> Answer<'_, Sequence>;
+
+    /// The last session of each node, in the order of their sequences.
+    fn sessions(&self) -> Answer<'_, Vec<Stored>>;
+
+    /// The last record of a partition, whether it is valid or not.
+    fn last_record(&self, partition: u16) -> Answer<'_, Option<Stored>>;
+
+    /// Records of a partition after a sequence: the first ones, not always all.
+    fn records(&self, partition: u16, after: Sequence) -> Answer<'_, Vec<Stored>>;
+
+    /// Appends a record if the last one of its partition has the expected sequence, 0 for none.
+    fn write_record(&self, partition: u16, expected: Sequence, payload: Bytes) -> Answer<'_, ()>;
+
+    /// Batches of a partition from a sequence on: the first ones, not always all.
+    fn batches(&self, partition: u16, from: Sequence) -> Answer<'_, Page>;
+
+    /// Single batches of a partition, in the order that was asked for; those that are gone are left out.
+    fn bodies(&self, partition: u16, sequences: &[Sequence]) -> Answer<'_, Vec<StoredBatch>>;
+
+    /// Appends a checkpoint, of any length; the answer is what to read it by.
+    fn write_checkpoint(&self, partition: u16, payload: Bytes) -> Answer<'_, Sequence>;
+
+    /// A checkpoint; `None` if it is gone.
+    fn read_checkpoint(&self, partition: u16, sequence: Sequence) -> Answer<'_, Option<Bytes>>;
+
+    /// Appends a pulse.
+    fn put_pulse(&self, edge: &NodeName, payload: Bytes) -> Answer<'_, ()>;
+
+    /// Pulses of all edges from a sequence on: the first ones, not always all.
+    fn pulses(&self, from: Sequence) -> Answer<'_, Pulses>;
+
+    /// Sends what is on its way and ends what works in the background. Calls fail from then on.
+    fn close(&self) -> Answer<'_, ()>;
+}
+
+/// Batches that were read.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// In order and without gaps.
+    pub batches: Vec<StoredBatch>,
+    /// Whether these were all that there were when the read began.
+    pub is_end: bool,
+    /// The first sequence that the stream still has, of any partition; one after `last` if it is empty.
+    pub first: Sequence,
+    /// The last sequence of the stream, of any partition; 0 if there never was one.
+    pub last: Sequence,
+}
+
+/// Pulses that were read.
+#[derive(Clone, Debug, Default)]
+pub struct Pulses {
+    /// In order and without gaps.
+    pub pulses: Vec<Stored>,
+    /// Whether these were all that there were when the read began.
+    pub is_end: bool,
+    /// The first sequence that the stream still has; one after `last` if it is empty.
+    pub first: Sequence,
+    /// The last sequence of the stream; 0 if there never was one.
+    pub last: Sequence,
+}
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BusError {
+    /// No answer in time. It may have been done nevertheless, or be done later.
+    #[error("the bus has not answered in time")]
+    TimedOut,
+    /// Another record was the last one. Nothing is wrong: somebody else has written.
+    #[error("another record has come in between")]
+    Refused,
+    /// A stream is not as it should be.
+    #[error(
+        "stream `{stream}` has {field} = {found} where this node wants {expected}: \
+         give all nodes the same [cluster] settings, or change the stream"
+    )]
+    Different {
+        /// Its name.
+        stream: String,
+        /// The setting, as NATS calls it.
+        field: &'static str,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// Anything else, with what to do about it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// Whether a bus can be reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BusStatus {
+    /// Whether there is a connection.
+    pub connected: bool,
+    /// Name and address of the server, or of the last one.
+    pub server: Option<String>,
+    /// What went wrong last, and has not gone well since.
+    pub last_error: Option<String>,
+}
+
+impl fmt::Display for BusStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.server, self.connected) {
+            (Some(server), true) => write!(f, "connected to {server}")?,
+            (Some(server), false) => write!(f, "not connected, last to {server}")?,
+            (None, _) => write!(f, "not connected")?,
+        }
+        match &self.last_error {
+            Some(error) => write!(f, ": {error}"),
+            None => Ok(()),
+        }
+    }
+}
