@@ -194,6 +194,7 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
         rate_secs: etsy.then(|| secs(config.interval)),
         self_metrics,
         rules: rules(config),
+        is_partial: false,
     }
 }
 

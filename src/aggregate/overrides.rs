@@ -119,7 +119,7 @@ impl fmt::Display for SeriesOverrides {
 }
 
 /// Minimum, maximum, sum and number of values.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Span {
     count: u64,
     min: f64,
@@ -163,7 +163,7 @@ impl Span {
 
 /// The values that a gauge took in an interval on one side: those since it was set, and those before, which are relative
 /// to its value at the start of the interval.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Levels {
     set: Span,
     loose: Span,

@@ -140,6 +140,7 @@ impl Snapshot {
                 rules,
                 of: Arc::new(encoded.series_rules.into_iter().collect()),
                 lengths: encoded.lengths,
+                ..SnapshotOverrides::default()
             },
             stats_prefix: encoded.stats_prefix.as_deref().map(Arc::from),
             footprint: Footprint::default(),
@@ -229,7 +230,7 @@ mod tests {
                     rules: Some(Arc::new(Rules::of_overrides(vec![SeriesOverrides::default(), SeriesOverrides::default(),
                         SeriesOverrides::default(), overrides]))),
                     of: Arc::new(of),
-                    lengths: Vec::new(),
+                    ..SnapshotOverrides::default()
                 },
                 deleted: vec![
                     Deletion::Series(series(Kind::Counter, "gone")),

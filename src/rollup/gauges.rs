@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use crate::aggregate::{Gauge, GaugePolicy, Levels, Partial, Span};
+use serde::{Deserialize, Serialize};
+
+use crate::aggregate::{Gauge, GaugePolicy, Levels, Partial, SeriesOverrides, Span};
 use crate::memory::{footprint, vec_footprint};
 use crate::snapshot::{GaugePoint, Snapshot};
 
@@ -14,14 +16,90 @@ use super::series_table::{SeriesTable, Slot, cut};
 pub(super) struct HeldGauges {
     slots: Vec<Option<HeldGauge>>,
     /// The values of gauges for which more than the last counts, and whether they were flushed.
-    spans: HashMap<u32, (Span, bool)>,
+    spans: HashMap<u32, HeldSpan>,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct HeldGauge {
+/// A gauge over intervals. Its times are in any unit, the same in all calls.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HeldGauge {
     gauge: Gauge,
     updated: f64,
     flushes_left: u32,
+}
+
+impl HeldGauge {
+    /// Its value at the end of the last interval.
+    pub(crate) fn value(&self) -> f64 {
+        self.gauge.value()
+    }
+
+    /// Appends an interval that updated a gauge, which may not have been there.
+    pub(crate) fn update(known: &mut Option<HeldGauge>, next: &Gauge, life: GaugeLife, now: f64) {
+        let flushes_left = match life {
+            GaugeLife::Flushes(n) => n.max(1),
+            GaugeLife::Forever | GaugeLife::Secs(_) => 1,
+        };
+        let gauge = known.map_or(*next, |known| {
+            let mut gauge = known.gauge;
+            gauge.then(next);
+            gauge
+        });
+        *known = Some(HeldGauge { gauge, updated: now, flushes_left });
+    }
+
+    /// When it was updated last.
+    pub(crate) fn updated(&self) -> f64 {
+        self.updated
+    }
+
+    /// What it is in this interval; `None` if its time is over.
+    pub(crate) fn emit(&mut self, life: GaugeLife, now: f64) -> Option<Gauge> {
+        let is_over = match life {
+            GaugeLife::Secs(ttl) => now - self.updated >= ttl,
+            GaugeLife::Flushes(_) => self.flushes_left == 0,
+            GaugeLife::Forever => false,
+        };
+        self.flushes_left = self.flushes_left.saturating_sub(1);
+        (!is_over).then_some(self.gauge)
+    }
+
+    /// Whether it stays when it was emitted.
+    pub(crate) fn stays(&self, life: GaugeLife) -> bool {
+        !matches!(life, GaugeLife::Flushes(_)) || self.flushes_left > 0
+    }
+}
+
+/// The values of a gauge for which more than the last counts, and whether they were flushed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HeldSpan {
+    span: Span,
+    was_flushed: bool,
+}
+
+impl HeldSpan {
+    /// Adds the values of an interval, at whose start the gauge was `base`.
+    pub(crate) fn add(&mut self, seen: &Levels, base: f64) {
+        if std::mem::take(&mut self.was_flushed) {
+            self.span = Span::default();
+        }
+        self.span.merge(&seen.resolved(base));
+    }
+
+    /// What is flushed in place of the last value. Without updates in an interval a gauge keeps its last value; a sum stays
+    /// what it was.
+    pub(crate) fn value(&mut self, policy: GaugePolicy, is_due: bool) -> Option<f64> {
+        let is_idle = std::mem::replace(&mut self.was_flushed, is_due);
+        self.span.value(policy).filter(|_| !is_idle || policy == GaugePolicy::Sum)
+    }
+}
+
+/// How long a gauge is re-emitted, by its rule or as all are.
+pub(crate) fn life_of(own: Option<&SeriesOverrides>, life: GaugeLife) -> GaugeLife {
+    match own.and_then(|own| own.ttl) {
+        Some(Some(ttl)) => GaugeLife::Secs(ttl),
+        Some(None) => GaugeLife::Forever,
+        None => life,
+    }
 }
 
 impl HeldGauges {
@@ -32,7 +110,7 @@ impl HeldGauges {
 
     /// Bytes that it takes.
     pub(super) fn heap_bytes(&self) -> usize {
-        let span = size_of::<(u32, (Span, bool))>() + 1;
+        let span = size_of::<(u32, HeldSpan)>() + 1;
         vec_footprint::<Option<HeldGauge>>(self.slots.capacity()) + footprint(self.spans.capacity() / 7 * 8 * span)
     }
 
@@ -59,76 +137,60 @@ impl HeldGauges {
         now: f64,
         snapshot: &mut Snapshot,
     ) {
-        let life = options.gauge_life;
-        let flushes_left = match life {
-            GaugeLife::Flushes(n) => n.max(1),
-            GaugeLife::Forever | GaugeLife::Secs(_) => 1,
-        };
-        let mut fresh: Vec<(u32, Gauge)> = Vec::new();
-        for (shard, partial) in partials.iter_mut().enumerate() {
-            partial.columns.gauges.drain(|id, gauge: Gauge| match table.slot(shard, id, now, fresh.len()) {
-                Slot::Taken(at) => fresh[at].1.merge(&gauge),
-                Slot::New(_) => fresh.push((table.id_of(shard, id), gauge)),
-            });
-        }
-        let mut levels: HashMap<u32, Levels> = HashMap::new();
-        for (shard, partial) in partials.iter_mut().enumerate() {
-            partial
-                .columns
-                .levels
-                .drain(|id, seen: Levels| levels.entry(table.id_of(shard, id)).or_default().merge(&seen));
-        }
-        let slots = &mut self.slots;
-        for (id, gauge) in fresh {
+        let (updates, levels) = collect(table, partials, now);
+        for (id, gauge) in updates {
             let n = id as usize;
-            if slots.len() <= n {
-                slots.resize(n + 1, None);
+            if self.slots.len() <= n {
+                self.slots.resize(n + 1, None);
             }
+            let slot = &mut self.slots[n];
             if let Some(seen) = levels.get(&id) {
-                let base = slots[n].map_or(0.0, |known| known.gauge.value());
-                let (span, was_flushed) = self.spans.entry(id).or_default();
-                if std::mem::take(was_flushed) {
-                    *span = Span::default();
-                }
-                span.merge(&seen.resolved(base));
+                self.spans.entry(id).or_default().add(seen, slot.map_or(0.0, |known| known.value()));
             }
-            match &mut slots[n] {
-                Some(known) => {
-                    known.gauge.then(&gauge);
-                    (known.updated, known.flushes_left) = (now, flushes_left);
-                }
-                none => *none = Some(HeldGauge { gauge, updated: now, flushes_left }),
-            }
+            HeldGauge::update(slot, &gauge, options.gauge_life, now);
         }
-        for (id, slot) in self.slots.iter_mut().enumerate() {
+        for (id, slot) in (0..).zip(&mut self.slots) {
             let Some(known) = slot else { continue };
-            let own = overrides(options, table.rule_of(id as u32));
-            let life = match own.and_then(|own| own.ttl) {
-                Some(Some(ttl)) => GaugeLife::Secs(ttl),
-                Some(None) => GaugeLife::Forever,
-                None => life,
-            };
-            if matches!(life, GaugeLife::Secs(ttl) if now - known.updated >= ttl) {
+            let own = overrides(options, table.rule_of(id));
+            let life = life_of(own, options.gauge_life);
+            let Some(mut gauge) = known.emit(life, now) else {
                 *slot = None;
-                self.spans.remove(&(id as u32));
+                self.spans.remove(&id);
                 continue;
-            }
-            let mut gauge = known.gauge;
+            };
             if let Some(own) = own
-                && let Some((span, was_flushed)) = self.spans.get_mut(&(id as u32))
+                && let Some(span) = self.spans.get_mut(&id)
+                && let Some(value) = span.value(own.gauge, snapshot.overrides.is_due(own.every))
             {
-                // Without updates in an interval a gauge keeps its last value; a sum stays what it was.
-                let is_idle = std::mem::replace(was_flushed, snapshot.overrides.is_due(own.every));
-                let value = span.value(own.gauge).filter(|_| !is_idle || own.gauge == GaugePolicy::Sum);
-                gauge = value.map_or(gauge, |value| Gauge::absolute(value, known.updated));
+                gauge = Gauge::absolute(value, known.updated());
             }
-            snapshot.gauges.push(GaugePoint { series: table.shown(id as u32), gauge });
-            if matches!(life, GaugeLife::Flushes(_)) {
-                known.flushes_left -= 1;
-                if known.flushes_left == 0 {
-                    *slot = None;
-                }
+            snapshot.gauges.push(GaugePoint { series: table.shown(id), gauge });
+            if !known.stays(life) {
+                *slot = None;
             }
         }
     }
+}
+
+/// The updates of all shards, by the id of their series, and the values of gauges of which more than the last counts.
+fn collect(table: &mut SeriesTable, partials: &mut [Partial], now: f64) -> (Vec<(u32, Gauge)>, HashMap<u32, Levels>) {
+    let mut updates: Vec<(u32, Gauge)> = Vec::new();
+    for (shard, partial) in partials.iter_mut().enumerate() {
+        partial.columns.gauges.drain(|id, gauge: Gauge| match table.slot(shard, id, now, updates.len()) {
+            Slot::Taken(at) => updates[at].1.merge(&gauge),
+            Slot::New(_) => updates.push((table.id_of(shard, id), gauge)),
+        });
+    }
+    let mut levels: HashMap<u32, Levels> = HashMap::new();
+    for (shard, partial) in partials.iter_mut().enumerate() {
+        partial.columns.levels.drain(|id, seen: Levels| levels.entry(table.id_of(shard, id)).or_default().merge(&seen));
+    }
+    (updates, levels)
+}
+
+/// Emits the updates of all shards alone.
+pub(super) fn emit_updates(table: &mut SeriesTable, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
+    let (updates, levels) = collect(table, partials, now);
+    snapshot.gauges.extend(updates.into_iter().map(|(id, gauge)| GaugePoint { series: table.shown(id), gauge }));
+    snapshot.overrides.levels.extend(levels.into_iter().map(|(id, seen)| (table.shown(id), seen)));
 }

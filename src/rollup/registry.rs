@@ -20,7 +20,7 @@ use crate::snapshot::{
 };
 use crate::telemetry::{Ledger, SeriesAccount, Tally};
 
-use super::gauges::HeldGauges;
+use super::gauges::{self, HeldGauges};
 use super::multi_interval::MultiInterval;
 use super::prefixes::Prefixes;
 use super::series_table::{SeriesTable, Slot};
@@ -87,6 +87,25 @@ pub struct RegistryOptions {
     pub self_metrics: SelfMetrics,
     /// Settings of single series.
     pub rules: Option<Arc<Rules>>,
+    /// Others merge the intervals with those of other nodes: an interval has what was received in it and nothing more. Gauges
+    /// are in it if they were updated, with their adjustments, and whatever goes over intervals is left to who merges them:
+    /// gauges that stand, idle series, series with longer intervals. Of the own series there are only the original's counters,
+    /// which add up.
+    pub is_partial: bool,
+}
+
+impl RegistryOptions {
+    /// Whether idle series of a class are emitted.
+    pub fn emits_idle(&self, class: Class) -> bool {
+        !self.is_partial
+            && match class {
+                Class::Counter => self.zero_when_idle[0],
+                Class::Timer => self.zero_when_idle[1],
+                Class::Set => self.zero_when_idle[2],
+                Class::Gauge => true,
+                Class::Kv => false,
+            }
+    }
 }
 
 /// When an interval ended.
@@ -202,7 +221,12 @@ impl Registry {
         self.register(partials, &mut snapshot);
         self.apply_rules(&interval, &mut snapshot);
         self.emit_counters(partials, now, &mut snapshot);
-        self.gauges.emit(&mut self.tables[Class::Gauge as usize], partials, &self.options, now, &mut snapshot);
+        let table = &mut self.tables[Class::Gauge as usize];
+        if self.options.is_partial {
+            gauges::emit_updates(table, partials, now, &mut snapshot);
+        } else {
+            self.gauges.emit(table, partials, &self.options, now, &mut snapshot);
+        }
         self.emit_timers(partials, now, &mut snapshot);
         self.emit_sets(partials, now, &mut snapshot);
         let table = &mut self.tables[Class::Kv as usize];
@@ -212,7 +236,8 @@ impl Registry {
                 Slot::New(series) => snapshot.kvs.push(KvPoint { series, values }),
             });
         }
-        if snapshot.overrides.rules.as_ref().is_some_and(|rules| rules.all_overrides().any(|t| t.every > 1)) {
+        let is_slow = |rules: &Arc<Rules>| rules.all_overrides().any(|own| own.every > 1);
+        if !self.options.is_partial && snapshot.overrides.rules.as_ref().is_some_and(is_slow) {
             self.multi_interval.hold(&mut snapshot, &self.options.summary.timers);
         }
         if snapshot.ledger.memory.folded > 0 {
@@ -261,7 +286,8 @@ impl Registry {
                     let Some(id) = table.register(shard, created, &self.options) else { continue };
                     self.prefixes.see(&table.shown(id));
                     let rule = table.rule_of(id);
-                    if overrides(&self.options, rule).is_some_and(SeriesOverrides::is_seen) {
+                    let own = overrides(&self.options, rule);
+                    if own.is_some_and(|own| self.options.is_partial || own.is_seen()) {
                         Arc::make_mut(&mut self.overrides).insert(table.shown(id), rule);
                     }
                 }
@@ -281,7 +307,7 @@ impl Registry {
                 let series = Series::new(Kind::Counter, &format!("{prefix}.{name}"), &[]);
                 snapshot.counters.push(CounterPoint { series, sum });
             }
-            if *lag && self.sequence > 1 {
+            if *lag && self.sequence > 1 && !self.options.is_partial {
                 let late = snapshot.interval_secs - snapshot.rate_secs;
                 let series = Series::new(Kind::Gauge, &format!("{prefix}.timestamp_lag"), &[]);
                 snapshot.gauges.push(GaugePoint { series, gauge: Gauge::absolute(late, snapshot.end) });
@@ -294,10 +320,15 @@ impl Registry {
         let Some(rules) = &self.options.rules else { return };
         let periods = rules.all_overrides().map(|overrides| overrides.every);
         let rate_secs = self.options.rate_secs.unwrap_or(interval.length_secs);
+        let lengths = match self.options.is_partial {
+            true => Vec::new(),
+            false => self.multi_interval.tick(periods, interval, rate_secs),
+        };
         snapshot.overrides = SnapshotOverrides {
-            lengths: self.multi_interval.tick(periods, interval, rate_secs),
+            lengths,
             rules: Some(Arc::clone(rules)),
             of: Arc::clone(&self.overrides),
+            ..SnapshotOverrides::default()
         };
     }
 
@@ -310,7 +341,7 @@ impl Registry {
                 Slot::New(series) => points.push(CounterPoint { series, sum }),
             });
         }
-        if self.options.zero_when_idle[0] {
+        if self.options.emits_idle(Class::Counter) {
             points.extend(table.idle(now).map(|series| CounterPoint { series, sum: Sum::default() }));
         }
     }
@@ -330,7 +361,7 @@ impl Registry {
         }
         // Here once, not in every sink.
         points.iter_mut().for_each(|point| point.timer.sort());
-        if self.options.zero_when_idle[1] {
+        if self.options.emits_idle(Class::Timer) {
             points.extend(table.idle(now).map(|series| TimerPoint { series, timer: Timer::default() }));
         }
     }
@@ -343,13 +374,17 @@ impl Registry {
                 Slot::New(series) => points.push(SetPoint { series, members }),
             });
         }
-        if self.options.zero_when_idle[2] {
+        if self.options.emits_idle(Class::Set) {
             points.extend(table.idle(now).map(|series| SetPoint { series, members: Members::default() }));
         }
     }
 
     /// Adds presence's series and events.
     pub fn add_presence(&self, snapshot: &mut Snapshot, readings: Vec<Reading>, events: Vec<presence::Event>) {
+        snapshot.presence = events;
+        if self.options.is_partial {
+            return;
+        }
         for Reading { name, tags, value, counts } in readings {
             let kind = if counts { Kind::Counter } else { Kind::Gauge };
             let tags: Vec<(&str, Option<&str>)> = tags.iter().map(|(key, value)| (*key, Some(&**value))).collect();
@@ -362,13 +397,12 @@ impl Registry {
                 snapshot.gauges.push(GaugePoint { series, gauge: Gauge::absolute(value, snapshot.end) });
             }
         }
-        snapshot.presence = events;
     }
 
     /// Adds the ledger as series, once it is complete. `before` says what sinks and relays had counted when the
     /// interval began.
     pub fn add_own_series(&self, snapshot: &mut Snapshot, before: &Ledger) {
-        if self.options.self_metrics != SelfMetrics::Ledger {
+        if self.options.self_metrics != SelfMetrics::Ledger || self.options.is_partial {
             return;
         }
         for (series, value) in snapshot.ledger.series(before) {
@@ -390,13 +424,7 @@ impl Registry {
 
     /// Whether idle series of a class are emitted.
     pub fn emits_idle(&self, class: Class) -> bool {
-        match class {
-            Class::Counter => self.options.zero_when_idle[0],
-            Class::Timer => self.options.zero_when_idle[1],
-            Class::Set => self.options.zero_when_idle[2],
-            Class::Gauge => true,
-            Class::Kv => false,
-        }
+        self.options.emits_idle(class)
     }
 
     /// A gauge at the end of the last interval, if it is still held.
@@ -470,8 +498,8 @@ fn most(partials: &[Partial], cells: impl Fn(&Partial) -> usize) -> usize {
 mod tests {
     use super::*;
     use crate::aggregate::rules::Rule;
-    use crate::aggregate::{Columns, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
-    use crate::protocol::Options;
+    use crate::aggregate::{Columns, GaugePolicy, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
+    use crate::protocol::{GaugeOp, Options};
 
     struct Fixture {
         shards: Vec<Shard>,
@@ -511,6 +539,20 @@ mod tests {
         fn feed(&mut self, shard: usize, text: &str) {
             let now = self.now;
             self.shards[shard].ingest(text.as_bytes(), &Options::default(), None, now);
+        }
+
+        /// Closes an interval, and has the own series added.
+        fn close_part(&mut self) -> Snapshot {
+            let mut partials: Vec<Partial> = Vec::new();
+            for n in 0..self.shards.len() {
+                let retire = self.registry.retirements(n, self.now);
+                partials.push(self.shards[n].close(retire, Columns::default()));
+            }
+            self.now += 10.0;
+            let interval = Interval::new(self.now, 10.0, self.now, Duration::from_secs(10));
+            let mut snapshot = self.registry.close(&mut partials, interval);
+            self.registry.add_own_series(&mut snapshot, &Ledger::default());
+            snapshot
         }
 
         fn close(&mut self) -> Vec<String> {
@@ -629,5 +671,48 @@ mod tests {
         assert_eq!(fixture.shards[0].len(), 1);
         fixture.close();
         assert_eq!(fixture.shards[0].len(), 0);
+    }
+
+    #[test]
+    fn a_part_has_what_was_received_in_its_interval_and_nothing_more() {
+        let rule = |pattern: &str, overrides| Rule { pattern: pattern.into(), overrides, ..Rule::default() };
+        let slow = SeriesOverrides { every: 6, ..SeriesOverrides::default() };
+        let largest = SeriesOverrides { gauge: GaugePolicy::Max, ..SeriesOverrides::default() };
+        let renamed = Rule { rename: Some("new".into()), ..rule("old", SeriesOverrides::default()) };
+        let rules = Rules::new(vec![rule("slow*", slow), rule("most", largest), renamed]);
+        let mut fixture = Fixture::new(2, |options| {
+            options.is_partial = true;
+            options.gauge_life = GaugeLife::Forever;
+            options.zero_when_idle = [true; 3];
+            options.self_metrics = SelfMetrics::Ledger;
+            options.rules = Some(Arc::new(rules));
+            options.prefix = "p.".into();
+        });
+        fixture.feed(0, "g:5|g\ng:+1|g\nslow:1|c\nt:1|ms\ns:x|s\nold:2|c\nk:1|kv\nmost:9|g\nmost:3|g");
+        fixture.feed(1, "g:-2|g\nonly:+3|g\nslow.t:7|ms");
+        let first = fixture.close_part();
+        let gauge = |snapshot: &Snapshot, name: &str| {
+            snapshot.gauges.iter().find(|point| point.series.name() == name).map(|point| point.gauge)
+        };
+        let (mut set, mut loose) = (Gauge::absolute(5.0, 0.0), Gauge::default());
+        set.apply(GaugeOp::Increase, 1.0, 0.0);
+        let mut other = Gauge::default();
+        other.apply(GaugeOp::Decrease, 2.0, 0.0);
+        set.merge(&other);
+        loose.apply(GaugeOp::Increase, 3.0, 0.0);
+        assert_eq!((gauge(&first, "p.g"), gauge(&first, "p.only")), (Some(set), Some(loose)));
+        let counters: Vec<_> = first.counters.iter().map(|p| (p.series.name(), p.sum.value())).collect();
+        assert_eq!(counters, [("p.slow", 1.0), ("p.new", 2.0)]);
+        assert_eq!((first.timers.len(), first.sets.len(), first.kvs.len()), (2, 1, 1));
+        // Whoever merges the parts does with the values what the rule says.
+        let most = Series::new(Kind::Gauge, "p.most", &[]);
+        let levels = first.overrides.levels.get(&most).map(|levels| levels.resolved(0.0).value(GaugePolicy::Max));
+        assert_eq!((levels, first.overrides.of(&most).map(|own| own.gauge)), (Some(Some(9.0)), Some(GaugePolicy::Max)));
+        fixture.feed(1, "g:+1|g");
+        let second = fixture.close_part();
+        let mut next = Gauge::default();
+        next.apply(GaugeOp::Increase, 1.0, 0.0);
+        assert_eq!((gauge(&second, "p.g"), second.len()), (Some(next), 1));
+        assert_eq!(fixture.close_part().len(), 0);
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::rules::Rules;
-use crate::aggregate::{SeriesOverrides, TimestampedSample};
+use crate::aggregate::{Levels, SeriesOverrides, TimestampedSample};
 use crate::glob::matches;
 use crate::series::Series;
 
@@ -20,6 +20,8 @@ pub struct SnapshotOverrides {
     pub(crate) of: Arc<HashMap<Series, u32>>,
     /// For series that are not flushed in every interval: in which they are, and its length.
     pub(crate) lengths: Vec<(u32, Length)>,
+    /// In a part of an interval: the values of gauges of which more than the last counts.
+    pub(crate) levels: HashMap<Series, Levels>,
 }
 
 /// Whether an interval of so many ticks ends with a tick that follows another one: every multiple ends one, also when its own
@@ -76,8 +78,13 @@ impl SnapshotOverrides {
     pub(super) fn unite(&mut self, other: &SnapshotOverrides) {
         if self.rules.is_none() {
             *self = other.clone();
-        } else if !other.of.is_empty() {
+            return;
+        }
+        if !other.of.is_empty() {
             Arc::make_mut(&mut self.of).extend(other.of.iter().map(|(series, rule)| (series.clone(), *rule)));
+        }
+        for (series, levels) in &other.levels {
+            self.levels.entry(series.clone()).or_default().merge(levels);
         }
     }
 }

@@ -445,7 +445,7 @@ fn timers_are_merged_with_the_digits_of_their_rule() {
     let overrides = SnapshotOverrides {
         rules: Some(Arc::new(Rules::of_overrides(vec![own]))),
         of: Arc::new(std::iter::once((series.clone(), 0)).collect()),
-        lengths: Vec::new(),
+        ..SnapshotOverrides::default()
     };
     let values = [100_100.7, 100_200.3, 100_300.9, 100_400.1];
     let merged = merge_contents(vec![content(&values[..1]), content(&values[1..])], &policy, &overrides);
