@@ -183,10 +183,15 @@ impl Replay {
         let here = self.open.get(&interval).into_iter().flat_map(|batches| batches.range(..=cut));
         let heard: BTreeSet<&NodeName> = here.filter(|(_, held)| !held.more).map(|(_, held)| &held.id.edge).collect();
         let roster = self.roster_before(record, cut + 1);
-        let missing = roster.expected(interval).filter(|edge| !heard.contains(edge)).cloned().collect();
+        let (delivered, missing): (Vec<_>, Vec<_>) =
+            roster.expected(interval).partition(|(edge, _)| heard.contains(edge));
+        let missing = missing.into_iter().map(|(edge, _)| edge.clone()).collect();
         let since = self.findings.iter().filter(|(sequence, _)| (before + 1..=cut).contains(sequence));
         let mut findings: Vec<Finding> = since.map(|(_, finding)| finding.clone()).collect();
+        let half_told = delivered.into_iter().filter(|(_, member)| member.half_told() == Some(interval));
+        findings.extend(half_told.map(|(edge, _)| Finding::Partial { edge: edge.clone(), interval }));
         findings.sort();
+        findings.dedup();
         Account { late, missing, findings }
     }
 
@@ -231,4 +236,33 @@ fn read_header(message: &[u8]) -> Option<BatchHeader> {
 /// Which batch it is.
 fn id_of(header: &BatchHeader) -> BatchId {
     BatchId { edge: header.edge.clone(), boot: header.boot, n: header.n }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::batch::Flags;
+    use super::super::testing::{INTERVAL, batch, header};
+    use super::*;
+
+    fn read(headers: &[BatchHeader]) -> (Record, Replay) {
+        let record = Record::genesis();
+        let mut replay = Replay::new(&record, INTERVAL);
+        for (sequence, header) in (1..).zip(headers) {
+            replay.take(&batch(sequence, header, (header.interval + 1) as f64 * INTERVAL), 10.0);
+        }
+        (record, replay)
+    }
+
+    #[test]
+    fn an_edge_that_left_and_came_back_and_has_not_delivered_since_is_partial() {
+        let last = BatchHeader { flags: Flags { last: true, ..Flags::default() }, ..header("e", 1, 100) };
+        let flags = Flags { hello: true, ..Flags::default() };
+        let hello = BatchHeader { boot: 2, flags, ..header("e", 2, 100) };
+        let (record, replay) = read(&[last, hello, BatchHeader { boot: 2, ..header("e", 3, 100) }]);
+        let partial = Finding::Partial { edge: "e".parse().expect("a name"), interval: 100 };
+        let account = |cut| replay.account(&record, 100, 0, cut);
+        assert_eq!(account(1), Account::default());
+        assert_eq!(account(2), Account { findings: vec![partial], ..Account::default() });
+        assert_eq!(account(3), Account::default());
+    }
 }

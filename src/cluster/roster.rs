@@ -44,6 +44,14 @@ pub struct Member {
     pub lag: f64,
 }
 
+impl Member {
+    /// The interval within which it said goodbye and came back, if what it heard since has not come.
+    pub(super) fn half_told(&self) -> Option<Interval> {
+        let (from, to) = self.away;
+        (!self.left && from > to && self.last < to).then_some(to)
+    }
+}
+
 /// What is told of a batch when it is read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Finding {
@@ -67,7 +75,8 @@ pub enum Finding {
         /// The interval.
         interval: Interval,
     },
-    /// The batch covers a part of the interval, as the edge was started after a crash.
+    /// A part of the interval is missing, as the edge crashed: its batch begins at the start after that; or the edge had
+    /// said goodbye and come back within it, and only what it heard before has come.
     Partial {
         /// The edge.
         edge: NodeName,
@@ -130,6 +139,9 @@ impl Roster {
         let is_new_boot = header.boot > member.boot;
         if is_new_boot && !header.clean_before {
             report(Finding::Restart { edge: edge(), interval });
+            if let Some(interval) = member.half_told() {
+                report(Finding::Partial { edge: edge(), interval });
+            }
         }
         member.lag = (member.lag + LAG_STEP_SECS).min(stored - sent);
         (member.boot, member.n, member.heard) = (header.boot, header.n, stored);
@@ -159,12 +171,12 @@ impl Roster {
     }
 
     /// The edges that an interval is expected of.
-    pub(super) fn expected(&self, interval: Interval) -> impl Iterator<Item = &NodeName> {
+    pub(super) fn expected(&self, interval: Interval) -> impl Iterator<Item = (&NodeName, &Member)> {
         let is_expected = move |member: &Member| {
             let was_away = member.away.0 <= interval && interval < member.away.1;
             member.first <= interval && !was_away && (!member.left || member.last >= interval)
         };
-        self.0.iter().filter(move |(_, member)| is_expected(member)).map(|(edge, _)| edge)
+        self.0.iter().filter(move |(_, member)| is_expected(member))
     }
 
     /// An edge.
@@ -275,6 +287,26 @@ mod tests {
         take(&mut roster, &hello(2, 3, 105));
         // What it missed before its goodbye is missing still.
         assert_eq!(expected(&roster, 99..108), [100, 101, 102, 105, 106, 107]);
+    }
+
+    #[test]
+    fn what_an_edge_had_open_that_left_came_back_and_crashed_within_an_interval_is_told() {
+        let mut roster = Roster::default();
+        let unclean = |header: BatchHeader| BatchHeader { clean_before: false, ..header };
+        take(&mut roster, &header(1, 1, 101));
+        take(&mut roster, &BatchHeader { flags: Flags { last: true, ..Flags::default() }, ..header(1, 2, 102) });
+        assert_eq!(roster.get(&edge()).and_then(Member::half_told), None);
+        assert_eq!(take(&mut roster, &hello(2, 3, 102)).1, []);
+        assert_eq!(roster.get(&edge()).and_then(Member::half_told), Some(102));
+        let mut crashed = roster.clone();
+        let restart = Finding::Restart { edge: edge(), interval: 105 };
+        let partial = Finding::Partial { edge: edge(), interval: 102 };
+        assert_eq!(take(&mut crashed, &unclean(hello(3, 4, 105))).1, [restart, partial]);
+        // Nothing is missing if its batch comes after all.
+        take(&mut roster, &header(2, 4, 102));
+        assert_eq!(roster.get(&edge()).and_then(Member::half_told), None);
+        let restart = Finding::Restart { edge: edge(), interval: 105 };
+        assert_eq!(take(&mut roster, &unclean(hello(3, 5, 105))).1, [restart]);
     }
 
     #[test]

@@ -94,6 +94,12 @@ pub(super) fn header(edge: &str, n: u64, interval: Interval) -> BatchHeader {
     }
 }
 
+/// A batch of partition 0 that was sent and stored at a time of the bus, with its edge and number for a body.
+pub(super) fn batch(sequence: Sequence, header: &BatchHeader, stored: f64) -> StoredBatch {
+    let body = format!("{} {}", header.edge, header.n);
+    StoredBatch { sequence, stored, sent: stored, payload: header.encode(body.as_bytes()).into() }
+}
+
 impl TestBus {
     /// The time of the bus at a time of the nodes.
     pub(super) fn time(&self, now: f64) -> f64 {
@@ -107,13 +113,15 @@ impl TestBus {
 
     /// Stores a batch in both partitions.
     pub(super) fn store(&mut self, header: &BatchHeader, now: f64) {
-        let body = format!("{} {}", header.edge, header.n);
         for partition in 0..2 {
             self.log_end += 1;
-            let (sequence, stored) = (self.log_end, self.time(now));
-            let payload = header.encode(body.as_bytes()).into();
-            self.log.push((partition, StoredBatch { sequence, stored, sent: stored, payload }));
+            self.log.push((partition, batch(self.log_end, header, self.time(now))));
         }
+    }
+
+    /// All records of all partitions.
+    pub(super) fn all_records(&self) -> impl Iterator<Item = Record> {
+        self.records.iter().filter_map(|(_, stored)| Record::decode(&stored.payload))
     }
 
     /// The valid record of a partition.
