@@ -31,7 +31,7 @@ const RESEND_SECS: f64 = 1.5;
 /// A node that is not the preferred one claims a free partition so many seconds later.
 const CLAIM_LATER_SECS: f64 = 2.0;
 
-/// A partition is given up when another node was preferred for so many seconds.
+/// A partition is given up when another node was preferred for so many seconds, and nothing is overdue in it.
 const RELEASE_SECS: f64 = 3.0;
 
 /// Who a node is.
@@ -353,11 +353,12 @@ impl<C: Content> Node<C> {
         if !self.session.is_trusted(now) {
             return;
         }
+        let may_stay = |since| !self.is_leaving && (now - since <= RELEASE_SECS || owner.is_catching_up());
         let step = Step {
             now,
             offset: self.session.bus_time(0.0),
             is_writing: slot.write.is_some(),
-            release: slot.unwanted_since.is_some_and(|since| self.is_leaving || now - since > RELEASE_SECS),
+            release: slot.unwanted_since.is_some_and(|since| !may_stay(since)),
         };
         let tickets = &mut self.tickets;
         if let Some(record) = owner.step(step, &mut || next(tickets), &mut self.out) {
@@ -407,5 +408,24 @@ mod tests {
         let [edge] = &mine.edges[..] else { panic!("{:?}", mine.edges) };
         assert_eq!((edge.name.as_str(), edge.boot, edge.n, edge.last, edge.left), ("e", 1, 2, 101, false));
         assert_eq!((edge.heard, edge.lag), (bus.time(21.0), 0.0));
+    }
+
+    #[test]
+    fn a_partition_is_not_given_up_while_batches_are_overdue() {
+        let (mut bus, mut first, mut second, mut third) =
+            (TestBus::default(), node("a", 1), node("b", 1), node("c", 1));
+        bus.batch("e", 1, 100, 10.0);
+        bus.batch("e", 2, 101, 20.0);
+        bus.run(&mut [&mut first], 10.0, 22.0);
+        // The first is gone, and so is the edge. Who takes over waits for what is overdue for ten seconds,
+        bus.run(&mut [&mut second], 44.0, 54.0);
+        assert_eq!(second.owned().count(), 2);
+        // and a third one that joins meanwhile has its partition when that was sealed, not after three.
+        bus.run(&mut [&mut second, &mut third], 54.0, 58.5);
+        assert_eq!((third.owned().count(), bus.record(0).sealed, bus.record(1).sealed), (0, 101, 101));
+        bus.run(&mut [&mut second, &mut third], 58.5, 75.0);
+        assert_eq!((second.owned().count(), third.owned().count()), (1, 1));
+        let owners = bus.all_records().filter(|record| record.sealed < 102).map(|record| record.owner);
+        assert!(owners.into_iter().all(|owner| owner.is_some()));
     }
 }

@@ -171,12 +171,19 @@ impl<C: Content> Owner<C> {
             is_ours: true,
             emitted: self.emitted,
             unemitted: self.record.sealed.saturating_sub(self.emitted),
-            catching_up: self.away.is_catching_up(),
+            catching_up: self.is_catching_up(),
             log_lost: self.log_lost,
             next: self.replay.next(),
             edges: edges(self.replay.roster()),
             ..PartitionView::of_record(self.partition, &self.record)
         }
+    }
+
+    /// Whether missing batches are waited for beyond their deadline. It is not given up meanwhile: the next owner would begin
+    /// to wait anew.
+    pub(super) fn is_catching_up(&self) -> bool {
+        let has_any = self.record.sealed > 0 || self.replay.first_open().is_some();
+        has_any && self.away.is_catching_up()
     }
 
     /// Asks for what is to be read, and again for what was not answered.
