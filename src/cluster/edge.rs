@@ -13,6 +13,8 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::random::Random;
+
 use super::batch::{BatchHeader, EdgeAccount, FORMAT, Flags};
 use super::{Interval, NodeName};
 
@@ -111,7 +113,7 @@ pub struct Edge {
     is_first: bool,
     left: bool,
     started: f64,
-    random: u64,
+    random: Random,
 }
 
 impl Edge {
@@ -127,7 +129,7 @@ impl Edge {
         let lanes: Vec<Lane> = (0..options.partitions).map(lane).collect();
         let spooled_bytes = lanes.iter().flat_map(|lane| &lane.spool).map(|sealed| sealed.payload.len()).sum();
         let mut edge = Edge {
-            random: options.seed,
+            random: Random::new(options.seed),
             options,
             lanes,
             spooled_bytes,
@@ -215,9 +217,7 @@ impl Edge {
                 continue;
             }
             let Some(Sealed { boot, n, payload }) = lane.spool.front().cloned() else { continue };
-            self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let jitter = (self.random >> 40) as f64 / (1_u64 << 24) as f64 * JITTER_SECS;
-            lane.again_at = Some(now + ANSWER_SECS + jitter);
+            lane.again_at = Some(now + ANSWER_SECS + self.random.unit() * JITTER_SECS);
             due.push(Publish { partition, boot, n, payload });
         }
         due
