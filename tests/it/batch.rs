@@ -10,7 +10,7 @@ use systole::internals::cluster::batch::{
 };
 use systole::internals::protocol::Kind;
 use systole::internals::series::Series;
-use systole::internals::snapshot::{CounterPoint, Snapshot, SnapshotOverrides, SummaryPolicy, TimerPoint};
+use systole::internals::snapshot::{CounterPoint, Snapshot, SummaryPolicy, TimerPoint};
 
 /// Xorshift (Marsaglia 2003).
 struct Random(u64);
@@ -94,13 +94,13 @@ fn an_interval_takes_36_bytes_a_series() {
     let partitioned = start.elapsed();
     let messages: Vec<Vec<u8>> = parts.iter().flat_map(|part| encode(&header(1), part).messages).collect();
     let encoded = start.elapsed();
-    let batches: Vec<Batch> = messages.iter().map(|message| Batch::decode(message).expect("a batch")).collect();
+    let batches: Vec<Batch> = messages.iter().map(|message| Batch::decode(message, None).expect("a batch")).collect();
     let decoded = start.elapsed();
     let policy = Arc::new(SummaryPolicy::default());
     let twice = batches.into_iter().map(|batch| {
         let other =
             Batch { header: BatchHeader { edge: "edge-2".parse().expect("a name"), ..header(1) }, ..batch.clone() };
-        merge(vec![other, batch], &policy, &SnapshotOverrides::default())
+        merge(vec![other, batch], &policy)
     });
     let merged: usize = twice.map(|merged| merged.len()).sum();
     let all: usize = messages.iter().map(Vec::len).sum();
@@ -124,7 +124,7 @@ fn a_series_is_in_the_part_of_its_partition() {
     let snapshot = interval(700, &mut Random(1));
     for (part, number) in partition(&snapshot, partitions).iter().zip(0..) {
         let message = &encode(&header(1), part).messages[0];
-        let content = Batch::decode(message).expect("a batch").content;
+        let content = Batch::decode(message, None).expect("a batch").content;
         assert!(content.counters.len() > 50, "{number}: {}", content.counters.len());
         assert!(content.counters.iter().all(|point| partition_of(&point.series, partitions) == number));
         assert!(content.timers.iter().all(|point| partition_of(&point.series, partitions) == number));
@@ -159,12 +159,12 @@ fn any_bytes_are_a_batch_or_an_error() {
                 }
             }
         }
-        match Batch::decode(&bytes) {
+        match Batch::decode(&bytes, None) {
             Ok(batch) => {
                 read += 1;
-                let merged = merge(vec![batch.clone(), batch], &policy, &SnapshotOverrides::default());
+                let merged = merge(vec![batch.clone(), batch], &policy);
                 let again = encode(&header(1), &partition(&merged, NonZeroU16::MIN)[0]);
-                Batch::decode(&again.messages[0]).expect("what was written can be read");
+                Batch::decode(&again.messages[0], None).expect("what was written can be read");
             }
             Err(error) => {
                 refused += 1;

@@ -1,21 +1,21 @@
 //! Reads batches, whoever wrote them, and merges them. What a message makes a reader allocate is bounded by
 //! [`MAX_PLAIN_BYTES`] and [`MAX_HELD_BYTES`], and by one record beyond them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use serde::Deserialize;
 
-use crate::aggregate::rules::NO_RULE;
-use crate::aggregate::{Class, EventOrCheck, TimestampedSample, class_of};
+use crate::aggregate::rules::{NO_RULE, Rules};
+use crate::aggregate::{Class, EventOrCheck, Levels, TimestampedSample, class_of};
 use crate::protocol::{Kind, Name, Tag};
 use crate::series::{KeyBuilder, Series};
-use crate::snapshot::{
-    self, CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SnapshotOverrides, SummaryPolicy, TimerPoint,
-};
+use crate::snapshot::{self, CounterPoint, GaugePoint, KvPoint, SetPoint, Snapshot, SummaryPolicy, TimerPoint};
 
 use super::deflate::inflate;
 use super::{
-    BatchError, BatchHeader, EVENT_OR_CHECK, MAX_HELD_BYTES, MAX_NAME_BYTES, MAX_PLAIN_BYTES, RecordClass, TAG, VALUE,
+    BatchError, BatchHeader, EVENT_OR_CHECK, MAX_HELD_BYTES, MAX_NAME_BYTES, MAX_PLAIN_BYTES, RULE, RecordClass, TAG,
+    VALUE,
 };
 
 /// Longest text of a series, in bytes.
@@ -29,18 +29,18 @@ const POINT: usize = 48;
 pub struct Batch {
     /// Its header.
     pub header: BatchHeader,
-    /// Its points, events and checks, and the edge's ledger if it has one; all else is empty.
+    /// Its points, events and checks, the rules of its series, and the edge's ledger if it has one; all else is empty.
     pub content: Snapshot,
 }
 
 impl Batch {
-    /// Reads a message.
+    /// Reads a message, whose rules are these.
     ///
     /// # Errors
     /// If this version can't read it.
-    pub fn decode(message: &[u8]) -> Result<Batch, BatchError> {
+    pub fn decode(message: &[u8], rules: Option<&Arc<Rules>>) -> Result<Batch, BatchError> {
         let (header, body) = BatchHeader::decode(message)?;
-        let mut content = content(body)?;
+        let mut content = content(body, rules)?;
         if let Some(ledger) = header.account.as_ref().map(|account| account.ledger()).transpose()?.flatten() {
             content.ledger = ledger;
         }
@@ -49,55 +49,55 @@ impl Batch {
 }
 
 /// Merges the batches of one interval and partition in the order of edge, boot and number, whatever order they come in.
-/// `overrides` are what rules say of their series. The interval's end is for the caller to fill in.
-pub fn merge(mut batches: Vec<Batch>, policy: &Arc<SummaryPolicy>, overrides: &SnapshotOverrides) -> Snapshot {
+/// The interval's end is for the caller to fill in.
+pub fn merge(mut batches: Vec<Batch>, policy: &Arc<SummaryPolicy>) -> Snapshot {
     let id = |batch: &Batch| (batch.header.edge.clone(), batch.header.boot, batch.header.n);
     batches.sort_by_cached_key(id);
     let length = batches.iter().map(|batch| batch.header.length).fold(0.0, f64::max);
     let interval = batches.first().map_or(0, |batch| batch.header.interval);
-    let mut merged = merge_contents(batches.into_iter().map(|batch| batch.content).collect(), policy, overrides);
+    let mut merged = merge_contents(batches.into_iter().map(|batch| batch.content).collect(), policy);
     merged.sequence = interval;
     (merged.interval_secs, merged.rate_secs) = (length, length);
     merged
 }
 
 /// Merges what was read from bodies, in the order in which it comes. The points of the result are sorted.
-pub fn merge_contents(
-    mut contents: Vec<Snapshot>,
-    policy: &Arc<SummaryPolicy>,
-    overrides: &SnapshotOverrides,
-) -> Snapshot {
+pub fn merge_contents(mut contents: Vec<Snapshot>, policy: &Arc<SummaryPolicy>) -> Snapshot {
     if contents.is_empty() {
         contents.push(Snapshot::default());
     }
     // The first says how timers are merged.
     contents[0].policy = Arc::clone(policy);
-    contents[0].overrides = overrides.clone();
     let mut merged = snapshot::merge(&contents.iter().collect::<Vec<_>>());
     merged.sort();
     merged
 }
 
-/// Reads a body.
+/// Reads a body, whose rules are these.
 ///
 /// # Errors
-/// If this version can't read it.
-pub fn content(body: &[u8]) -> Result<Snapshot, BatchError> {
+/// If this version can't read it, or these are not its rules.
+pub fn content(body: &[u8], rules: Option<&Arc<Rules>>) -> Result<Snapshot, BatchError> {
     let plain = inflate(body, MAX_PLAIN_BYTES).map_err(|reason| BatchError::Inflate { part: "body", reason })?;
-    let mut reader = Reader::default();
+    let mut reader = Reader { rules: rules.map(|rules| &**rules), ..Reader::default() };
     let (mut rest, mut record) = (&plain[..], 0);
     while !rest.is_empty() {
         let at = plain.len() - rest.len();
         reader.record(&mut rest).map_err(|reason| BatchError::Record { record, at, reason })?;
         record += 1;
     }
-    Ok(reader.content)
+    let Reader { mut content, of, .. } = reader;
+    (content.overrides.rules, content.overrides.of) = (rules.cloned(), Arc::new(of));
+    Ok(content)
 }
 
 /// Reads records.
 #[derive(Default)]
-struct Reader {
+struct Reader<'a> {
     content: Snapshot,
+    rules: Option<&'a Rules>,
+    /// The numbers of the rules of the series.
+    of: HashMap<Series, u32>,
     /// The name of the last record.
     name: Vec<u8>,
     keys: KeyBuilder,
@@ -113,7 +113,7 @@ fn take<'a, T: Deserialize<'a>>(what: &str, rest: &mut &'a [u8]) -> Result<T, St
     Ok(value)
 }
 
-impl Reader {
+impl Reader<'_> {
     fn record(&mut self, rest: &mut &[u8]) -> Result<(), String> {
         let head: u8 = take("kind", rest)?;
         if head == EVENT_OR_CHECK {
@@ -123,23 +123,33 @@ impl Reader {
             return Ok(());
         }
         let kind = Kind::ALL[usize::from(head & 7)];
-        let class = RecordClass::ALL.into_iter().find(|class| *class as u8 == head >> 3 && is_of(*class, kind));
+        let bits = (head & !RULE) >> 3;
+        let class = RecordClass::ALL.into_iter().find(|class| *class as u8 == bits && is_of(*class, kind));
         let class = class.ok_or_else(|| format!("there is no record of kind {head:#04x}"))?;
         if !self.content.events_and_checks.is_empty() {
             return Err("a series follows an event".into());
         }
+        let rule = if head & RULE == 0 { NO_RULE } else { take("rule", rest)? };
         let series = self.series(kind, rest)?;
+        if head & RULE != 0 && self.rules.and_then(|rules| rules.overrides(rule)).is_none() {
+            let known = self.rules.map_or(0, |rules| rules.all().len());
+            return Err(format!("{} has rule {rule}, counted from 0, and there are {known} here", series.id()));
+        }
         if let Some((last, last_class)) = &self.last
             && last.order(&series).then(last_class.cmp(&class)).is_gt()
         {
             return Err(format!("{} is not in order", series.id()));
         }
         self.last = Some((series.clone(), class));
-        self.value(class, series, rest)
+        if rule != NO_RULE && class != RecordClass::Timestamped && !self.of.contains_key(&series) {
+            self.hold(POINT)?;
+            self.of.insert(series.clone(), rule);
+        }
+        self.value(class, series, rule, rest)
     }
 
     /// Reads the value of a series.
-    fn value(&mut self, class: RecordClass, series: Series, rest: &mut &[u8]) -> Result<(), String> {
+    fn value(&mut self, class: RecordClass, series: Series, rule: u32, rest: &mut &[u8]) -> Result<(), String> {
         match class {
             RecordClass::Counter => {
                 let sum = take("counter", rest)?;
@@ -169,7 +179,12 @@ impl Reader {
             }
             RecordClass::Timestamped => {
                 let (time, value) = take("sample with a timestamp", rest)?;
-                self.content.timestamped.push(TimestampedSample { series, time, value, rule: NO_RULE });
+                self.content.timestamped.push(TimestampedSample { series, time, value, rule });
+            }
+            RecordClass::Levels => {
+                let levels: Levels = take("values of a gauge", rest)?;
+                self.hold(POINT)?;
+                self.content.overrides.levels.entry(series).or_default().merge(&levels);
             }
             RecordClass::EventOrCheck => unreachable!("no kind of series is of it"),
         }
@@ -217,7 +232,7 @@ impl Reader {
 fn is_of(class: RecordClass, kind: Kind) -> bool {
     match class {
         RecordClass::Counter => class_of(kind) == Class::Counter,
-        RecordClass::Gauge => class_of(kind) == Class::Gauge,
+        RecordClass::Gauge | RecordClass::Levels => class_of(kind) == Class::Gauge,
         RecordClass::Timer => class_of(kind) == Class::Timer,
         RecordClass::Set => class_of(kind) == Class::Set,
         RecordClass::Kv => class_of(kind) == Class::Kv,

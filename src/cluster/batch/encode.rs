@@ -6,11 +6,12 @@ use flate2::Compression;
 use flate2::write::DeflateEncoder;
 use serde::Serialize;
 
+use crate::aggregate::rules::NO_RULE;
 use crate::aggregate::{EventOrCheck, EventOrCheckBody};
 
 use super::header::{BatchHeader, Flags};
 use super::partition::{Part, Record, Value, append_tags};
-use super::{EVENT_OR_CHECK, HELD_BYTES, MAX_NAME_BYTES, MAX_RECORD_BYTES, MESSAGE_BYTES, PLAIN_BYTES};
+use super::{EVENT_OR_CHECK, HELD_BYTES, MAX_NAME_BYTES, MAX_RECORD_BYTES, MESSAGE_BYTES, PLAIN_BYTES, RULE};
 
 /// Bytes that the header of a further message of the same interval may be longer than the first.
 const HEADER_SPARE: usize = 16;
@@ -142,7 +143,7 @@ impl Writer {
         self.write_series(record);
         let held = record.series.heap_bytes()
             + match record.value {
-                Value::Counter(_) | Value::Gauge(_) | Value::Timestamped { .. } => 0,
+                Value::Counter(_) | Value::Gauge(_) | Value::Timestamped { .. } | Value::Levels(_) => 0,
                 Value::Timer(timer) => timer.heap_bytes(),
                 Value::Set(members) => members.heap_bytes(),
                 Value::Kv(values) => size_of_val(values),
@@ -181,7 +182,13 @@ impl Writer {
     fn write_series(&mut self, record: &Record<'_>) {
         let out = &mut self.record;
         out.clear();
-        out.push((record.value.class() as u8) << 3 | record.series.kind() as u8);
+        let head = (record.value.class() as u8) << 3 | record.series.kind() as u8;
+        if record.rule == NO_RULE {
+            out.push(head);
+        } else {
+            out.push(head | RULE);
+            append(out, &record.rule);
+        }
         let shared = self.name.iter().zip(&self.next_name).take_while(|(a, b)| a == b).count();
         append(out, &shared);
         append(out, &(self.next_name.len() - shared));
@@ -192,7 +199,8 @@ impl Writer {
             Value::Timer(timer) => append(out, timer),
             Value::Set(members) => append(out, members),
             Value::Kv(values) => append(out, values),
-            Value::Timestamped { time, value } => append(out, &(time, value)),
+            Value::Timestamped { time, value, .. } => append(out, &(time, value)),
+            Value::Levels(levels) => append(out, levels),
         }
     }
 

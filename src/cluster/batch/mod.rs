@@ -6,7 +6,8 @@
 //! message        header | body
 //! header         format u8 | the other fields of BatchHeader (postcard)
 //! body           deflate of: { series record }* { event record }*
-//! series record  class << 3 | kind, u8 | shared, varint | length of suffix, varint | suffix | value (postcard)
+//! series record  head, u8 | [ rule, varint ] | shared, varint | length of suffix, varint | suffix | value (postcard)
+//! head           class << 3 | kind; 0x40 is added if the number of a rule follows
 //! event record   0x30 | event or service check (postcard)
 //! name           name { 0xFF key [ 0xFE value ] }*
 //! ```
@@ -15,7 +16,9 @@
 //! canonical order, is the first `shared` bytes of the name before it and a suffix; the first name of a body shares nothing.
 //! No text has 0xFE or 0xFF, which are in no UTF-8. Values are as [`Snapshot::encode`](crate::snapshot::Snapshot::encode) writes them. A sample with a
 //! timestamp is its time and its value. Values of key-value pairs beyond [`KV_VALUES`] are in further records of the same
-//! series.
+//! series. The number of a rule is its place in the configuration, from 0; it is there if the rule does more to a series than to
+//! change its name and tags. The values that a gauge took in the interval are a record of their own after the gauge, where its
+//! rule asks for more than the last.
 //!
 //! So equal content gives equal bytes, whatever the order of the points was; how far deflate compresses is a matter of the
 //! build. A reader merges what it reads by [`merge()`]: gauges by the Unix times of their absolute values, as
@@ -84,10 +87,11 @@ enum RecordClass {
     Kv,
     Timestamped,
     EventOrCheck,
+    Levels,
 }
 
 impl RecordClass {
-    const ALL: [RecordClass; 7] = [
+    const ALL: [RecordClass; 8] = [
         RecordClass::Counter,
         RecordClass::Gauge,
         RecordClass::Timer,
@@ -95,11 +99,15 @@ impl RecordClass {
         RecordClass::Kv,
         RecordClass::Timestamped,
         RecordClass::EventOrCheck,
+        RecordClass::Levels,
     ];
 }
 
 /// The byte that an event or a service check begins with.
 const EVENT_OR_CHECK: u8 = (RecordClass::EventOrCheck as u8) << 3;
+
+/// In the first byte of a record of a series: the number of its rule follows.
+const RULE: u8 = 0x40;
 
 /// Why a message can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

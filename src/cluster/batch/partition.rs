@@ -5,7 +5,8 @@ use std::num::NonZeroU16;
 
 use rapidhash::v3::rapidhash_v3;
 
-use crate::aggregate::{EventOrCheck, EventOrCheckBody, Gauge, Members, Sum, Timer};
+use crate::aggregate::rules::NO_RULE;
+use crate::aggregate::{EventOrCheck, EventOrCheckBody, Gauge, Levels, Members, Sum, Timer};
 use crate::series::Series;
 use crate::snapshot::Snapshot;
 
@@ -56,6 +57,8 @@ pub struct Part<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record<'a> {
     pub(super) series: &'a Series,
+    /// The number of its rule, or `NO_RULE`.
+    pub(super) rule: u32,
     pub(super) value: Value<'a>,
 }
 
@@ -66,7 +69,8 @@ pub(super) enum Value<'a> {
     Timer(&'a Timer),
     Set(&'a Members),
     Kv(&'a [f64]),
-    Timestamped { time: f64, value: f64 },
+    Timestamped { time: f64, value: f64, rule: u32 },
+    Levels(&'a Levels),
 }
 
 impl Value<'_> {
@@ -78,6 +82,7 @@ impl Value<'_> {
             Value::Set(_) => RecordClass::Set,
             Value::Kv(_) => RecordClass::Kv,
             Value::Timestamped { .. } => RecordClass::Timestamped,
+            Value::Levels(_) => RecordClass::Levels,
         }
     }
 
@@ -116,7 +121,17 @@ fn records(snapshot: &Snapshot) -> impl Iterator<Item = Record<'_>> {
     let sets = snapshot.sets.iter().map(|p| (&p.series, Value::Set(&p.members)));
     let kvs = snapshot.kvs.iter().flat_map(|p| p.values.chunks(KV_VALUES).map(|some| (&p.series, Value::Kv(some))));
     let timestamped = snapshot.timestamped.iter();
-    let timestamped = timestamped.map(|one| (&one.series, Value::Timestamped { time: one.time, value: one.value }));
-    let all = counters.chain(gauges).chain(timers).chain(sets).chain(kvs).chain(timestamped);
-    all.map(|(series, value)| Record { series, value })
+    let timestamped =
+        timestamped.map(|one| (&one.series, Value::Timestamped { time: one.time, value: one.value, rule: one.rule }));
+    let levels = snapshot.overrides.levels.iter().map(|(series, seen)| (series, Value::Levels(seen)));
+    let all = counters.chain(gauges).chain(timers).chain(sets).chain(kvs).chain(timestamped).chain(levels);
+    let rules = &snapshot.overrides.of;
+    all.map(|(series, value)| {
+        let rule = match value {
+            Value::Timestamped { rule, .. } => rule,
+            _ if rules.is_empty() => NO_RULE,
+            _ => rules.get(series).copied().unwrap_or(NO_RULE),
+        };
+        Record { series, rule, value }
+    })
 }

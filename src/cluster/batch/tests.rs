@@ -8,8 +8,8 @@ use proptest::prelude::*;
 
 use crate::aggregate::rules::{NO_RULE, Rules};
 use crate::aggregate::{
-    CanonicalTags, EventOrCheck, EventOrCheckBody, Gauge, Members, SeriesOverrides, Sum, Timer, TimerPolicy,
-    TimestampedSample,
+    CanonicalTags, EventOrCheck, EventOrCheckBody, Gauge, GaugePolicy, Levels, Members, SeriesOverrides, Sum, Timer,
+    TimerPolicy, TimestampedSample,
 };
 use crate::codec::Records;
 use crate::protocol::{Cardinality, GaugeOp, Kind};
@@ -180,7 +180,7 @@ proptest! {
             let encoded = encode(&header("a", 1), part);
             prop_assert_eq!((encoded.messages.len(), encoded.left_out.len()), (1, 0));
             prop_assert_eq!(&encode(&header("a", 1), other).messages, &encoded.messages);
-            let batch = Batch::decode(&encoded.messages[0]).expect("it can be read");
+            let batch = Batch::decode(&encoded.messages[0], None).expect("it can be read");
             prop_assert_eq!(&batch.header, &header("a", 1));
             prop_assert_eq!(&encode(&batch.header, &partition(&batch.content, partitions(1))[0]).messages, &encoded.messages);
             read.push(batch.content);
@@ -191,7 +191,7 @@ proptest! {
             all.sort();
             all
         };
-        let mut merged = merge_contents(read, &policy, &SnapshotOverrides::default());
+        let mut merged = merge_contents(read, &policy);
         prop_assert_eq!(events(&merged), events(&snapshot));
         merged.events_and_checks.clone_from(&snapshot.events_and_checks);
         merged.ledger = snapshot.ledger.clone();
@@ -206,8 +206,8 @@ proptest! {
     ) {
         let policy = policy(10);
         let message = whole(&snapshot(&seeds, &policy)).messages.remove(0);
-        prop_assert!(Batch::decode(&message[..cut.index(message.len())]).is_err());
-        prop_assert!(Batch::decode(&[&message[..], &[0]].concat()).is_err());
+        prop_assert!(Batch::decode(&message[..cut.index(message.len())], None).is_err());
+        prop_assert!(Batch::decode(&[&message[..], &[0]].concat(), None).is_err());
         let body = plain(&message);
         for is_plain in [false, true] {
             let mut bytes = if is_plain { body.clone() } else { message.clone() };
@@ -216,14 +216,14 @@ proptest! {
                 bytes[at] = *byte;
             }
             let message = if is_plain { header("a", 1).encode(&deflate(&bytes)) } else { bytes };
-            if let Ok(batch) = Batch::decode(&message) {
-                let merged = merge(vec![batch.clone(), batch], &policy, &SnapshotOverrides::default());
+            if let Ok(batch) = Batch::decode(&message, None) {
+                let merged = merge(vec![batch.clone(), batch], &policy);
                 let _ = records(&merged, &policy);
             }
         }
         for cut in (0..body.len().min(300)).step_by(7) {
             // A body may end after any record, and nowhere else.
-            if let Ok(batch) = Batch::decode(&header("a", 1).encode(&deflate(&body[..cut]))) {
+            if let Ok(batch) = Batch::decode(&header("a", 1).encode(&deflate(&body[..cut])), None) {
                 prop_assert_eq!(plain(&whole(&batch.content).messages[0]), &body[..cut]);
             }
         }
@@ -281,9 +281,9 @@ fn nothing_is_a_message_too() {
     let encoded = whole(&Snapshot::default());
     assert_eq!(encoded.messages.len(), 1);
     assert!(encoded.messages[0].len() < 60, "{} bytes", encoded.messages[0].len());
-    let batch = Batch::decode(&encoded.messages[0]).expect("a batch");
+    let batch = Batch::decode(&encoded.messages[0], None).expect("a batch");
     assert_eq!((batch.header, batch.content.len()), (header("edge-1", 7), 0));
-    assert_eq!(merge(Vec::new(), &policy(10), &SnapshotOverrides::default()).len(), 0);
+    assert_eq!(merge(Vec::new(), &policy(10)).len(), 0);
 }
 
 #[test]
@@ -310,14 +310,14 @@ fn a_large_part_is_cut_between_series_into_messages_of_half_a_mebibyte() {
     assert!(messages.iter().rev().skip(1).all(|message| message.len() > MESSAGE_BYTES * 15 / 16));
     let mut batches = Vec::new();
     for (message, at) in messages.iter().zip(0..) {
-        let batch = Batch::decode(message).expect("a batch");
+        let batch = Batch::decode(message, None).expect("a batch");
         let (is_first, is_last) = (at == 0, at + 1 == messages.len());
         let flags = Flags { hello: false, first: true, more: !is_last, last: is_last };
         assert_eq!((batch.header.n, batch.header.flags), (40 + at as u64, flags));
         assert_eq!(batch.header.account.is_some(), is_first);
         batches.insert(0, batch);
     }
-    let merged = merge(batches, &policy, &SnapshotOverrides::default());
+    let merged = merge(batches, &policy);
     assert_eq!((merged.timers.len(), merged.events_and_checks.len()), (3000, 1));
     assert_eq!((merged.sequence, merged.interval_secs), (170_000_000, 10.01));
     let mut again = merge_snapshots(&[&Snapshot { policy: Arc::clone(&policy), ..snapshot }]);
@@ -335,7 +335,7 @@ fn names_that_compress_well_are_cut_too() {
     let snapshot = Snapshot { counters: counters.collect(), ..Snapshot::default() };
     let messages = whole(&snapshot).messages;
     assert_eq!(messages.len(), 2);
-    let read = messages.iter().map(|message| Batch::decode(message).expect("a batch").content.counters.len());
+    let read = messages.iter().map(|message| Batch::decode(message, None).expect("a batch").content.counters.len());
     assert_eq!(read.sum::<usize>(), 800);
 }
 
@@ -356,8 +356,8 @@ fn a_series_larger_than_a_message_stays_whole_up_to_the_bound() {
     let encoded = whole(&snapshot);
     assert_eq!(encoded.left_out, ["timer:t700000"]);
     assert!(encoded.messages.iter().any(|message| message.len() > MESSAGE_BYTES));
-    let batches = encoded.messages.iter().map(|message| Batch::decode(message).expect("a batch")).collect();
-    let merged = merge(batches, &policy, &SnapshotOverrides::default());
+    let batches = encoded.messages.iter().map(|message| Batch::decode(message, None).expect("a batch")).collect();
+    let merged = merge(batches, &policy);
     assert_eq!(merged.timers.iter().map(|point| point.timer.samples()).collect::<Vec<_>>(), [200_000, 3]);
     assert_eq!(merged.kvs.len(), 1);
     assert_eq!(merged.kvs[0].values, values);
@@ -370,7 +370,7 @@ fn raw(class: RecordClass, kind: Kind, name: &str, value: &[u8]) -> Vec<u8> {
 }
 
 fn error_of(plain: &[u8]) -> String {
-    content(&deflate(plain)).expect_err("no body").to_string()
+    content(&deflate(plain), None).expect_err("no body").to_string()
 }
 
 #[test]
@@ -378,7 +378,7 @@ fn a_small_message_cannot_take_much_memory() {
     let zeros = deflate(&vec![0; MAX_PLAIN_BYTES + 1]);
     assert!(zeros.len() < 100_000);
     assert_eq!(
-        content(&zeros).expect_err("a bomb").to_string(),
+        content(&zeros, None).expect_err("a bomb").to_string(),
         "the body can't be inflated: it has more than 16777216 bytes"
     );
     // A histogram of 5 digits takes 8 MiB for a large number.
@@ -424,11 +424,14 @@ fn an_error_says_what_is_wrong_and_where() {
     let check = plain(&check.messages[0]);
     assert!(error_of(&[check, good].concat()).ends_with("a series follows an event"));
     assert_eq!(
-        content(&[]).expect_err("nothing").to_string(),
+        content(&[], None).expect_err("nothing").to_string(),
         "the body can't be inflated: it ends in the middle, at byte 0"
     );
     let body = [deflate(b""), vec![1, 2]].concat();
-    assert_eq!(content(&body).expect_err("more").to_string(), "the body can't be inflated: 2 bytes follow its end");
+    assert_eq!(
+        content(&body, None).expect_err("more").to_string(),
+        "the body can't be inflated: 2 bytes follow its end"
+    );
 }
 
 #[test]
@@ -436,19 +439,20 @@ fn timers_are_merged_with_the_digits_of_their_rule() {
     let policy = policy(2);
     let five = TimerPolicy { digits: 5, ..policy.timers };
     let series = Series::new(Kind::Timer, "t", &[]);
-    let content = |values: &[f64]| {
-        let mut timer = Timer::default();
-        values.iter().for_each(|&value| timer.record(value, 1.0, &five));
-        Snapshot { timers: vec![TimerPoint { series: series.clone(), timer }], ..Snapshot::default() }
-    };
     let own = SeriesOverrides { digits: Some(5), ..SeriesOverrides::default() };
     let overrides = SnapshotOverrides {
         rules: Some(Arc::new(Rules::of_overrides(vec![own]))),
         of: Arc::new(std::iter::once((series.clone(), 0)).collect()),
         ..SnapshotOverrides::default()
     };
+    let content = |values: &[f64]| {
+        let mut timer = Timer::default();
+        values.iter().for_each(|&value| timer.record(value, 1.0, &five));
+        let timers = vec![TimerPoint { series: series.clone(), timer }];
+        Snapshot { timers, overrides: overrides.clone(), ..Snapshot::default() }
+    };
     let values = [100_100.7, 100_200.3, 100_300.9, 100_400.1];
-    let merged = merge_contents(vec![content(&values[..1]), content(&values[1..])], &policy, &overrides);
+    let merged = merge_contents(vec![content(&values[..1]), content(&values[1..])], &policy);
     let read = merged.timers[0].timer.sorted();
     assert!(read.iter().zip(values).all(|((read, _), value)| (read / value - 1.0).abs() < 1e-5), "{read:?}");
 }
@@ -476,13 +480,52 @@ fn batches_are_merged_by_edge_boot_and_number_and_gauges_by_time() {
         batch("b", 2, 10, &[(GaugeOp::Set, 10.0, 11.0), (GaugeOp::Increase, 1.0, 18.0)], 3.0),
         batch("b", 2, 11, &[(GaugeOp::Increase, 0.25, 14.0)], 4.0),
     ];
-    let merged = merge(all.to_vec(), &policy, &SnapshotOverrides::default());
+    let merged = merge(all.to_vec(), &policy);
     assert_eq!(merged.gauges[0].gauge.value(), 17.75);
     assert_eq!(merged.gauges[0].gauge.set_at(), Some(12.0));
     assert_eq!(merged.kvs[0].values, [1.0, 2.0, 3.0, 4.0]);
     let bytes = whole(&merged).messages;
     for order in [[3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
-        let again = merge(order.map(|n| all[n].clone()).to_vec(), &policy, &SnapshotOverrides::default());
+        let again = merge(order.map(|n| all[n].clone()).to_vec(), &policy);
         assert_eq!(whole(&again).messages, bytes, "{order:?}");
     }
+}
+
+#[test]
+fn series_have_their_rules_and_rules_that_are_not_known_are_errors() {
+    let three = || vec![SeriesOverrides::default(); 3];
+    let rules = Arc::new(Rules::of_overrides(three()));
+    let series = |kind, name| Series::new(kind, name, &[]);
+    let (most, plain) = (series(Kind::Gauge, "most"), series(Kind::Counter, "plain"));
+    let (mut levels, gauge) = (Levels::default(), Gauge::absolute(3.0, 1.7e9));
+    [Gauge::absolute(9.0, 1.6e9), gauge].iter().for_each(|gauge| levels.add(gauge));
+    let of = [(most.clone(), 2), (series(Kind::Timer, "t"), 0), (series(Kind::Set, "not in the interval"), 1)];
+    let timestamped = |time, rule| TimestampedSample { series: plain.clone(), time, value: 1.0, rule };
+    let snapshot = Snapshot {
+        counters: vec![CounterPoint { series: plain.clone(), sum: Sum::default() }],
+        gauges: vec![GaugePoint { series: most.clone(), gauge }],
+        timers: vec![TimerPoint { series: series(Kind::Timer, "t"), timer: Timer::default() }],
+        timestamped: vec![timestamped(1.7e9, 1), timestamped(1.8e9, NO_RULE)],
+        overrides: SnapshotOverrides {
+            rules: Some(Arc::clone(&rules)),
+            of: Arc::new(of.iter().cloned().collect()),
+            levels: std::iter::once((most.clone(), levels)).collect(),
+            ..SnapshotOverrides::default()
+        },
+        ..Snapshot::default()
+    };
+    let message = &whole(&snapshot).messages[0];
+    let read = Batch::decode(message, Some(&rules)).expect("a batch").content;
+    assert_eq!(*read.overrides.of, of[..2].iter().cloned().collect());
+    assert_eq!(read.overrides.levels, snapshot.overrides.levels);
+    assert_eq!(read.timestamped, snapshot.timestamped);
+    assert_eq!(whole(&read).messages[0], *message);
+    // The values are those of both sides.
+    let merged = merge_contents(vec![read.clone(), read], &policy(10));
+    let seen = merged.overrides.levels[&most].resolved(0.0);
+    assert_eq!([GaugePolicy::Max, GaugePolicy::Sum].map(|policy| seen.value(policy)), [Some(9.0), Some(24.0)]);
+    let error = |rules: Option<&Arc<Rules>>| Batch::decode(message, rules).expect_err("no batch").to_string();
+    let here = "record 1, at byte 24 of the inflated body: counter:plain has rule 1, counted from 0, and there are";
+    assert_eq!(error(None), format!("{here} 0 here"));
+    assert_eq!(error(Some(&Arc::new(Rules::of_overrides(three()[..1].to_vec())))), format!("{here} 1 here"));
 }
