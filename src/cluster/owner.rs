@@ -68,6 +68,17 @@ pub struct Terms {
     pub lateness_secs: f64,
     /// What becomes of late batches.
     pub late: Late,
+    /// An edge that was not heard for so many seconds is forgotten: at least as long as the log keeps batches.
+    pub forget_secs: f64,
+    /// A hash of the settings that shape records. Edges with another one are named.
+    pub config: u64,
+}
+
+impl Terms {
+    /// When an interval ends, by the clock of the bus.
+    pub(super) fn end(&self, interval: Interval) -> f64 {
+        (interval + 1) as f64 * self.interval_secs
+    }
 }
 
 /// What an owner is told with every step.
@@ -145,7 +156,7 @@ impl<C: Content> Owner<C> {
             partition,
             me,
             terms,
-            replay: Replay::new(&record, terms.interval_secs),
+            replay: Replay::new(&record, terms),
             away: Away::new(now),
             standing,
             emitted: record.emitted,
@@ -237,7 +248,7 @@ impl<C: Content> Owner<C> {
         self.log_lost |= self.record.resume > 0 && self.replay.next() < first;
         self.log_lost |= is_end && last < cut;
         for batch in batches {
-            if self.replay.take(batch, self.terms.lateness_secs) {
+            if self.replay.take(batch) {
                 self.away.overdue_batch(now);
             }
         }
@@ -423,6 +434,7 @@ impl<C: Content> Owner<C> {
         record.amends.retain(|interval, _| *interval > base);
         record.resume = self.replay.resume_after(base, cut).max(self.record.resume);
         record.roster = self.replay.roster_before(&self.record, record.resume);
+        record.roster.forget(base, &self.terms, |edge| self.replay.has_read_of(edge, record.resume));
         record
     }
 
@@ -433,7 +445,7 @@ impl<C: Content> Owner<C> {
             return None;
         }
         let interval = if is_first { self.replay.first_open()? } else { self.record.sealed + 1 };
-        let end = (interval + 1) as f64 * self.terms.interval_secs;
+        let end = self.terms.end(interval);
         let is_due = self.away.is_due(end + self.terms.lateness_secs, self.terms.interval_secs, bus, now);
         let is_ready = bus >= end + LEAST_WAIT_SECS && self.is_complete(interval, bus, now);
         if !is_due && !is_ready {

@@ -12,7 +12,7 @@ use super::bus::{Sequence, StoredBatch};
 use super::content::BatchId;
 use super::record::Record;
 use super::roster::{Finding, MOST_LAG_SECS, Roster, Verdict};
-use super::{Interval, NodeName};
+use super::{Interval, NodeName, Terms};
 
 /// Messages are kept of so many open intervals; those of later ones are read again when their turn comes.
 const MOST_OPEN_INTERVALS: usize = 30;
@@ -54,6 +54,7 @@ struct Read {
 struct Held {
     id: BatchId,
     more: bool,
+    config: u64,
     /// `None` if it was put away.
     message: Option<Bytes>,
 }
@@ -61,7 +62,7 @@ struct Held {
 /// What was read of a partition.
 #[derive(Debug)]
 pub(super) struct Replay {
-    interval_secs: f64,
+    terms: Terms,
     /// The sequence to go on with.
     next: Sequence,
     /// The edges as they are before `next`.
@@ -73,9 +74,9 @@ pub(super) struct Replay {
 }
 
 impl Replay {
-    pub(super) fn new(record: &Record, interval_secs: f64) -> Replay {
+    pub(super) fn new(record: &Record, terms: Terms) -> Replay {
         Replay {
-            interval_secs,
+            terms,
             next: record.resume,
             roster: record.roster.clone(),
             read: VecDeque::new(),
@@ -94,9 +95,9 @@ impl Replay {
         &self.roster
     }
 
-    /// Takes the next message. Whether it is of an interval whose deadline, `lateness` seconds after its end, was over when
-    /// it was stored, though the clock of its edge is right.
-    pub(super) fn take(&mut self, message: &StoredBatch, lateness: f64) -> bool {
+    /// Takes the next message. Whether it is of an interval whose deadline was over when it was stored, though the clock of
+    /// its edge is right.
+    pub(super) fn take(&mut self, message: &StoredBatch) -> bool {
         if message.sequence < self.next {
             return false;
         }
@@ -105,13 +106,13 @@ impl Replay {
         let (sequence, times) = (message.sequence, (message.stored, message.sent));
         let findings = &mut self.findings;
         let verdict =
-            self.roster.take(&header, times, self.interval_secs, |finding| findings.push((sequence, finding)));
+            self.roster.take(&header, times, self.terms.interval_secs, |finding| findings.push((sequence, finding)));
         let lag = self.roster.get(&header.edge).map_or(0.0, |member| member.lag);
-        let deadline = (header.interval + 1) as f64 * self.interval_secs + lateness;
+        let deadline = self.terms.end(header.interval) + self.terms.lateness_secs;
         if verdict == Verdict::Taken {
             let is_near = self.open.keys().nth(MOST_OPEN_INTERVALS - 1).is_none_or(|last| header.interval <= *last);
             let message = is_near.then(|| message.payload.clone());
-            let held = Held { id: id_of(&header), more: header.flags.more, message };
+            let held = Held { id: id_of(&header), more: header.flags.more, config: header.config, message };
             self.open.entry(header.interval).or_default().insert(sequence, held);
         }
         self.read.push_back(Read { sequence, times, header });
@@ -184,12 +185,16 @@ impl Replay {
         let heard: BTreeSet<&NodeName> = here.filter(|(_, held)| !held.more).map(|(_, held)| &held.id.edge).collect();
         let roster = self.roster_before(record, cut + 1);
         let (delivered, missing): (Vec<_>, Vec<_>) =
-            roster.expected(interval).partition(|(edge, _)| heard.contains(edge));
+            roster.expected(interval, &self.terms).partition(|(edge, _)| heard.contains(edge));
         let missing = missing.into_iter().map(|(edge, _)| edge.clone()).collect();
         let since = self.findings.iter().filter(|(sequence, _)| (before + 1..=cut).contains(sequence));
         let mut findings: Vec<Finding> = since.map(|(_, finding)| finding.clone()).collect();
         let half_told = delivered.into_iter().filter(|(_, member)| member.half_told() == Some(interval));
         findings.extend(half_told.map(|(edge, _)| Finding::Partial { edge: edge.clone(), interval }));
+        let last_configs: BTreeMap<&NodeName, u64> =
+            self.batches(interval, cut).into_iter().map(|(_, held)| (&held.id.edge, held.config)).collect();
+        let others = last_configs.into_iter().filter(|(_, config)| *config != self.terms.config);
+        findings.extend(others.map(|(edge, config)| Finding::OtherConfig { edge: edge.clone(), config }));
         findings.sort();
         findings.dedup();
         Account { late, missing, findings }
@@ -199,9 +204,14 @@ impl Replay {
     pub(super) fn roster_before(&self, record: &Record, end: Sequence) -> Roster {
         let mut roster = record.roster.clone();
         for read in self.read.iter().take_while(|read| read.sequence < end) {
-            roster.take(&read.header, read.times, self.interval_secs, |_| ());
+            roster.take(&read.header, read.times, self.terms.interval_secs, |_| ());
         }
         roster
+    }
+
+    /// Whether anything of an edge was read from a sequence on.
+    pub(super) fn has_read_of(&self, edge: &NodeName, from: Sequence) -> bool {
+        self.read.iter().rev().take_while(|read| read.sequence >= from).any(|read| read.header.edge == *edge)
     }
 
     /// From where on the log has to be read by somebody who needs nothing of intervals up to `base`, which was sealed at
@@ -217,12 +227,26 @@ impl Replay {
             self.read.pop_front();
         }
         self.findings.retain(|(sequence, _)| *sequence >= record.resume);
+        if self.roster.forgotten() < record.roster.forgotten() {
+            self.forget(record);
+        }
         self.open.retain(|interval, batches| {
             if *interval <= record.base {
                 batches.retain(|sequence, _| *sequence >= record.resume);
             }
             !batches.is_empty()
         });
+    }
+
+    /// Goes on with a roster that lacks edges, as somebody does who begins with the record.
+    fn forget(&mut self, record: &Record) {
+        self.roster = record.roster.clone();
+        self.findings.clear();
+        for Read { sequence, times, header } in &self.read {
+            let findings = &mut self.findings;
+            let report = |finding| findings.push((*sequence, finding));
+            self.roster.take(header, *times, self.terms.interval_secs, report);
+        }
     }
 }
 
@@ -241,16 +265,56 @@ fn id_of(header: &BatchHeader) -> BatchId {
 #[cfg(test)]
 mod tests {
     use super::super::batch::Flags;
-    use super::super::testing::{INTERVAL, batch, header};
+    use super::super::testing::{INTERVAL, batch, header, terms};
     use super::*;
 
     fn read(headers: &[BatchHeader]) -> (Record, Replay) {
         let record = Record::genesis();
-        let mut replay = Replay::new(&record, INTERVAL);
+        let mut replay = Replay::new(&record, terms());
         for (sequence, header) in (1..).zip(headers) {
-            replay.take(&batch(sequence, header, (header.interval + 1) as f64 * INTERVAL), 10.0);
+            replay.take(&batch(sequence, header, (header.interval + 1) as f64 * INTERVAL));
         }
         (record, replay)
+    }
+
+    fn edge(name: &str) -> NodeName {
+        name.parse().expect("a name")
+    }
+
+    #[test]
+    fn edges_with_other_settings_are_named_once_an_interval_and_merged() {
+        let with = |config, header| BatchHeader { config, ..header };
+        let more = Flags { more: true, ..Flags::default() };
+        let (record, replay) = read(&[
+            header("a", 1, 100),
+            with(9, BatchHeader { flags: more, ..header("b", 1, 100) }),
+            with(9, header("b", 2, 100)),
+            with(9, header("b", 3, 101)),
+        ]);
+        let other =
+            |config| Account { findings: vec![Finding::OtherConfig { edge: edge("b"), config }], ..Account::default() };
+        assert_eq!(replay.account(&record, 100, 0, 3), other(9));
+        assert_eq!(replay.bodies(100, 3).count(), 3);
+        let account = replay.account(&record, 101, 3, 4);
+        assert_eq!((account.findings, account.missing), (other(9).findings, vec![edge("a")]));
+    }
+
+    #[test]
+    fn who_was_forgotten_is_so_for_its_owner_as_for_the_next_one() {
+        let (mut record, mut replay) = read(&[header("a", 1, 100), header("b", 1, 100), header("a", 2, 120)]);
+        record.resume = 3;
+        record.roster = replay.roster_before(&Record::genesis(), 3);
+        record.roster.forget(110, &Terms { forget_secs: 50.0, ..terms() }, |name| replay.has_read_of(name, 3));
+        assert!(record.roster.get(&edge("b")).is_none() && record.roster.get(&edge("a")).is_some());
+        // Before the record holds the next batch comes.
+        let next = batch(4, &header("b", 5, 121), 122.0 * INTERVAL);
+        replay.take(&next);
+        replay.begin_at(&record);
+        let mut other = Replay::new(&record, terms());
+        other.take(&batch(3, &header("a", 2, 120), 121.0 * INTERVAL));
+        other.take(&next);
+        assert_eq!((replay.roster(), &replay.findings), (other.roster(), &other.findings));
+        assert_eq!(replay.findings, [(4, Finding::Unknown { edge: edge("b"), n: 5 })]);
     }
 
     #[test]

@@ -3,13 +3,18 @@
 //!
 //! Batches of an edge are numbered per partition over all its starts, so the same batch stored twice is seen, and one that
 //! never came is counted by the jump.
+//!
+//! An edge that was not heard for [`Terms::forget_secs`](super::Terms::forget_secs) before the end of an interval is not
+//! expected in it, and when such an interval becomes the base of the record, the edge is forgotten, or records would grow
+//! for ever. By then nothing of it is open, so all intervals to come say the same with it and without it. If it comes back
+//! nobody knows whether what it sent before ever came: that is told, but not as a loss.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use super::batch::BatchHeader;
-use super::{Interval, NodeName};
+use super::{Interval, NodeName, Terms};
 
 /// A batch of an interval that begins more than so many seconds after it was stored is refused: its edge's clock is wrong.
 pub(super) const MOST_SKEW_SECS: f64 = 5.0;
@@ -45,6 +50,11 @@ pub struct Member {
 }
 
 impl Member {
+    /// Whether it had not been heard for so long at the end of an interval that it is forgotten.
+    fn is_over(&self, interval: Interval, terms: &Terms) -> bool {
+        terms.end(interval) - self.heard > terms.forget_secs
+    }
+
     /// The interval within which it said goodbye and came back, if what it heard since has not come.
     pub(super) fn half_told(&self) -> Option<Interval> {
         let (from, to) = self.away;
@@ -74,6 +84,21 @@ pub enum Finding {
         n: u64,
         /// The interval.
         interval: Interval,
+    },
+    /// An edge that is not known goes on with number `n`. Edges have been forgotten, and whether it is one of them or what it
+    /// sent before was lost is not known.
+    Unknown {
+        /// The edge.
+        edge: NodeName,
+        /// The number of its first batch that is known.
+        n: u64,
+    },
+    /// The edge's settings that shape what it sends are others than those of the node that tells. Its batches are merged.
+    OtherConfig {
+        /// The edge.
+        edge: NodeName,
+        /// The hash of its settings.
+        config: u64,
     },
     /// A part of the interval is missing, as the edge crashed: its batch begins at the start after that; or the edge had
     /// said goodbye and come back within it, and only what it heard before has come.
@@ -105,7 +130,11 @@ pub(super) enum Verdict {
 
 /// The edges of a partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Roster(BTreeMap<NodeName, Member>);
+pub struct Roster {
+    members: BTreeMap<NodeName, Member>,
+    /// How many were forgotten.
+    forgotten: u64,
+}
 
 impl Roster {
     /// Takes the header of the next message.
@@ -118,7 +147,7 @@ impl Roster {
     ) -> Verdict {
         let edge = || header.edge.clone();
         let interval = header.interval;
-        let known = self.0.get(&header.edge);
+        let known = self.members.get(&header.edge);
         let is_seen = |member: &Member| (header.boot, header.n) <= (member.boot, member.n);
         if known.is_some_and(is_seen) {
             return Verdict::Seen;
@@ -133,7 +162,9 @@ impl Roster {
             heard: stored,
             lag: UNKNOWN_LAG_SECS,
         });
-        if header.n > member.n + 1 {
+        if known.is_none() && header.n > 1 && self.forgotten > 0 {
+            report(Finding::Unknown { edge: edge(), n: header.n });
+        } else if header.n > member.n + 1 {
             report(Finding::Lost { edge: edge(), from: member.n + 1, to: header.n - 1 });
         }
         let is_new_boot = header.boot > member.boot;
@@ -147,7 +178,7 @@ impl Roster {
         (member.boot, member.n, member.heard) = (header.boot, header.n, stored);
         if interval as f64 * interval_secs > stored + MOST_SKEW_SECS {
             report(Finding::Skewed { edge: edge(), boot: header.boot, n: header.n, interval });
-            self.0.insert(edge(), member);
+            self.members.insert(edge(), member);
             return Verdict::Counted;
         }
         if interval < member.first {
@@ -166,33 +197,47 @@ impl Roster {
         if !header.flags.hello && !header.flags.more {
             member.last = member.last.max(interval);
         }
-        self.0.insert(edge(), member);
+        self.members.insert(edge(), member);
         if header.flags.hello { Verdict::Counted } else { Verdict::Taken }
     }
 
     /// The edges that an interval is expected of.
-    pub(super) fn expected(&self, interval: Interval) -> impl Iterator<Item = (&NodeName, &Member)> {
+    pub(super) fn expected(&self, interval: Interval, terms: &Terms) -> impl Iterator<Item = (&NodeName, &Member)> {
         let is_expected = move |member: &Member| {
             let was_away = member.away.0 <= interval && interval < member.away.1;
-            member.first <= interval && !was_away && (!member.left || member.last >= interval)
+            let is_here = member.first <= interval && !was_away && (!member.left || member.last >= interval);
+            is_here && !member.is_over(interval, terms)
         };
-        self.0.iter().filter(move |(_, member)| is_expected(member))
+        self.members.iter().filter(move |(_, member)| is_expected(member))
+    }
+
+    /// Forgets the edges that were not heard for long at the end of `base`, of which nothing is open.
+    pub(super) fn forget(&mut self, base: Interval, terms: &Terms, is_open: impl Fn(&NodeName) -> bool) {
+        let all = self.members.len();
+        self.members.retain(|edge, member| !member.is_over(base, terms) || is_open(edge));
+        self.forgotten += (all - self.members.len()) as u64;
+    }
+
+    /// How many edges were forgotten.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// An edge.
     pub fn get(&self, edge: &NodeName) -> Option<&Member> {
-        self.0.get(edge)
+        self.members.get(edge)
     }
 
     /// All edges, by name.
     pub(super) fn members(&self) -> impl Iterator<Item = (&NodeName, &Member)> {
-        self.0.iter()
+        self.members.iter()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::batch::Flags;
+    use super::super::testing::terms;
     use super::*;
 
     const INTERVAL: f64 = 10.0;
@@ -229,7 +274,7 @@ mod tests {
     }
 
     fn expected(roster: &Roster, intervals: std::ops::Range<Interval>) -> Vec<Interval> {
-        intervals.filter(|interval| roster.expected(*interval).next().is_some()).collect()
+        intervals.filter(|interval| roster.expected(*interval, &terms()).next().is_some()).collect()
     }
 
     #[test]
@@ -307,6 +352,28 @@ mod tests {
         assert_eq!(roster.get(&edge()).and_then(Member::half_told), None);
         let restart = Finding::Restart { edge: edge(), interval: 105 };
         assert_eq!(take(&mut roster, &unclean(hello(3, 5, 105))).1, [restart]);
+    }
+
+    #[test]
+    fn an_edge_that_was_silent_for_long_is_forgotten_and_nothing_of_it_is_lost_when_it_comes_back() {
+        let (mut roster, terms) = (Roster::default(), Terms { forget_secs: 60.0, ..terms() });
+        take(&mut roster, &header(1, 1, 100));
+        // It was heard at 1010.
+        let is_expected = |roster: &Roster, interval| roster.expected(interval, &terms).next().is_some();
+        assert_eq!([106, 107].map(|interval| is_expected(&roster, interval)), [true, false]);
+        for (base, is_open) in [(106, false), (107, true)] {
+            roster.forget(base, &terms, |_| is_open);
+            assert!(roster.get(&edge()).is_some() && roster.forgotten() == 0);
+        }
+        roster.forget(107, &terms, |_| false);
+        assert!(roster.get(&edge()).is_none() && roster.forgotten() == 1);
+        assert_eq!(
+            take(&mut roster, &header(1, 7, 109)),
+            (Verdict::Taken, vec![Finding::Unknown { edge: edge(), n: 7 }])
+        );
+        let lost = Finding::Lost { edge: edge(), from: 8, to: 8 };
+        assert_eq!(take(&mut roster, &header(1, 9, 111)), (Verdict::Taken, vec![lost]));
+        assert_eq!([108, 109].map(|interval| is_expected(&roster, interval)), [false, true]);
     }
 
     #[test]

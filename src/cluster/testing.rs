@@ -69,7 +69,14 @@ impl Default for TestBus {
 
 /// What all nodes of the tests agree about.
 pub(super) fn terms() -> Terms {
-    Terms { partitions: 2, interval_secs: INTERVAL, lateness_secs: 10.0, late: Late::Drop }
+    Terms {
+        partitions: 2,
+        interval_secs: INTERVAL,
+        lateness_secs: 10.0,
+        late: Late::Drop,
+        forget_secs: 7200.0,
+        config: 0,
+    }
 }
 
 /// A node of the tests.

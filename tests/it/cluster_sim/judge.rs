@@ -56,6 +56,8 @@ struct Told {
     missing: BTreeSet<(String, Interval, u16)>,
     partial: BTreeSet<(String, Interval, u16)>,
     restarts: BTreeSet<(String, u16)>,
+    /// Edge, partition, and the number before which nothing is known.
+    unknown: BTreeSet<(String, u16, u64)>,
 }
 
 pub fn judge(world: &World) -> (Vec<String>, Figures) {
@@ -91,6 +93,7 @@ pub fn judge(world: &World) -> (Vec<String>, Figures) {
         ("late", told.late.len() as u64),
         ("lost", told.lost.len() as u64),
         ("skewed", told.skewed.len() as u64),
+        ("unknown", told.unknown.len() as u64),
         ("races", world.bus.races),
         ("amended", judge.versions.keys().filter(|(.., version)| *version > 0).count() as u64),
     ];
@@ -159,6 +162,9 @@ impl<'a> Judge<'a> {
                     Finding::Partial { edge, interval } => {
                         _ = told.partial.insert((edge.to_string(), interval, partition))
                     }
+                    Finding::Unknown { edge, n } => _ = told.unknown.insert((edge.to_string(), partition, n)),
+                    // Compared with the batches of the interval.
+                    Finding::OtherConfig { .. } => {}
                     Finding::Restart { edge, .. } => _ = told.restarts.insert((edge.to_string(), partition)),
                 }
             }
@@ -251,6 +257,7 @@ impl<'a> Judge<'a> {
                 if let Some(what) = difference(&packet.points, &expected, is_amended) {
                     self.wrong(format!("I1 partition {partition} interval {interval}: {what}"));
                 }
+                self.configs(packet);
                 for batch in members.iter().filter(|batch| !batch.more) {
                     let edge = batch.id.edge.to_string();
                     if !is_amended && self.told.missing.contains(&(edge.clone(), interval, partition)) {
@@ -258,6 +265,29 @@ impl<'a> Judge<'a> {
                     }
                 }
             }
+        }
+    }
+
+    /// Edges with other settings are named with every interval that has something of them.
+    fn configs(&mut self, packet: &Packet) {
+        let Some(account) = &packet.account else { return };
+        let of = |name: &str| self.world.edges.iter().find(|edge| edge.name == name).map_or(0, |edge| edge.config);
+        let expected: BTreeSet<(String, u64)> = packet
+            .batches
+            .iter()
+            .map(|id| (id.edge.to_string(), of(id.edge.as_str())))
+            .filter(|(_, config)| *config != 0)
+            .collect();
+        let told: Vec<(String, u64)> = account
+            .findings
+            .iter()
+            .filter_map(|finding| match finding {
+                Finding::OtherConfig { edge, config } => Some((edge.to_string(), *config)),
+                _ => None,
+            })
+            .collect();
+        if told.len() != expected.len() || !told.iter().all(|one| expected.contains(one)) {
+            self.wrong(format!("other settings have {expected:?} and not {told:?}"));
         }
     }
 
@@ -274,7 +304,10 @@ impl<'a> Judge<'a> {
         }
         let is_late = self.told.late.contains(&id);
         let is_missing = self.told.missing.contains(&(edge.clone(), interval, partition));
-        if !(is_late || is_lost || is_missing || self.told.skewed.contains(&id) || batch.lines.is_empty()) {
+        let unknown = self.told.unknown.range((edge.clone(), partition, batch.id.n)..);
+        let is_unknown = unknown.take(1).any(|(of, at, _)| (of, *at) == (&edge, partition));
+        if !(is_late || is_lost || is_missing || is_unknown || self.told.skewed.contains(&id) || batch.lines.is_empty())
+        {
             self.wrong(format!("I1 {id:?} of interval {interval} is neither merged nor counted"));
         }
         if is_late && !self.is_wild(&edge) && self.seals.contains_key(&at) && !self.was_silent(&edge, at) {

@@ -26,6 +26,10 @@ pub const LATENESS: f64 = 10.0;
 /// How long lines come in a run with a long outage, in seconds.
 const LONG_SECS: f64 = 480.0;
 
+/// How long lines come in a run in which edges are forgotten, and after how many seconds they are.
+const FORGETFUL_SECS: f64 = 260.0;
+const FORGET: f64 = 45.0;
+
 /// The interval of the start.
 pub const FIRST: Interval = (EPOCH / INTERVAL) as Interval;
 
@@ -80,6 +84,7 @@ pub struct SimEdge {
     pub name: String,
     pub skew: f64,
     pub wild: bool,
+    pub config: u64,
     keeps_spool: bool,
     spool_bytes: usize,
     edge: Option<Edge>,
@@ -166,12 +171,25 @@ impl World {
         let bus = Bus::new(partitions, *rng.pick(&[4, 30, 200]));
         // An outage so long that more intervals are open than are kept in memory.
         let is_long = only_outage && rng.u() < 0.15;
+        // Edges are away for so long that they are forgotten.
+        let is_forgetful = !quiet && mix(seed ^ 0xf0f0).is_multiple_of(8);
+        let mut stop_lines = if is_long { LONG_SECS } else { *rng.pick(&[60.0, 80.0, 110.0]) };
+        if is_forgetful {
+            stop_lines = FORGETFUL_SECS;
+        }
         let mut world = World {
             now: 0.0,
             calm,
             only_outage,
-            terms: Terms { partitions, interval_secs: INTERVAL, lateness_secs: LATENESS, late },
-            stop_lines: if is_long { LONG_SECS } else { *rng.pick(&[60.0, 80.0, 110.0]) },
+            terms: Terms {
+                partitions,
+                interval_secs: INTERVAL,
+                lateness_secs: LATENESS,
+                late,
+                forget_secs: if is_forgetful { FORGET } else { 7200.0 },
+                config: 0,
+            },
+            stop_lines,
             net,
             bus,
             rng,
@@ -189,6 +207,12 @@ impl World {
         world.people(quiet);
         world.schedule_lines();
         world.schedule_faults();
+        if is_forgetful {
+            world.schedule_absences(&mut Random(mix(seed ^ 0xf1f1)));
+        }
+        if mix(seed ^ 0xc0c0).is_multiple_of(8) {
+            world.edges[0].config = 1;
+        }
         world
     }
 
@@ -212,6 +236,7 @@ impl World {
                 name: format!("e{n}"),
                 skew,
                 wild: wild == Some(n),
+                config: 0,
                 keeps_spool: quiet || self.rng.u() < 0.7,
                 spool_bytes,
                 edge: None,
@@ -315,6 +340,23 @@ impl World {
         }
     }
 
+    /// Has edges be away for so long that they are forgotten.
+    fn schedule_absences(&mut self, rng: &mut Random) {
+        for _ in 0..2 {
+            let (at, secs) = (10.0 + rng.u() * 90.0, 60.0 + rng.u() * 90.0);
+            let edge = rng.below(self.edges.len() as u64) as usize;
+            let what = match rng.below(3) {
+                0 => act(move |world| world.crash_edge(edge, secs)),
+                1 => act(move |world| world.restart_edge(edge, secs)),
+                _ => {
+                    self.bad.push((at, at + secs, false));
+                    act(move |world| _ = world.net.cuts.insert(End::Edge(edge), world.now + secs))
+                }
+            };
+            self.at(at, what);
+        }
+    }
+
     pub fn at(&mut self, when: f64, what: Act) {
         self.said += 1;
         self.heap.push(Due(when.max(self.now), self.said, what));
@@ -388,7 +430,8 @@ impl World {
         edge.is_first = true;
         edge.interval = ((EPOCH + now + edge.skew) / INTERVAL) as Interval;
         let name = edge.name.parse().expect("a name");
-        let options = EdgeOptions { name, boot: edge.boot, partitions, config: 0, spool_bytes: edge.spool_bytes, seed };
+        let (boot, config, spool_bytes) = (edge.boot, edge.config, edge.spool_bytes);
+        let options = EdgeOptions { name, boot, partitions, config, spool_bytes, seed };
         edge.edge = Some(Edge::start(options, std::mem::take(&mut edge.saved), edge.interval, now));
         edge.numbers.iter_mut().for_each(|number| *number += 1);
         self.pump(n);
