@@ -10,6 +10,7 @@
 #![deny(clippy::disallowed_methods)]
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -218,6 +219,16 @@ impl<'de> Deserialize<'de> for Series {
             Err(serde::de::Error::custom("these bytes are no series"))
         }
     }
+}
+
+/// Serializes a map in the order of its keys, so that equal maps have equal bytes.
+pub(crate) fn by_series<V: Serialize, S: Serializer>(
+    map: &HashMap<Series, V>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let mut all: Vec<(&Series, &V)> = map.iter().collect();
+    all.sort_unstable_by(|(a, _), (b, _)| a.key().cmp(b.key()));
+    serializer.collect_map(all)
 }
 
 /// Whether bytes have the layout of a series.

@@ -19,6 +19,8 @@
 //! | `preference` | which node should own which partition |
 //! | `roster` | which edges there are, by the log alone |
 //! | `replay` | what an owner has read: batches by interval, and the account of an interval |
+//! | `interval_content` | how batches of lines are merged, and what sinks get of them |
+//! | `standing` | what an interval leaves to those after it |
 //! | `gauges` | the gauges that stand before an interval, and their checkpoints |
 //! | `away` | when a missing batch is excused |
 //! | `owner` | one partition: seal, emit, mark |
@@ -35,6 +37,7 @@ mod bus;
 mod content;
 mod edge;
 mod gauges;
+mod interval_content;
 mod node;
 mod node_name;
 mod owner;
@@ -43,6 +46,7 @@ mod record;
 mod replay;
 mod roster;
 mod session;
+mod standing;
 #[cfg(test)]
 mod testing;
 mod view;
@@ -50,6 +54,7 @@ mod view;
 pub use bus::{Command, Event, Position, Sequence, Stored, StoredBatch};
 pub use content::{BatchId, Content, Emission};
 pub use edge::{Edge, EdgeOptions, Heard, Publish, SavedEdge, Sealed};
+pub use interval_content::{ContentOptions, IntervalContent, MergedInterval};
 pub use node::{Node, NodeOptions};
 pub use node_name::{BadNodeName, NodeName};
 pub use owner::{Late, Terms};
@@ -58,6 +63,7 @@ pub use record::{Amendment, Chain, Record};
 pub use replay::{Account, LateBatch};
 pub use roster::{Finding, Member, Roster};
 pub use session::{Session, SessionId};
+pub use standing::Standing;
 pub use view::{EdgeView, NodeView, PartitionView};
 
 /// The number of an interval: its start in Unix seconds, divided by its length.

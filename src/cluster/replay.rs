@@ -34,7 +34,9 @@ pub struct LateBatch {
 pub struct Account {
     /// Batches of earlier intervals.
     pub late: Vec<LateBatch>,
-    /// Edges that are in the roster and have not delivered all of the interval.
+    /// Edges that have delivered all of the interval.
+    pub heard: Vec<NodeName>,
+    /// Edges that are in the roster and have not.
     pub missing: Vec<NodeName>,
     /// What was told of batches since the interval before.
     pub findings: Vec<Finding>,
@@ -197,7 +199,7 @@ impl Replay {
         findings.extend(others.map(|(edge, config)| Finding::OtherConfig { edge: edge.clone(), config }));
         findings.sort();
         findings.dedup();
-        Account { late, missing, findings }
+        Account { late, heard: heard.into_iter().cloned().collect(), missing, findings }
     }
 
     /// The edges as they are before a sequence; the record is the one that the replay began with, or was given last.

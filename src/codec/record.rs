@@ -520,6 +520,9 @@ fn write_ledger<M: SerializeMap>(snapshot: &Snapshot, map: &mut M) -> Result<(),
     if !troubled.is_empty() {
         map.serialize_entry("parts", &troubled)?;
     }
+    if let Some(cluster) = &ledger.cluster {
+        map.serialize_entry("cluster", cluster)?;
+    }
     map.serialize_entry("flush", &ledger.flush)?;
     map.serialize_entry("completeness", &ledger.completeness)
 }

@@ -10,4 +10,7 @@ mod prefixes;
 mod registry;
 mod series_table;
 
+pub(crate) use gauges::{HeldGauge, HeldSpan, life_of};
+pub(crate) use multi_interval::MultiInterval;
+pub(crate) use registry::JITTER;
 pub use registry::{GaugeLife, Interval, Registry, RegistryOptions, SelfMetrics};

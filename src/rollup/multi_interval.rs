@@ -3,19 +3,26 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use serde::{Deserialize, Serialize};
+
 use crate::aggregate::TimerPolicy;
-use crate::series::Series;
+use crate::series::{Series, by_series};
 use crate::snapshot::{CounterPoint, GaugePoint, KvPoint, Length, SetPoint, Snapshot, TimerPoint, ends_interval};
 
 use super::Interval;
 
 /// Points that are not due yet.
-#[derive(Debug, Default)]
-pub(super) struct MultiInterval {
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct MultiInterval {
+    #[serde(serialize_with = "by_series")]
     counters: HashMap<Series, CounterPoint>,
+    #[serde(serialize_with = "by_series")]
     gauges: HashMap<Series, GaugePoint>,
+    #[serde(serialize_with = "by_series")]
     timers: HashMap<Series, TimerPoint>,
+    #[serde(serialize_with = "by_series")]
     sets: HashMap<Series, SetPoint>,
+    #[serde(serialize_with = "by_series")]
     kvs: HashMap<Series, KvPoint>,
     /// For each n, the length of the kept intervals so far.
     lengths: BTreeMap<u32, Length>,
@@ -24,7 +31,7 @@ pub(super) struct MultiInterval {
 
 impl MultiInterval {
     /// Records the end of an interval; returns each n that is due, with its length.
-    pub(super) fn tick(
+    pub(crate) fn tick(
         &mut self,
         periods: impl Iterator<Item = u32>,
         interval: &Interval,
@@ -47,7 +54,7 @@ impl MultiInterval {
     }
 
     /// Takes the points that are not due out of a snapshot, and adds the kept ones that are.
-    pub(super) fn hold(&mut self, snapshot: &mut Snapshot, timers: &TimerPolicy) {
+    pub(crate) fn hold(&mut self, snapshot: &mut Snapshot, timers: &TimerPolicy) {
         let overrides = snapshot.overrides.clone();
         let every = |series: &Series| overrides.of(series).map_or(1, |overrides| overrides.every);
         let is_due = |series: &Series| overrides.is_due(every(series));

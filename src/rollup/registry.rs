@@ -32,7 +32,7 @@ const IDLE_INTERVALS: f64 = 2.0;
 
 /// Share of an interval that a series may leave early: ticks come a moment sooner or later, and without this it would be
 /// chance whether a lifetime of whole intervals ends with one tick or with the next.
-const JITTER: f64 = 0.2;
+pub(crate) const JITTER: f64 = 0.2;
 
 /// Most deletions of an interval that are passed on to sinks.
 const MOST_DELETIONS: usize = 10_000;
@@ -105,6 +105,24 @@ impl RegistryOptions {
                 Class::Gauge => true,
                 Class::Kv => false,
             }
+    }
+
+    /// Adds the ledger as series, of which those are wanted. `before` says what sinks and relays had counted when the
+    /// interval began.
+    pub(crate) fn add_own_series(&self, snapshot: &mut Snapshot, before: &Ledger, is_wanted: impl Fn(&Series) -> bool) {
+        if self.self_metrics != SelfMetrics::Ledger || self.is_partial {
+            return;
+        }
+        for (series, value) in snapshot.ledger.series(before).into_iter().filter(|(series, _)| is_wanted(series)) {
+            let series = series.decorated(&self.prefix, &self.tags);
+            if series.kind() == Kind::Counter {
+                let mut sum = Sum::default();
+                sum.add(value);
+                snapshot.counters.push(CounterPoint { series, sum });
+            } else {
+                snapshot.gauges.push(GaugePoint { series, gauge: Gauge::absolute(value, snapshot.end) });
+            }
+        }
     }
 }
 
@@ -402,19 +420,7 @@ impl Registry {
     /// Adds the ledger as series, once it is complete. `before` says what sinks and relays had counted when the
     /// interval began.
     pub fn add_own_series(&self, snapshot: &mut Snapshot, before: &Ledger) {
-        if self.options.self_metrics != SelfMetrics::Ledger || self.options.is_partial {
-            return;
-        }
-        for (series, value) in snapshot.ledger.series(before) {
-            let series = series.decorated(&self.options.prefix, &self.options.tags);
-            if series.kind() == Kind::Counter {
-                let mut sum = Sum::default();
-                sum.add(value);
-                snapshot.counters.push(CounterPoint { series, sum });
-            } else {
-                snapshot.gauges.push(GaugePoint { series, gauge: Gauge::absolute(value, snapshot.end) });
-            }
-        }
+        self.options.add_own_series(snapshot, before, |_| true);
     }
 
     /// Which series of its own the daemon adds.

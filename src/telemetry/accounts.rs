@@ -358,6 +358,41 @@ accounts! {
         Gauge last_failure_at: f64;
     }
 
+    /// What an interval lacks that was merged of the batches of several edges.
+    ClusterAccount, "cluster", [] {
+        /// Edges of which the interval was expected.
+        Gauge edges_expected: u64, series("cluster.edges.expected"), metric("systole_cluster_edges_expected");
+        /// Edges that delivered all of the interval in time.
+        Gauge edges_heard: u64, series("cluster.edges.heard"), metric("systole_cluster_edges_heard");
+        /// Edges that received a part of an interval, as they were started in it after a crash.
+        Gauge edges_partial: u64, series("cluster.edges.partial"), metric("systole_cluster_edges_partial");
+        /// The first 20 edges, by name, that are missing or that something came of too late.
+        Detail edges_behind: Vec<String>;
+        /// Batches that came when their interval was sealed.
+        Counter batches_late: u64, metric("systole_cluster_batches_late");
+        /// Batches that never came.
+        Counter batches_lost: u64, metric("systole_cluster_batches_lost");
+        /// Batches that were refused, as the clock of their edge is ahead.
+        Counter batches_skewed: u64, metric("systole_cluster_batches_skewed");
+        /// Batches that could not be read.
+        Counter batches_unreadable: u64, metric("systole_cluster_batches_unreadable");
+        /// By partition, where there are such batches.
+        [serde(skip_serializing_if = "BTreeMap::is_empty")]
+        Accounts partitions: BTreeMap<String, ClusterPartitionAccount>;
+    }
+
+    /// The same of a partition.
+    ClusterPartitionAccount, "cluster.partitions", ["partition"] {
+        /// Batches that came when their interval was sealed.
+        Counter late: u64, series("cluster.batches.late"), rare();
+        /// Batches that never came.
+        Counter lost: u64, series("cluster.batches.lost"), rare();
+        /// Batches that were refused, as the clock of their edge is ahead.
+        Counter skewed: u64, series("cluster.batches.skewed"), rare();
+        /// Batches that could not be read.
+        Counter unreadable: u64, series("cluster.batches.unreadable"), rare();
+    }
+
     /// How the last flush went.
     FlushAccount, "flush", [] {
         /// From when the flush began to the merged snapshot, in seconds: without presence, the own series, and the delay in `late_secs`.
@@ -366,5 +401,36 @@ accounts! {
         Gauge late_secs: f64, series("flush.late_secs"), metric("systole_flush_late_seconds");
         /// Intervals with values missing, because the flush failed while it merged them; their lines are counted.
         Counter failed: u64, series("flush.failed"), rare(), metric("systole_flush_failed");
+    }
+}
+
+impl ClusterAccount {
+    /// The share of the edges that were heard, of those that were expected.
+    pub fn heard(&self) -> f64 {
+        if self.edges_expected == 0 { 1.0 } else { self.edges_heard as f64 / self.edges_expected as f64 }
+    }
+}
+
+impl MemoryAccount {
+    /// Adds that of another process.
+    pub(super) fn unite(&mut self, other: &MemoryAccount) {
+        let ours = std::mem::take(self);
+        *self = MemoryAccount {
+            max: ours.max + other.max,
+            live: ours.live + other.live,
+            rss: ours.rss + other.rss,
+            level: ours.level.max(other.level),
+            peak_level: ours.peak_level.max(other.peak_level),
+            holders: ours.holders,
+            caches_dropped: ours.caches_dropped + other.caches_dropped,
+            early_estimates: ours.early_estimates + other.early_estimates,
+            folded: ours.folded + other.folded,
+            events_dropped: ours.events_dropped + other.events_dropped,
+        };
+        for (name, theirs) in &other.holders {
+            let holder = self.holders.entry(name.clone()).or_default();
+            holder.bytes += theirs.bytes;
+            holder.cap += theirs.cap;
+        }
     }
 }

@@ -226,6 +226,7 @@ replaced! {
     bool, |flag| f64::from(u8::from(*flag));
     String, |_| 0.0;
     Option<String>, |_| 0.0;
+    Vec<String>, |_| 0.0;
     Option<f64>, |_| 0.0;
     PartState, |_| 0.0;
 }

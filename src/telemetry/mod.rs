@@ -11,6 +11,7 @@
 //! relays.*     : offered = delivered + queued + dropped               (datagrams, since the start)
 //! notify.*     : offered = delivered + queued + dropped               (notifications, since the start)
 //! completeness = datagrams / (datagrams + kernel_drops + unread)      (streams count as complete)
+//!                of scale-out times cluster.edges_heard / cluster.edges_expected
 //! ```
 //! A partly bad line counts in `malformed` only, its good samples in `samples`.
 #![deny(clippy::disallowed_methods)]
@@ -31,9 +32,9 @@ use crate::protocol::Kind;
 use crate::series::Series;
 
 pub use accounts::{
-    CaptureAccount, FlushAccount, HistoryAccount, HolderAccount, LineAccount, ListenerAccount, LogAccount,
-    ManagementAccount, MemoryAccount, NotifierAccount, PartAccount, PortAccount, PresenceAccount, Refused,
-    RelayAccount, SampleAccount, SeriesAccount, SinkAccount, TargetAccount,
+    CaptureAccount, ClusterAccount, ClusterPartitionAccount, FlushAccount, HistoryAccount, HolderAccount, LineAccount,
+    ListenerAccount, LogAccount, ManagementAccount, MemoryAccount, NotifierAccount, PartAccount, PortAccount,
+    PresenceAccount, Refused, RelayAccount, SampleAccount, SeriesAccount, SinkAccount, TargetAccount,
 };
 pub use entry::{Account, Entry, EntryKind, Family, Term, Value, Visit};
 pub use reasons::{Counts, Limit, Named, PartState, Reasons, Refusal};
@@ -86,9 +87,13 @@ pub struct Ledger {
     /// By part of the daemon, since the start.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<String, PartAccount>,
+    /// Of scale-out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterAccount>,
     /// The flush.
     pub flush: FlushAccount,
-    /// Share of datagrams that were read, of all that came to our sockets, 0 to 1.
+    /// Share of datagrams that were read, of all that came to our sockets, 0 to 1; of scale-out times the share of edges
+    /// that were heard.
     pub completeness: f64,
 }
 
@@ -96,7 +101,7 @@ pub struct Ledger {
 const COMPLETENESS: &[Entry] = &[Entry::new(
     "completeness",
     EntryKind::Gauge,
-    "Share of datagrams that were read, of all that came to our sockets, 0 to 1.",
+    "Share of datagrams that were read, of all that came to our sockets, 0 to 1; of scale-out times the share of edges that were heard.",
 )
 .series("completeness")
 .metric("systole_completeness_ratio")];
@@ -112,7 +117,7 @@ const fn part<A: Account>() -> Part {
 
 /// The whole table of counters, in the order of the ledger.
 #[cfg(feature = "internals")]
-pub const TABLE: [Part; 19] = [
+pub const TABLE: [Part; 21] = [
     part::<ListenerAccount>(),
     part::<LineAccount>(),
     part::<SampleAccount>(),
@@ -130,6 +135,8 @@ pub const TABLE: [Part; 19] = [
     part::<HolderAccount>(),
     part::<HistoryAccount>(),
     part::<PartAccount>(),
+    part::<ClusterAccount>(),
+    part::<ClusterPartitionAccount>(),
     part::<FlushAccount>(),
     ("", &[], COMPLETENESS),
 ];
@@ -189,16 +196,60 @@ impl Ledger {
         self.management.add(&later.management);
         self.memory.add(&later.memory);
         self.history.add(&later.history);
+        if let Some(cluster) = &later.cluster {
+            self.cluster.get_or_insert_default().add(cluster);
+        }
         self.update_completeness();
     }
 
-    /// Works `completeness` out from the listeners.
+    /// Adds another node's account of the same interval: what it received, what it holds, and what gave way. What a node sends
+    /// and how its parts are is its own.
+    pub fn unite(&mut self, other: &Ledger) {
+        for theirs in &other.listeners {
+            match self.listeners.iter_mut().find(|ours| ours.url == theirs.url) {
+                Some(ours) => {
+                    let (buffer, peak) = (ours.receive_buffer, ours.queue_peak);
+                    ours.add(theirs);
+                    ours.receive_buffer += buffer;
+                    ours.queue_peak = ours.queue_peak.max(peak);
+                }
+                None => self.listeners.push(theirs.clone()),
+            }
+        }
+        self.lines.add(&other.lines);
+        self.samples.add(&other.samples);
+        for (ours, theirs) in [
+            (&mut self.series.counters, other.series.counters),
+            (&mut self.series.gauges, other.series.gauges),
+            (&mut self.series.timers, other.series.timers),
+            (&mut self.series.sets, other.series.sets),
+            (&mut self.series.kvs, other.series.kvs),
+        ] {
+            *ours += theirs;
+        }
+        self.log.add(&other.log);
+        if let Some(capture) = &other.capture {
+            self.capture.get_or_insert_default().add(capture);
+        }
+        self.presence.add(&other.presence);
+        self.management.add(&other.management);
+        self.memory.unite(&other.memory);
+        self.flush = FlushAccount {
+            duration_secs: self.flush.duration_secs.max(other.flush.duration_secs),
+            late_secs: self.flush.late_secs.max(other.flush.late_secs),
+            failed: self.flush.failed + other.flush.failed,
+        };
+        self.update_completeness();
+    }
+
+    /// Works `completeness` out from the listeners and the edges.
     pub fn update_completeness(&mut self) {
         let (read, lost) = self
             .listeners
             .iter()
             .fold((0, 0), |(read, lost), l| (read + l.datagrams, lost + l.kernel_drops + l.unread));
-        self.completeness = if lost == 0 { 1.0 } else { read as f64 / (read + lost) as f64 };
+        let datagrams = if lost == 0 { 1.0 } else { read as f64 / (read + lost) as f64 };
+        self.completeness = datagrams * self.cluster.as_ref().map_or(1.0, ClusterAccount::heard);
     }
 
     /// All malformed lines.
@@ -284,6 +335,10 @@ impl Ledger {
         self.memory.holders.iter().for_each(|(name, holder)| account(&[("holder", name)], holder, visit));
         account(&[], &self.history, visit);
         self.parts.iter().for_each(|(name, part)| account(&[("part", name)], part, visit));
+        if let Some(cluster) = &self.cluster {
+            account(&[], cluster, visit);
+            cluster.partitions.iter().for_each(|(number, own)| account(&[("partition", number)], own, visit));
+        }
         account(&[], &self.flush, visit);
         visit("", &[], &COMPLETENESS[0], &self.completeness);
     }

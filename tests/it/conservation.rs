@@ -189,9 +189,9 @@ fn holds_for<A: Account + serde::de::DeserializeOwned + serde::Serialize + Parti
 #[test]
 fn every_counter_of_the_table_is_added_and_published() {
     use systole::internals::telemetry::{
-        CaptureAccount, FlushAccount, HistoryAccount, HolderAccount, ListenerAccount, LogAccount, ManagementAccount,
-        MemoryAccount, NotifierAccount, PartAccount, PortAccount, PresenceAccount, RelayAccount, SeriesAccount,
-        SinkAccount, TargetAccount,
+        CaptureAccount, ClusterAccount, ClusterPartitionAccount, FlushAccount, HistoryAccount, HolderAccount,
+        ListenerAccount, LogAccount, ManagementAccount, MemoryAccount, NotifierAccount, PartAccount, PortAccount,
+        PresenceAccount, RelayAccount, SeriesAccount, SinkAccount, TargetAccount,
     };
     holds_for::<ListenerAccount>();
     holds_for::<LineAccount>();
@@ -209,6 +209,8 @@ fn every_counter_of_the_table_is_added_and_published() {
     holds_for::<HolderAccount>();
     holds_for::<HistoryAccount>();
     holds_for::<PartAccount>();
+    holds_for::<ClusterAccount>();
+    holds_for::<ClusterPartitionAccount>();
     let relay = RelayAccount { targets: [("t".to_string(), numbered(1))].into(), ..numbered(1) };
     let ledger = Ledger {
         listeners: vec![ListenerAccount { url: "udp://[::1]:1".into(), ..numbered(1) }],
@@ -226,6 +228,7 @@ fn every_counter_of_the_table_is_added_and_published() {
         memory: MemoryAccount { holders: [("h".to_string(), numbered(1))].into(), ..numbered(1) },
         history: numbered(1),
         parts: [("p".to_string(), numbered(1))].into(),
+        cluster: Some(ClusterAccount { partitions: [("7".to_string(), numbered(1))].into(), ..numbered(1) }),
         flush: numbered::<FlushAccount>(1),
         completeness: 1.0,
     };

@@ -94,12 +94,17 @@ impl EdgeAccount {
         }
     }
 
+    /// Whether the ledger was left out because it was too large.
+    pub fn is_left_out(&self) -> bool {
+        self.ledger.is_empty()
+    }
+
     /// The ledger; `None` if it was left out because it was too large.
     ///
     /// # Errors
     /// If its bytes are no ledger.
     pub fn ledger(&self) -> Result<Option<Ledger>, BatchError> {
-        if self.ledger.is_empty() {
+        if self.is_left_out() {
             return Ok(None);
         }
         let invalid = |reason| BatchError::Inflate { part: "ledger", reason };
