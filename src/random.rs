@@ -26,7 +26,6 @@ impl Random {
     }
 
     /// The next one, from [0, 1).
-    #[cfg(any(test, feature = "internals"))]
     pub fn unit(&mut self) -> f64 {
         (self.bits() >> 11) as f64 / (1_u64 << 53) as f64
     }
