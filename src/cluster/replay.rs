@@ -293,8 +293,11 @@ mod tests {
             with(9, header("b", 2, 100)),
             with(9, header("b", 3, 101)),
         ]);
-        let other =
-            |config| Account { findings: vec![Finding::OtherConfig { edge: edge("b"), config }], ..Account::default() };
+        let other = |config| Account {
+            findings: vec![Finding::OtherConfig { edge: edge("b"), config }],
+            heard: vec![edge("a"), edge("b")],
+            ..Account::default()
+        };
         assert_eq!(replay.account(&record, 100, 0, 3), other(9));
         assert_eq!(replay.bodies(100, 3).count(), 3);
         let account = replay.account(&record, 101, 3, 4);
@@ -327,8 +330,9 @@ mod tests {
         let (record, replay) = read(&[last, hello, BatchHeader { boot: 2, ..header("e", 3, 100) }]);
         let partial = Finding::Partial { edge: "e".parse().expect("a name"), interval: 100 };
         let account = |cut| replay.account(&record, 100, 0, cut);
-        assert_eq!(account(1), Account::default());
-        assert_eq!(account(2), Account { findings: vec![partial], ..Account::default() });
-        assert_eq!(account(3), Account::default());
+        let heard = |findings| Account { findings, heard: vec![edge("e")], ..Account::default() };
+        assert_eq!(account(1), heard(vec![]));
+        assert_eq!(account(2), heard(vec![partial]));
+        assert_eq!(account(3), heard(vec![]));
     }
 }
