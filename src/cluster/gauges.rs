@@ -58,6 +58,11 @@ impl<C: Content> HeldGauges<C> {
         standing
     }
 
+    /// Keeps what stands at the end of a sealed interval, so that nothing is merged twice.
+    pub(super) fn keep(&mut self, interval: Interval, standing: &C::Gauges) {
+        self.last = Some((interval, standing.clone()));
+    }
+
     /// The checkpoint of the end of a sealed interval.
     pub(super) fn checkpoint(&mut self, content: &C, base: Interval, known: (&Record, &Replay)) -> (C::Gauges, Bytes) {
         let kept = self.last.clone();

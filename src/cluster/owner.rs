@@ -359,13 +359,11 @@ impl<C: Content> Owner<C> {
         let Some(standing) = &mut self.standing else { return };
         let (content, known) = (&*self.content, (&self.record, replay));
         let merged = content.merge(replay.bodies(interval, cut));
-        let stands = if version == 0 {
-            standing.at_end(content, interval, known)
-        } else {
-            let mut before = standing.at_end(content, interval - 1, known);
-            content.follow(&mut before, interval, &merged);
-            before
-        };
+        let mut stands = standing.at_end(content, interval - 1, known);
+        content.follow(&mut stands, interval, &merged);
+        if version == 0 {
+            standing.keep(interval, &stands);
+        }
         let before = self.record.cut_before(interval);
         let emission = Emission {
             partition: self.partition,
