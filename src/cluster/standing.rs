@@ -47,9 +47,6 @@ struct State {
     #[serde(serialize_with = "by_series")]
     idle: HashMap<Series, Known>,
     slow: MultiInterval,
-    /// The rules of the series in `slow`.
-    #[serde(serialize_with = "by_series")]
-    slow_rules: HashMap<Series, u32>,
 }
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -101,7 +98,7 @@ impl Standing {
         }
         next.gauges(&mut state.gauges);
         next.idle(&mut state.idle);
-        next.slow(state);
+        next.slow(&mut state.slow);
         self.emitted = Arc::new(next.out);
     }
 }
@@ -192,7 +189,7 @@ impl Next<'_> {
     }
 
     /// Puts the points of series with longer intervals to those that are held, and emits what is due.
-    fn slow(&mut self, state: &mut State) {
+    fn slow(&mut self, held: &mut MultiInterval) {
         let slow: Vec<u32> = self.content.slow_rules().collect();
         if slow.is_empty() {
             return;
@@ -204,13 +201,8 @@ impl Next<'_> {
         out.timers.extend(points.timers.iter().filter(|point| is_slow(&point.series)).cloned());
         out.sets.extend(points.sets.iter().filter(|point| is_slow(&point.series)).cloned());
         out.kvs.extend(points.kvs.iter().filter(|point| is_slow(&point.series)).cloned());
-        // Of the interval, those that stand, and those that are held already.
-        let of = Arc::make_mut(&mut out.overrides.of);
-        let own = points.overrides.of.iter().chain(state.slow_rules.iter()).filter(|(_, rule)| slow.contains(rule));
-        of.extend(own.map(|(series, rule)| (series.clone(), *rule)));
-        state.slow_rules =
-            of.iter().filter(|(_, rule)| slow.contains(rule)).map(|(s, rule)| (s.clone(), *rule)).collect();
-        state.slow.hold(out, &self.content.options.registry.summary.timers);
-        (0..).map_while(|n| out.point(n)).for_each(|point| _ = state.slow_rules.remove(point.series()));
+        let own = points.overrides.of.iter().filter(|(_, rule)| slow.contains(rule));
+        Arc::make_mut(&mut out.overrides.of).extend(own.map(|(series, rule)| (series.clone(), *rule)));
+        held.hold(out, &self.content.options.registry.summary.timers);
     }
 }

@@ -2,6 +2,7 @@
 //! flushed at ticks whose number is a multiple of six, so that all daemons flush it at the same ticks.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,9 @@ pub(crate) struct MultiInterval {
     sets: HashMap<Series, SetPoint>,
     #[serde(serialize_with = "by_series")]
     kvs: HashMap<Series, KvPoint>,
+    /// The rules of series that have points here: the series may leave before these are due.
+    #[serde(serialize_with = "by_series")]
+    rules: HashMap<Series, u32>,
     /// For each n, the length of the kept intervals so far.
     lengths: BTreeMap<u32, Length>,
     last_tick: u64,
@@ -55,6 +59,10 @@ impl MultiInterval {
 
     /// Takes the points that are not due out of a snapshot, and adds the kept ones that are.
     pub(crate) fn hold(&mut self, snapshot: &mut Snapshot, timers: &TimerPolicy) {
+        if self.rules.keys().any(|series| !snapshot.overrides.of.contains_key(series)) {
+            let of = Arc::make_mut(&mut snapshot.overrides.of);
+            self.rules.iter().for_each(|(series, rule)| _ = of.entry(series.clone()).or_insert(*rule));
+        }
         let overrides = snapshot.overrides.clone();
         let every = |series: &Series| overrides.of(series).map_or(1, |overrides| overrides.every);
         let is_due = |series: &Series| overrides.is_due(every(series));
@@ -68,6 +76,9 @@ impl MultiInterval {
         snapshot.timers.iter_mut().filter(|p| every(&p.series) > 1).for_each(|p| p.timer.sort());
         turn.take(&mut snapshot.sets, &mut self.sets, |p| &p.series, |held, p| held.members.merge(&p.members));
         turn.take(&mut snapshot.kvs, &mut self.kvs, |p| &p.series, |held, p| held.values.extend(p.values));
+        let held = self.counters.keys().chain(self.gauges.keys()).chain(self.timers.keys());
+        let held = held.chain(self.sets.keys()).chain(self.kvs.keys());
+        self.rules = held.filter_map(|series| Some((series.clone(), *overrides.of.get(series)?))).collect();
     }
 }
 

@@ -680,6 +680,23 @@ mod tests {
     }
 
     #[test]
+    fn points_of_a_longer_interval_wait_for_its_end_though_their_series_has_left() {
+        let slow = SeriesOverrides { every: 5, ..SeriesOverrides::default() };
+        let rules = Arc::new(Rules::new(vec![Rule { pattern: "*".into(), overrides: slow, ..Rule::default() }]));
+        let mut fixture = Fixture::new(1, |options| {
+            options.series_ttl_secs = [Some(10.0); 5];
+            options.rules = Some(rules);
+        });
+        fixture.close();
+        fixture.feed(0, "c:40|c");
+        let parts: Vec<Snapshot> = (0..4).map(|_| fixture.close_part()).collect();
+        assert_eq!(fixture.shards[0].len(), 0);
+        assert_eq!(parts.iter().map(Snapshot::len).collect::<Vec<_>>(), [0, 0, 0, 1]);
+        let series = &parts[3].counters[0].series;
+        assert_eq!((parts[3].interval_secs_of(series), parts[3].rate(series, 40.0)), (50.0, 0.8));
+    }
+
+    #[test]
     fn a_part_has_what_was_received_in_its_interval_and_nothing_more() {
         let rule = |pattern: &str, overrides| Rule { pattern: pattern.into(), overrides, ..Rule::default() };
         let slow = SeriesOverrides { every: 6, ..SeriesOverrides::default() };
