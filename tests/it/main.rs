@@ -9,6 +9,7 @@ mod browser;
 mod capture;
 mod cardinality;
 mod cluster_bus;
+mod cluster_equal;
 mod cluster_sim;
 mod config;
 mod conservation;
