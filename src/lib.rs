@@ -27,7 +27,7 @@
 //! |---|---|
 //! | `memory`, `named`, `hyperloglog`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings`, `fault`, `watches`, `random` | who holds memory, lines read into borrowed values, identities, harmless text |
 //! | `telemetry`, `senders`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec`, `journal`, `history`, `cluster` | the ledger, shards, who is there, closed intervals; time is an argument |
-//! | `sys`, `supervise`, `log`, `http_client`, `web`, `capture`, `tail`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `cluster_bus`, `flush`, `management`, `http` | the outside: sockets, files, threads |
+//! | `sys`, `supervise`, `log`, `http_client`, `nats_client`, `web`, `capture`, `tail`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `cluster_bus`, `flush`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `daemon`, `cli` | what puts them together |
 
 #![cfg_attr(feature = "internals", warn(unreachable_pub))]
@@ -63,6 +63,8 @@ mod log;
 mod management;
 mod memory;
 mod named;
+#[cfg(feature = "nats")]
+mod nats_client;
 mod net;
 mod notify;
 mod ports;

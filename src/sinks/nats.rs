@@ -3,16 +3,14 @@
 //! sent again within its `duplicate_window` for one. With `create` the stream is made when it is missing. A record that is longer
 //! than what the server takes has no form (`unencodable`).
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use async_nats::ConnectOptions;
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, stream};
 use bytes::Bytes;
 
 use crate::codec::{EncodedRecord, RecordType, Records};
-use crate::http_client::Tls;
+use crate::nats_client::NatsLogin;
 use crate::snapshot::Snapshot;
 use crate::sys::host_name;
 
@@ -34,27 +32,17 @@ pub struct NatsSpec {
     subject: String,
     stream: String,
     create: bool,
-    username: String,
-    password: String,
-    token: String,
-    /// A file of credentials, as `nsc` makes it.
-    credentials: PathBuf,
-    tls: Tls,
+    login: NatsLogin,
 }
 
 impl Default for NatsSpec {
     fn default() -> NatsSpec {
-        let none = String::new;
         NatsSpec {
             servers: Vec::new(),
             subject: "systole.records".into(),
             stream: "systole".into(),
             create: true,
-            username: none(),
-            password: none(),
-            token: none(),
-            credentials: PathBuf::new(),
-            tls: Tls::default(),
+            login: NatsLogin::default(),
         }
     }
 }
@@ -71,15 +59,16 @@ impl Spec for NatsSpec {
         visitor.field("subject", "Subject of the records.", Opt::TextOrNone(&mut self.subject));
         visitor.field("stream", "Stream of JetStream.", Opt::TextOrNone(&mut self.stream));
         visitor.field("create", "Create the stream if it is missing.", Opt::Flag(&mut self.create));
-        visitor.field("username", "Name of the user.", Opt::TextOrNone(&mut self.username));
+        let login = &mut self.login;
+        visitor.field("username", "Name of the user.", Opt::TextOrNone(&mut login.username));
         visitor.example("username", "\"systole\"");
-        visitor.field("password", "Password of the user.", Opt::Secret(&mut self.password));
+        visitor.field("password", "Password of the user.", Opt::Secret(&mut login.password));
         visitor.example("password", "\"a secret\"");
-        visitor.field("token", "Token, in place of a name.", Opt::Secret(&mut self.token));
+        visitor.field("token", "Token, in place of a name.", Opt::Secret(&mut login.token));
         visitor.example("token", "\"a secret\"");
-        visitor.field("credentials", "File of credentials.", Opt::Path(&mut self.credentials));
+        visitor.field("credentials", "File of credentials.", Opt::Path(&mut login.credentials));
         visitor.example("credentials", "\"/etc/systole/nats.creds\"");
-        tls(visitor, &mut self.tls);
+        tls(visitor, &mut login.tls);
     }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {
@@ -116,18 +105,7 @@ struct NatsSink {
 impl NatsSink {
     async fn connect(&self) -> Result<Context, String> {
         let spec = &self.spec;
-        let mut options = ConnectOptions::new().name("systole").max_reconnects(1);
-        if !spec.credentials.as_os_str().is_empty() {
-            options = options.credentials_file(&spec.credentials).await.map_err(|error| error.to_string())?;
-        } else if !spec.token.is_empty() {
-            options = options.token(spec.token.clone());
-        } else if !spec.username.is_empty() {
-            options = options.user_and_password(spec.username.clone(), spec.password.clone());
-        }
-        if !spec.tls.is_default() {
-            let tls = spec.tls.client().map_err(|error| error.to_string())?;
-            options = options.tls_client_config(tls).require_tls(true);
-        }
+        let options = spec.login.options()?.name("systole").max_reconnects(1);
         let client = options.connect(&spec.servers[..]).await.map_err(|error| error.to_string())?;
         let context = jetstream::new(client);
         if spec.create {
