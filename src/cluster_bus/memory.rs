@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{NodeName, Sequence, Stored, StoredBatch};
@@ -198,6 +199,8 @@ impl MemoryBus {
             }
         };
         Box::pin(async move {
+            // Others come in between, as with any bus.
+            yield_now().await;
             match answer {
                 Some(answer) => answer,
                 None => {

@@ -1,6 +1,6 @@
 //! The bus of scale-out: what carries batches, pulses, records, checkpoints and sessions between nodes, and keeps them.
-//! [`Bus`] is what a driver of the machines in `cluster` needs of it, `MemoryBus` is that inside of a
-//! process, for tests. On NATS JetStream the streams are:
+//! [`Bus`] is what a driver of the machines in `cluster` needs of it, `JetStreamBus` is that on NATS JetStream (with the
+//! feature `nats`), and `MemoryBus` is the same inside of a process, for tests. The streams are:
 //!
 //! | stream | subjects | has |
 //! |---|---|---|
@@ -12,7 +12,8 @@
 //!
 //! What a caller may rely on:
 //!
-//! * Every call answers within [`PUT_BATCH_LIMIT`] or [`LIMIT`]. One that failed may have been done, or be done later.
+//! * Every call answers within [`PUT_BATCH_LIMIT`], [`PREPARE_LIMIT`] or [`LIMIT`]. One that failed may have been done, or
+//!   be done later.
 //! * What `put_batch` and `put_session` acknowledged stays, as long as the stream keeps it. A batch that is sent twice is
 //!   there twice. Batches that are put one after the other, each acknowledged, are read in that order.
 //! * A read shows a beginning of what there is from the place that was asked for, in order and without gaps. What is left
@@ -28,9 +29,15 @@ use bytes::Bytes;
 
 use crate::cluster::{NodeName, Sequence, Stored, StoredBatch};
 
+#[cfg(feature = "nats")]
+mod jetstream;
 #[cfg(any(test, feature = "internals"))]
 mod memory;
 
+#[cfg(feature = "nats")]
+pub use crate::nats_client::NatsLogin;
+#[cfg(feature = "nats")]
+pub use jetstream::{BusOptions, JetStreamBus};
 #[cfg(any(test, feature = "internals"))]
 pub use memory::{MemoryBus, MemoryFault, MemoryOptions};
 
@@ -40,8 +47,11 @@ pub const JUDGE: u16 = u16::MAX;
 /// Longest wait for the acknowledgement of a batch.
 pub const PUT_BATCH_LIMIT: Duration = Duration::from_secs(2);
 
-/// Longest wait for the answer of any other call.
+/// Longest wait for the answer of any other call; each chunk of a checkpoint has it for itself.
 pub const LIMIT: Duration = Duration::from_millis(1500);
+
+/// Longest wait until streams are made.
+pub const PREPARE_LIMIT: Duration = Duration::from_secs(10);
 
 /// What comes of a call. Object safe, so that a driver has an `Arc<dyn Bus>`.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BusError>> + Send + 'a>>;

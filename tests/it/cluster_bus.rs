@@ -1,6 +1,8 @@
 //! The contract of a bus (`src/cluster_bus`): one test for all of them.
 
 mod contract;
+#[cfg(feature = "nats")]
+mod jetstream;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +20,14 @@ impl Place for InMemory {
     }
 
     async fn kill_leader(&self) {
-        for fault in [MemoryFault::AnswersLost, MemoryFault::Away, MemoryFault::None] {
-            self.0.set_fault(fault);
-            tokio::time::sleep(Duration::from_secs(3)).await;
-        }
+        self.0.set_fault(MemoryFault::AnswersLost);
+        let bus = self.0.clone();
+        tokio::spawn(async move {
+            for fault in [MemoryFault::Away, MemoryFault::None] {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+                bus.set_fault(fault);
+            }
+        });
     }
 }
 

@@ -8,12 +8,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use systole::internals::cluster::{Chain, NodeName, Record, Sequence, Stored, StoredBatch};
 use systole::internals::cluster_bus::{Answer, Bus, BusError, JUDGE, Page};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// For how long sessions are kept here.
 pub const SESSION_MAX_AGE: Duration = Duration::from_secs(2);
 
 /// Batches of each edge and partition while the leader dies.
-const MANY: u32 = 150;
+const MANY: u32 = 1000;
+
+/// No call fails for so long, whoever dies.
+const PATIENCE: Duration = Duration::from_secs(25);
 
 /// Where buses are: several, which share what they keep.
 pub trait Place: Send + Sync + 'static {
@@ -55,12 +60,14 @@ fn payloads<'a>(all: impl IntoIterator<Item = &'a StoredBatch>) -> Vec<&'a [u8]>
 
 /// Asks again while the bus can't be reached, as a driver does.
 async fn again<'a, T>(ask: impl Fn() -> Answer<'a, T>) -> T {
+    let begun = Instant::now();
     loop {
         match ask().await {
             Ok(answer) => return answer,
-            Err(BusError::TimedOut | BusError::Failed(_)) => tokio::time::sleep(Duration::from_millis(20)).await,
-            Err(error) => panic!("{error}"),
+            Err(error @ (BusError::Refused | BusError::Different { .. })) => panic!("{error}"),
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error}"),
         }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -80,8 +87,10 @@ async fn nodes_that_start_at_once_prepare_it(buses: &[Arc<dyn Bus>; 3]) {
 /// All batches from a sequence on.
 async fn read_all(bus: &dyn Bus, partition: u16, from: Sequence) -> (Vec<StoredBatch>, Page) {
     let (mut all, mut from) = (Vec::new(), from);
+    let begun = Instant::now();
     loop {
         let mut page = again(|| bus.batches(partition, from)).await;
+        assert!(begun.elapsed() < PATIENCE, "there is no end");
         all.append(&mut page.batches);
         from = all.last().map_or(from, |batch| batch.sequence + 1);
         if page.is_end {
@@ -121,9 +130,9 @@ async fn batches_are_read_in_order_from_anywhere(a: &dyn Bus, b: &dyn Bus) {
     // No batch of another partition is between two.
     assert_eq!(read_all(b, 1, 1).await.0.len(), 21);
 
-    // Again, out of order, with one that belongs to another partition and one that there is not.
+    // Again, out of order, with one that belongs to another partition.
     let (other, _) = read_all(b, 1, 1).await;
-    let sequences = [all[30].sequence, other[3].sequence, all[2].sequence, 1_000_000, all[3].sequence];
+    let sequences = [all[30].sequence, other[3].sequence, all[2].sequence, all[3].sequence];
     let bodies = again(|| b.bodies(0, &sequences)).await;
     assert_eq!(payloads(&bodies), payloads([&all[30], &all[2], &all[3]]));
     assert_eq!((bodies[0].sent, bodies[0].stored), (all[30].sent, all[30].stored));
@@ -177,9 +186,10 @@ async fn records_follow_each_other(a: &dyn Bus, b: &dyn Bus) {
     assert_eq!(again(|| b.last_record(JUDGE)).await.expect("a record").sequence, last);
 }
 
-/// The valid record, and those that were read.
+/// The valid record, found as a node finds it that begins: old ones are gone.
 async fn valid(bus: &dyn Bus, partition: u16) -> Chain {
-    let mut chain = Chain::default();
+    let last = again(|| bus.last_record(partition)).await;
+    let mut chain = Chain::begin(last.and_then(|record| Record::decode(&record.payload)).as_ref());
     loop {
         let records = again(|| bus.records(partition, chain.last())).await;
         if records.is_empty() {
@@ -200,9 +210,11 @@ async fn of_two_that_race_one_wins(buses: &[Arc<dyn Bus>; 3], partition: u16, ro
     let mut wins = BTreeSet::new();
     for round in 0..rounds {
         let before = valid(&*buses[0], partition).await;
+        let begun = Instant::now();
         let race = async |bus: &dyn Bus, token: u64| {
             let mut seen = before.clone();
             while seen.valid().0 == before.valid().0 {
+                assert!(begun.elapsed() < PATIENCE, "{token} neither wins nor loses");
                 let _proves_nothing = bus.write_record(partition, seen.last(), record(before.valid().0, token)).await;
                 for record in again(|| bus.records(partition, seen.last())).await {
                     assert!(seen.take(&record), "records are missing");
@@ -229,7 +241,6 @@ async fn checkpoints_of_any_length_are_read_back(a: &dyn Bus, b: &dyn Bus) {
         assert!(found.as_ref() == Some(payload), "checkpoint {sequence} of {partition}");
     }
     assert_eq!(again(|| b.read_checkpoint(1, written[0])).await, None);
-    assert_eq!(again(|| b.read_checkpoint(0, 1_000_000)).await, None);
 }
 
 async fn sessions_are_replaced_and_expire(a: &dyn Bus, b: &dyn Bus) {
@@ -240,7 +251,7 @@ async fn sessions_are_replaced_and_expire(a: &dyn Bus, b: &dyn Bus) {
     let found = again(|| b.sessions()).await;
     let brief: Vec<_> = found.iter().map(|session| (session.sequence, &session.payload[..])).collect();
     assert_eq!(brief, [(put[1], &b"first"[..]), (put[2], b"second")]);
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     while !again(|| b.sessions()).await.is_empty() {
         assert!(begun.elapsed() < 5 * SESSION_MAX_AGE, "they never expire");
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -250,14 +261,17 @@ async fn sessions_are_replaced_and_expire(a: &dyn Bus, b: &dyn Bus) {
 /// Edges write one batch after the other, a node reads them, and others race for records, while the leader dies.
 async fn what_is_acknowledged_outlives_the_leader(place: &Arc<impl Place>, buses: &[Arc<dyn Bus>; 3]) {
     let (written, is_over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let some_are_written = Arc::new(Notify::new());
     let mut writers = Vec::new();
     for (node, partition) in [(0, 6), (0, 7), (1, 6), (1, 7)] {
-        let (bus, written) = (buses[node].clone(), written.clone());
+        let (bus, written, some_are_written) = (buses[node].clone(), written.clone(), some_are_written.clone());
         writers.push(tokio::spawn(async move {
             let edge = name(&format!("edge-{node}"));
             for n in 0..MANY {
                 again(|| bus.put_batch(partition, &edge, 0.5, bytes(format!("{edge} {n}")))).await;
-                written.fetch_add(1, Ordering::Relaxed);
+                if written.fetch_add(1, Ordering::Relaxed) == 100 {
+                    some_are_written.notify_one();
+                }
             }
         }));
     }
@@ -277,10 +291,12 @@ async fn what_is_acknowledged_outlives_the_leader(place: &Arc<impl Place>, buses
             }
         })
     };
-    while written.load(Ordering::Relaxed) < MANY as usize {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    tokio::join!(place.kill_leader(), of_two_that_race_one_wins(buses, 5, 40));
+    some_are_written.notified().await;
+    let kill = async {
+        place.kill_leader().await;
+        assert!(written.load(Ordering::Relaxed) < 4 * MANY as usize, "nobody was writing any more");
+    };
+    tokio::join!(kill, of_two_that_race_one_wins(buses, 5, 40));
     for writer in writers {
         writer.await.expect("it does not panic");
     }
