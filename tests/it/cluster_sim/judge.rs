@@ -320,10 +320,14 @@ impl<'a> Judge<'a> {
 
     /// I1: what an edge had not sealed when it crashed.
     fn lost_lines(&mut self) {
-        for (edge, interval, partition) in &self.world.open_lost {
+        for (edge, interval, partition, boot) in &self.world.open_lost {
             let (at, name) = ((*partition, *interval), (edge.clone(), *interval, *partition));
             let is_told = self.told.partial.contains(&name) || self.told.missing.contains(&name);
-            let is_restart = self.told.restarts.contains(&(edge.clone(), *partition)) && self.was_silent(edge, at);
+            // Of the start that crashed, and of those before, nobody may have heard.
+            let heard = self.log.keys().filter(|(of, id)| of == partition && id.edge.as_str() == edge);
+            let is_unheard = heard.map(|(_, id)| id.boot).all(|heard| heard > *boot);
+            let is_restart = self.told.restarts.contains(&(edge.clone(), *partition));
+            let is_restart = is_restart && (self.was_silent(edge, at) || is_unheard);
             let is_judged = *interval <= self.world.last_interval() && self.newest.contains_key(&at);
             if is_judged && !is_told && !is_restart && !self.is_wild(edge) {
                 self.wrong(format!("I1 the open interval {interval} of {edge} was lost and nobody says so"));

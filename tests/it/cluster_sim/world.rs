@@ -146,8 +146,8 @@ pub struct World {
     /// Times at which something was wrong, and whether it was an outage.
     pub bad: Vec<(f64, f64, bool)>,
     pub sealed: Vec<SealedBatch>,
-    /// Lines of which were lost by a crash: edge, interval, partition.
-    pub open_lost: BTreeSet<(String, Interval, u16)>,
+    /// Lines of which were lost by a crash: edge, interval, partition, and which start of the edge.
+    pub open_lost: BTreeSet<(String, Interval, u16, u64)>,
     pub emits: Vec<Packet>,
     pub claims: u64,
 }
@@ -560,7 +560,7 @@ impl World {
         }
         for (partition, lines) in (0_u16..).zip(&mut edge.open) {
             if !std::mem::take(lines).is_empty() {
-                self.open_lost.insert((edge.name.clone(), edge.interval, partition));
+                self.open_lost.insert((edge.name.clone(), edge.interval, partition, edge.boot));
             }
         }
         self.stop_edge(n, back);
