@@ -1,8 +1,9 @@
 //! When a missing batch is excused: normally some seconds after the end of the interval, by the clock of the bus. But not
 //! while the bus, or we, were away: what edges could not send is not late. Then an owner catches up, and waits for as long
-//! as overdue batches keep coming.
+//! as overdue batches keep coming. It does so for some seconds at least, also when nothing is overdue yet: if the bus comes
+//! back a second before a deadline, edges have no more than that second.
 
-/// Without an overdue batch for so many seconds nothing more is waited for.
+/// Without an overdue batch for so many seconds nothing more is waited for. Catching up takes so long at least.
 const STALL_SECS: f64 = 10.0;
 
 /// Catching up ends after so many seconds at most.
@@ -15,6 +16,8 @@ const MOST_GAP_SECS: f64 = 3.0;
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Away {
     catching_up: Option<CatchingUp>,
+    /// Whether a deadline was over when it was looked at last.
+    is_overdue: bool,
     /// When the log answered last.
     answered: f64,
 }
@@ -29,7 +32,7 @@ struct CatchingUp {
 impl Away {
     /// Somebody who has just taken over was away until now.
     pub(super) fn new(now: f64) -> Away {
-        Away { catching_up: Some(CatchingUp { since: now, progress: now }), answered: now }
+        Away { catching_up: Some(CatchingUp { since: now, progress: now }), is_overdue: true, answered: now }
     }
 
     /// The log has answered.
@@ -49,9 +52,10 @@ impl Away {
 
     /// Whether an interval is waited for no longer, which had its deadline at `deadline`; `bus` is the time of the bus.
     pub(super) fn is_due(&mut self, deadline: f64, interval_secs: f64, bus: f64, now: f64) -> bool {
-        if bus < deadline {
+        self.is_overdue = bus >= deadline;
+        if !self.is_overdue {
             // Level with the present again.
-            self.catching_up = None;
+            self.catching_up.take_if(|one| now - one.since >= STALL_SECS);
             return false;
         }
         if self.catching_up.is_none() && bus - deadline > 2.0 * interval_secs {
@@ -62,7 +66,7 @@ impl Away {
 
     /// Whether missing batches are waited for beyond their deadline.
     pub(super) fn is_catching_up(&self) -> bool {
-        self.catching_up.is_some()
+        self.is_overdue && self.catching_up.is_some()
     }
 
     /// For how long we have been back: silence before that is not an edge's.
@@ -90,21 +94,32 @@ mod tests {
     #[test]
     fn who_is_level_with_the_present_excuses_at_the_deadline() {
         let mut away = Away::new(0.0);
-        assert!(!away.is_due(1000.0, 10.0, 999.0, 1.0));
-        assert!(away.is_due(1000.0, 10.0, 1000.0, 2.0));
-        assert_eq!(away.back_for(2.0), None);
+        assert!(away.is_catching_up() && !away.is_due(1000.0, 10.0, 999.0, 10.0) && !away.is_catching_up());
+        assert!(away.is_due(1000.0, 10.0, 1000.0, 11.0));
+        assert_eq!(away.back_for(11.0), None);
+    }
+
+    #[test]
+    fn who_comes_back_just_before_a_deadline_waits_beyond_it() {
+        let mut away = Away::new(0.0);
+        assert!(!away.is_due(1000.0, 10.0, 999.0, 9.0));
+        assert!(!away.is_due(1000.0, 10.0, 999.9, 9.9) && !away.is_due(1000.0, 10.0, 1000.0, 9.99));
+        assert!(away.is_catching_up() && away.is_due(1000.0, 10.0, 1001.0, 10.0));
     }
 
     #[test]
     fn a_gap_in_reading_or_intervals_behind_mean_catching_up() {
-        let mut away = Away::new(0.0);
-        away.is_due(1000.0, 10.0, 999.0, 1.0);
-        away.answered(3.0);
-        assert_eq!(away.back_for(3.0), None);
-        away.answered(6.1);
-        assert_eq!(away.back_for(7.1), Some(1.0));
-        let mut away = Away::new(0.0);
-        away.is_due(1000.0, 10.0, 999.0, 1.0);
+        let level = |mut away: Away| {
+            away.is_due(1000.0, 10.0, 999.0, 0.0);
+            away
+        };
+        let mut away = level(Away::new(-10.0));
+        away.answered(-7.0);
+        away.answered(-4.0);
+        assert_eq!(away.back_for(-4.0), None);
+        away.answered(-0.9);
+        assert_eq!(away.back_for(0.1), Some(1.0));
+        let mut away = level(Away::new(-10.0));
         assert!(away.is_due(1000.0, 10.0, 1020.0, 22.0));
         assert!(!away.is_due(1000.0, 10.0, 1020.1, 22.1));
     }
