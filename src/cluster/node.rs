@@ -184,8 +184,7 @@ impl<C: Content> Node<C> {
         }
         let takers = self.sessions.takers(now);
         let me = takers.iter().position(|node| *node == self.session.id.node.as_str());
-        let wanted =
-            if self.is_leaving || me.is_some() { preferred(self.terms.partitions, &takers) } else { Vec::new() };
+        let wanted = if self.is_leaving || me.is_some() { self.wanted(&takers) } else { Vec::new() };
         for partition in 0..self.terms.partitions {
             self.read_records(partition, now);
             let slot = &mut self.slots[partition as usize];
@@ -201,6 +200,16 @@ impl<C: Content> Node<C> {
                 self.claim(partition, is_preferred, now);
             }
         }
+    }
+
+    /// Which of some nodes should have each partition.
+    fn wanted(&self, takers: &[&str]) -> Vec<usize> {
+        let owner = |slot: &Slot<C>| {
+            let owner = slot.chain.as_ref()?.valid().1?.owner.as_ref()?.node.as_str();
+            takers.iter().position(|node| *node == owner)
+        };
+        let owners: Vec<Option<usize>> = self.slots.iter().map(owner).collect();
+        preferred(takers, &owners)
     }
 
     /// Takes what the bus, or the sinks, said.
@@ -375,7 +384,8 @@ fn next(counter: &mut u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{TestBus, node};
+    use super::super::testing::{TestBus, node, node_of, terms};
+    use super::super::{NodeName, Terms};
 
     #[test]
     fn a_node_tells_what_it_owns_and_whom_it_sees() {
@@ -427,5 +437,38 @@ mod tests {
         assert_eq!((second.owned().count(), third.owned().count()), (1, 1));
         let owners = bus.all_records().filter(|record| record.sealed < 102).map(|record| record.owner);
         assert!(owners.into_iter().all(|owner| owner.is_some()));
+    }
+
+    /// Who owns each partition, by its valid record.
+    fn owners(bus: &TestBus) -> Vec<Option<NodeName>> {
+        (0..bus.partitions).map(|partition| bus.record(partition).owner.map(|owner| owner.node)).collect()
+    }
+
+    #[test]
+    fn a_node_that_joins_moves_its_share_alone_and_one_that_leaves_gives_all_of_its_own() {
+        let terms = Terms { partitions: 16, ..terms() };
+        let mut bus = TestBus::of(16);
+        let [mut a, mut b, mut c] = ["a", "b", "c"].map(|name| node_of(name, 1, terms));
+        let beat = |bus: &mut TestBus, n: u64| bus.batch("e", n, 100 + n, 10.0 * (n as f64 + 1.0));
+        beat(&mut bus, 0);
+        beat(&mut bus, 1);
+        bus.run(&mut [&mut a, &mut b], 20.0, 39.0);
+        assert_eq!([a.owned().count(), b.owned().count()], [8, 8]);
+        let before = owners(&bus);
+        (2..4).for_each(|n| beat(&mut bus, n));
+        bus.run(&mut [&mut a, &mut b, &mut c], 39.0, 59.0);
+        let after = owners(&bus);
+        let moved = before.iter().zip(&after).filter(|(before, after)| before != after).count();
+        assert!(moved == c.owned().count() && (5..=6).contains(&moved), "{moved} moved");
+        // It seals to the last moment, and leaves nothing.
+        (4..6).for_each(|n| beat(&mut bus, n));
+        bus.run(&mut [&mut a, &mut b, &mut c], 59.0, 61.0);
+        b.leave();
+        bus.run(&mut [&mut a, &mut b, &mut c], 61.0, 67.0);
+        assert_eq!((b.owned().count(), a.owned().count() + c.owned().count()), (0, 16));
+        // Nobody else's has moved.
+        for (before, now) in after.iter().zip(owners(&bus)) {
+            assert!(*before == now || before.as_ref().is_some_and(|node| node.as_str() == "b"));
+        }
     }
 }

@@ -39,6 +39,7 @@ pub(super) type Allows = fn(&Command<Emission<Bodies>>) -> bool;
 
 /// A bus, and sinks that take all.
 pub(super) struct TestBus {
+    pub(super) partitions: u16,
     pub(super) allows: Allows,
     /// The first batch that is still there.
     pub(super) first: Sequence,
@@ -54,6 +55,7 @@ pub(super) struct TestBus {
 impl Default for TestBus {
     fn default() -> TestBus {
         TestBus {
+            partitions: 2,
             allows: |_| true,
             first: 1,
             log: Vec::new(),
@@ -81,8 +83,13 @@ pub(super) fn terms() -> Terms {
 
 /// A node of the tests.
 pub(super) fn node(name: &str, start: u64) -> Node<Bodies> {
+    node_of(name, start, terms())
+}
+
+/// A node of other terms.
+pub(super) fn node_of(name: &str, start: u64, terms: Terms) -> Node<Bodies> {
     let id = SessionId { node: name.parse().expect("a name"), start };
-    Node::new(NodeOptions { seed: start ^ u64::from(name.as_bytes()[0]) << 32, id, terms: terms() }, Arc::new(Bodies))
+    Node::new(NodeOptions { seed: start ^ u64::from(name.as_bytes()[0]) << 32, id, terms }, Arc::new(Bodies))
 }
 
 /// The header of a batch.
@@ -108,19 +115,24 @@ pub(super) fn batch(sequence: Sequence, header: &BatchHeader, stored: f64) -> St
 }
 
 impl TestBus {
+    /// A bus of so many partitions.
+    pub(super) fn of(partitions: u16) -> TestBus {
+        TestBus { partitions, ..TestBus::default() }
+    }
+
     /// The time of the bus at a time of the nodes.
     pub(super) fn time(&self, now: f64) -> f64 {
         EPOCH + now
     }
 
-    /// Stores the same batch in both partitions, with its edge and number for a body.
+    /// Stores the same batch in all partitions, with its edge and number for a body.
     pub(super) fn batch(&mut self, edge: &str, n: u64, interval: Interval, now: f64) {
         self.store(&header(edge, n, interval), now);
     }
 
-    /// Stores a batch in both partitions.
+    /// Stores a batch in all partitions.
     pub(super) fn store(&mut self, header: &BatchHeader, now: f64) {
-        for partition in 0..2 {
+        for partition in 0..self.partitions {
             self.log_end += 1;
             self.log.push((partition, batch(self.log_end, header, self.time(now))));
         }
