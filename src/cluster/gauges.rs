@@ -73,6 +73,11 @@ impl<C: Content> HeldGauges<C> {
         (checkpoint.standing, bytes.into())
     }
 
+    /// The log is not what it was.
+    pub(super) fn forget_last(&mut self) {
+        self.last = None;
+    }
+
     /// A record with a later base holds.
     pub(super) fn rebase(&mut self, at_base: C::Gauges) {
         self.at_base = at_base;

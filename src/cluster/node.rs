@@ -385,7 +385,7 @@ fn next(counter: &mut u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{TestBus, node, node_of, terms};
-    use super::super::{NodeName, Terms};
+    use super::super::{Finding, NodeName, Terms};
 
     #[test]
     fn a_node_tells_what_it_owns_and_whom_it_sees() {
@@ -470,5 +470,49 @@ mod tests {
         for (before, now) in after.iter().zip(owners(&bus)) {
             assert!(*before == now || before.as_ref().is_some_and(|node| node.as_str() == "b"));
         }
+    }
+
+    #[test]
+    fn a_log_without_its_beginning_is_told_and_sealing_goes_on() {
+        let (mut bus, mut first, mut second) = (TestBus::default(), node("a", 1), node("b", 1));
+        (1..=3).for_each(|n| bus.batch("e", n, 99 + n, 10.0 * n as f64));
+        bus.run(&mut [&mut first], 10.0, 22.0);
+        assert_eq!((bus.record(0).sealed, first.log_lost().count()), (101, 0));
+        // While nobody reads, batch 3 and a fourth one come and go.
+        bus.batch("e", 4, 103, 40.0);
+        bus.first = 9;
+        (5..=6).for_each(|n| bus.batch("e", n, 99 + n, 10.0 * n as f64));
+        bus.run(&mut [&mut second], 60.0, 80.0);
+        assert_eq!(second.log_lost().collect::<Vec<_>>(), [0, 1]);
+        assert_eq!(bus.record(0).sealed, 106);
+        assert!(is_lost(&bus, 4), "{:?}", bus.emitted);
+    }
+
+    #[test]
+    fn a_log_without_its_end_is_told_and_its_new_batches_belong_to_what_comes() {
+        let (mut bus, mut node) = (TestBus::default(), node("a", 1));
+        (1..=3).for_each(|n| bus.batch("e", n, 99 + n, 10.0 * n as f64));
+        bus.run(&mut [&mut node], 10.0, 32.0);
+        let sealed = bus.record(0);
+        assert_eq!((sealed.sealed, sealed.cuts[&102]), (102, 5));
+        // The last batch is gone, and so may be the last answer of a server that lags.
+        bus.lose_end(2);
+        bus.run(&mut [&mut node], 32.0, 41.0);
+        assert_eq!((bus.record(0).losses, node.log_lost().count()), (0, 0));
+        bus.run(&mut [&mut node], 41.0, 43.5);
+        assert_eq!((bus.record(0).losses, bus.record(0).cuts[&102]), (1, 4));
+        // The fourth one has the place of the third.
+        bus.batch("e", 4, 103, 44.0);
+        bus.run(&mut [&mut node], 43.5, 60.0);
+        let last = bus.emitted.iter().rev().find(|emission| emission.interval == 103).expect("it was emitted");
+        assert_eq!(last.merged, [b"e 4"]);
+        assert!(is_lost(&bus, 3));
+    }
+
+    /// Whether some account counts a batch of the edge lost.
+    fn is_lost(bus: &TestBus, n: u64) -> bool {
+        let accounts = bus.emitted.iter().filter_map(|emission| emission.account.as_ref());
+        let mut findings = accounts.flat_map(|account| &account.findings);
+        findings.any(|finding| matches!(finding, Finding::Lost { from, to, .. } if (*from..=*to).contains(&n)))
     }
 }

@@ -48,6 +48,12 @@ const READ_AGAIN_SECS: f64 = 0.5;
 /// Reads of the log that are waited for at once.
 const MOST_READS: usize = 8;
 
+/// The log is shorter than what was sealed when all answers of so many seconds said so: a server that lags does not.
+const SHORT_SECS: f64 = 10.0;
+
+/// Who has read to the end of the log at most so many seconds ago has missed nothing: batches stay for longer.
+const LEVEL_SECS: f64 = 60.0;
+
 /// What becomes of late batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Late {
@@ -139,6 +145,12 @@ pub(super) struct Owner<C: Content> {
     new_checkpoint: Option<NewCheckpoint<C::Gauges>>,
     /// The log lacks what the record needs.
     log_lost: bool,
+    /// The record's mark, until it was looked for.
+    mark: Option<(Sequence, f64)>,
+    /// The log is another one than that of which was told, and no record says so yet.
+    tells_all: bool,
+    /// Since when the log is shorter than what was sealed or read, and its last sequence.
+    short: Option<(f64, Sequence)>,
 }
 
 impl<C: Content> Owner<C> {
@@ -161,7 +173,6 @@ impl<C: Content> Owner<C> {
             standing,
             emitted: record.emitted,
             amended: record.amends.iter().map(|(interval, one)| (*interval, one.emitted)).collect(),
-            record,
             reading: VecDeque::new(),
             level_at: None,
             reading_checkpoint: None,
@@ -169,6 +180,10 @@ impl<C: Content> Owner<C> {
             emitting: None,
             new_checkpoint: None,
             log_lost: false,
+            mark: Some(record.mark).filter(|(at, _)| *at > 0 && *at >= record.resume),
+            tells_all: false,
+            short: None,
+            record,
         }
     }
 
@@ -245,14 +260,42 @@ impl<C: Content> Owner<C> {
         let Some(asked) = self.reading.drain(..=place).next_back() else { return };
         self.away.answered(now);
         let cut = self.record.cuts.values().max().copied().unwrap_or(0);
-        self.log_lost |= self.record.resume > 0 && self.replay.next() < first;
-        self.log_lost |= is_end && last < cut;
+        self.compare((is_end, first, last), cut, asked.at, now);
+        let mut is_other = false;
         for batch in batches {
+            let mark = self.mark.take_if(|(at, _)| batch.sequence >= *at);
+            is_other |= mark.is_some_and(|mark| mark != (batch.sequence, batch.stored));
             if self.replay.take(batch) {
                 self.away.overdue_batch(now);
             }
         }
+        if is_end && self.short.is_none() {
+            // The position of a cut may be another partition's.
+            self.replay.skip_to(cut + 1);
+            is_other |= self.mark.take().is_some();
+        }
+        self.log_lost |= is_other;
+        self.tells_all |= is_other;
         self.level_at = is_end.then_some(asked.at);
+    }
+
+    /// Finds out whether the log has lost its beginning, because nobody has read it for so long, or its end, because its
+    /// servers lost power. What it has lost is counted by the jumps in the numbers of the edges.
+    fn compare(&mut self, (is_end, first, last): (bool, Sequence, Sequence), cut: Sequence, asked_at: f64, now: f64) {
+        if self.replay.next().max(1) < first {
+            let was_level = self.level_at.is_some_and(|at| asked_at - at <= LEVEL_SECS);
+            let Record { resume, sealed, roster, .. } = &self.record;
+            let needs_any = if *resume == 0 { *sealed > 0 } else { !roster.is_empty() };
+            let is_lost = needs_any && !was_level;
+            self.log_lost |= is_lost;
+            self.tells_all |= is_lost;
+            self.replay.skip_to(first);
+        }
+        if !is_end || last + 1 >= self.replay.next().max(cut + 1) {
+            self.short = None;
+        } else {
+            self.short = Some((self.short.map_or(now, |(since, _)| since), last));
+        }
     }
 
     pub(super) fn take_bodies(&mut self, ticket: u64, batches: &[StoredBatch]) {
@@ -294,6 +337,16 @@ impl<C: Content> Owner<C> {
         {
             standing.rebase(new.standing);
         }
+        if record.losses > self.record.losses {
+            // It goes on as somebody does who has only read what there is now.
+            self.replay = Replay::new(&record, self.terms);
+            (self.level_at, self.reading_bodies, self.short) = (None, None, None);
+            self.reading.clear();
+            self.standing.iter_mut().for_each(HeldGauges::forget_last);
+            (self.log_lost, self.tells_all) = (true, true);
+        } else if record.retold != self.record.retold {
+            self.tells_all = false;
+        }
         self.replay.begin_at(&record);
         self.amended.retain(|interval, _| *interval > record.base);
         self.record = record;
@@ -314,6 +367,9 @@ impl<C: Content> Owner<C> {
         }
         if step.is_writing {
             return None;
+        }
+        if let Some((since, last)) = self.short {
+            return (step.now - since >= SHORT_SECS).then(|| self.shortened(last));
         }
         self.begin_checkpoint(step, ticket, out);
         if step.release && self.emitting.is_none() && self.next_emission().is_none() && self.new_checkpoint_is_stored()
@@ -342,8 +398,7 @@ impl<C: Content> Owner<C> {
 
     fn emit_next(&mut self, now: f64, ticket: &mut impl FnMut() -> u64, out: &mut Vec<Command<Emission<C>>>) {
         let Some((interval, version, cut)) = self.next_emission() else { return };
-        let is_read = self.replay.next() > cut || self.log_lost;
-        if !is_read || self.reading_bodies.is_some() {
+        if self.replay.next() <= cut || self.reading_bodies.is_some() {
             return;
         }
         let replay = &self.replay;
@@ -364,7 +419,8 @@ impl<C: Content> Owner<C> {
         if version == 0 {
             standing.keep(interval, &stands);
         }
-        let before = self.record.cut_before(interval);
+        let is_retold = self.record.retold == Some(interval);
+        let before = if is_retold { 0 } else { self.record.cut_before(interval) };
         let emission = Emission {
             partition: self.partition,
             interval,
@@ -395,7 +451,8 @@ impl<C: Content> Owner<C> {
     /// Writes a checkpoint if it is time; a record with a later base needs one.
     fn begin_checkpoint(&mut self, step: Step, ticket: &mut impl FnMut() -> u64, out: &mut Vec<Command<Emission<C>>>) {
         let (base, step_intervals) = (self.next_base(), if step.release { 1 } else { CHECKPOINT_INTERVALS });
-        if self.new_checkpoint.is_some() || base < self.record.base + step_intervals {
+        // What is to be told again is read again by whoever goes on.
+        if self.tells_all || self.new_checkpoint.is_some() || base < self.record.base + step_intervals {
             return;
         }
         let between = self.record.cuts.range(self.record.base + 1..=base);
@@ -436,6 +493,17 @@ impl<C: Content> Owner<C> {
         record
     }
 
+    /// The next record when the log ends at `last`, before what was sealed or read. New batches will have the positions of
+    /// those that are gone, and belong to none of the sealed intervals.
+    fn shortened(&self, last: Sequence) -> Record {
+        let mut record = self.settled();
+        record.cuts.values_mut().for_each(|cut| *cut = last.min(*cut));
+        record.amends.values_mut().for_each(|one| one.cut = last.min(one.cut));
+        record.resume = record.resume.min(last + 1);
+        record.losses += 1;
+        record
+    }
+
     /// Seals the next interval if it is complete or overdue; `bus` is the time of the bus.
     fn seal(&mut self, bus: f64, now: f64) -> Option<Record> {
         let is_first = self.record.sealed == 0;
@@ -456,6 +524,8 @@ impl<C: Content> Owner<C> {
         }
         let mut record = self.settled();
         record.sealed = interval;
+        record.mark = self.replay.last();
+        record.retold = if self.tells_all { Some(interval) } else { record.retold };
         let cut = self.replay.next().saturating_sub(1);
         record.cuts.insert(interval, cut.max(self.record.cut_before(interval)));
         Some(record)

@@ -61,6 +61,14 @@ pub struct Record {
     pub roster: Roster,
     /// Amendments of intervals after `base`.
     pub amends: BTreeMap<Interval, Amendment>,
+    /// The last batch that had been read when an interval was sealed last, and when it was stored: whoever finds another one
+    /// there knows that the log was rewritten.
+    pub mark: (Sequence, f64),
+    /// The interval whose account tells all that is known, and not only what came since the one before: what was told before
+    /// was of a log that is no more.
+    pub retold: Option<Interval>,
+    /// How often the log has lost its end. What it has now is all that there is.
+    pub losses: u32,
     /// Where the gauges are that stand at the end of `base`; `None` if there are none.
     pub checkpoint: Option<Sequence>,
 }
@@ -81,6 +89,9 @@ impl Record {
             resume: 0,
             roster: Roster::default(),
             amends: BTreeMap::new(),
+            mark: (0, 0.0),
+            retold: None,
+            losses: 0,
             checkpoint: None,
         }
     }

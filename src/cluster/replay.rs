@@ -67,6 +67,8 @@ pub(super) struct Replay {
     terms: Terms,
     /// The sequence to go on with.
     next: Sequence,
+    /// The last message, and when it was stored.
+    last: (Sequence, f64),
     /// The edges as they are before `next`.
     roster: Roster,
     /// Messages from the record's `resume` on, to move its roster with it.
@@ -80,6 +82,7 @@ impl Replay {
         Replay {
             terms,
             next: record.resume,
+            last: record.mark,
             roster: record.roster.clone(),
             read: VecDeque::new(),
             open: BTreeMap::new(),
@@ -90,6 +93,11 @@ impl Replay {
     /// The sequence to go on with.
     pub(super) fn next(&self) -> Sequence {
         self.next
+    }
+
+    /// The last message, and when it was stored.
+    pub(super) fn last(&self) -> (Sequence, f64) {
+        self.last
     }
 
     /// The edges as they are now.
@@ -103,7 +111,7 @@ impl Replay {
         if message.sequence < self.next {
             return false;
         }
-        self.next = message.sequence + 1;
+        (self.next, self.last) = (message.sequence + 1, (message.sequence, message.stored));
         let Some(header) = read_header(&message.payload) else { return false };
         let (sequence, times) = (message.sequence, (message.stored, message.sent));
         let findings = &mut self.findings;
@@ -119,6 +127,11 @@ impl Replay {
         }
         self.read.push_back(Read { sequence, times, header });
         deadline < message.stored && lag <= MOST_LAG_SECS
+    }
+
+    /// There is nothing before a sequence any more.
+    pub(super) fn skip_to(&mut self, first: Sequence) {
+        self.next = self.next.max(first);
     }
 
     /// The first interval of which something was read.
@@ -173,12 +186,13 @@ impl Replay {
         }
     }
 
-    /// The account of an interval that was sealed at `cut`, the one before it at `before`.
+    /// The account of an interval that was sealed at `cut`, with what came after `before`.
     pub(super) fn account(&self, record: &Record, interval: Interval, before: Sequence, cut: Sequence) -> Account {
         let earlier = self.open.range(..interval);
         let mut late: Vec<LateBatch> = earlier
             .flat_map(|(&interval, batches)| {
-                let late = batches.range((Bound::Excluded(before), Bound::Included(cut)));
+                let sealed_at = record.cuts.get(&interval).copied().unwrap_or(0);
+                let late = batches.range((Bound::Excluded(before.max(sealed_at)), Bound::Included(cut)));
                 late.map(move |(_, held)| LateBatch { id: held.id.clone(), interval })
             })
             .collect();

@@ -218,6 +218,11 @@ impl Roster {
         self.forgotten += (all - self.members.len()) as u64;
     }
 
+    /// Whether it knows no edge.
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
     /// How many edges were forgotten.
     pub(super) fn forgotten(&self) -> u64 {
         self.forgotten

@@ -138,6 +138,12 @@ impl TestBus {
         }
     }
 
+    /// Loses the last batches.
+    pub(super) fn lose_end(&mut self, batches: u64) {
+        self.log_end -= batches;
+        self.log.retain(|(_, batch)| batch.sequence <= self.log_end);
+    }
+
     /// All records of all partitions.
     pub(super) fn all_records(&self) -> impl Iterator<Item = Record> {
         self.records.iter().filter_map(|(_, stored)| Record::decode(&stored.payload))

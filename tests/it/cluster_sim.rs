@@ -49,9 +49,11 @@ fn n_nodes_give_the_result_of_one() {
     let (violations, figures) = all.into_inner().expect("nobody panics with it");
     println!("{seeds} seeds from {first}: {figures:?}");
     assert!(violations.is_empty(), "{} seeds fail\n{}", violations.len(), violations.join("\n"));
+    let count = |name| figures.get(name).copied().unwrap_or(0);
+    assert!(count("untold") * 100 <= count("lost"), "what the log loses is told: {figures:?}");
     // The attacks happen.
     for (name, least) in [("claims", 2), ("emitted again", 1), ("late", 1), ("races", 1)] {
-        let count = figures.get(name).copied().unwrap_or(0);
+        let count = count(name);
         assert!(seeds < 100 || count >= least * seeds / 10, "{name}: {count}");
     }
 }

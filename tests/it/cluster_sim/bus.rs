@@ -33,6 +33,8 @@ pub struct Bus {
     /// Messages that a read gives at most.
     page: usize,
     pub races: u64,
+    /// Batches are gone after so many seconds, if they are at all.
+    pub max_age: Option<f64>,
 }
 
 impl Bus {
@@ -84,6 +86,24 @@ impl World {
     /// What was not acknowledged when the leader failed may be lost.
     fn is_lost(&mut self, leader: u64) -> bool {
         leader != self.bus.leader && self.rng.u() < 0.5
+    }
+
+    /// The first sequence that the log still has.
+    fn first_kept(&self) -> Sequence {
+        let Some(max_age) = self.bus.max_age else { return 1 };
+        let kept = |batch: &&StoredBatch| batch.stored >= EPOCH + self.now - max_age;
+        let all = self.bus.log.iter().filter_map(|all| Some(all.iter().find(kept)?.sequence));
+        all.min().unwrap_or(self.bus.log_end + 1)
+    }
+
+    /// Loses the last batches of the log, as a majority of servers does that loses power.
+    pub fn lose_end(&mut self, batches: u64) {
+        self.bus.log_end = self.bus.log_end.saturating_sub(batches);
+        let end = self.bus.log_end;
+        for all in &mut self.bus.log {
+            let left = all.partition_point(|batch| batch.sequence <= end);
+            self.gone += all.split_off(left).len() as u64;
+        }
     }
 
     fn stamp(&self) -> f64 {
@@ -140,14 +160,16 @@ impl World {
             }
             Command::ReadBatches { at, from } => {
                 let all = &self.bus.log[at.partition as usize];
-                let start = all.partition_point(|batch| batch.sequence < *from);
+                let first = self.first_kept();
+                let start = all.partition_point(|batch| batch.sequence < (*from).max(first));
                 let batches: Vec<StoredBatch> = all[start..].iter().take(self.bus.page).cloned().collect();
                 let is_end = start + batches.len() == all.len();
-                Event::Batches { at: *at, batches, is_end, first: 1, last: self.bus.log_end }
+                Event::Batches { at: *at, batches, is_end, first, last: self.bus.log_end }
             }
             Command::ReadBodies { at, sequences } => {
-                let all = self.bus.log[at.partition as usize].iter();
-                let batches = all.filter(|batch| sequences.contains(&batch.sequence)).cloned().collect();
+                let (all, first) = (self.bus.log[at.partition as usize].iter(), self.first_kept());
+                let is_kept = |batch: &&StoredBatch| batch.sequence >= first && sequences.contains(&batch.sequence);
+                let batches = all.filter(is_kept).cloned().collect();
                 Event::Bodies { at: *at, batches }
             }
             Command::ReadCheckpoint { at, sequence } => {

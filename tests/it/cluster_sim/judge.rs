@@ -115,6 +115,14 @@ impl<'a> Judge<'a> {
                 if record.prev != valid {
                     continue;
                 }
+                if record.losses > before.losses && self.world.gone > 0 {
+                    // Positions are those of the log as it is now.
+                    for (interval, cut) in &record.cuts {
+                        if let Some(known) = self.seals.get_mut(&(partition, *interval)) {
+                            known.1 = known.1.min(*cut);
+                        }
+                    }
+                }
                 if record.sealed < before.sealed || record.emitted < before.emitted || record.base < before.base {
                     self.wrong(format!("I3 partition {partition} went back: {before:?} to {record:?}"));
                 }
@@ -135,7 +143,9 @@ impl<'a> Judge<'a> {
         for packet in &self.world.emits {
             let Packet { partition, interval, version, .. } = *packet;
             let first = *self.versions.entry((partition, interval, version)).or_insert(packet);
-            if first.points != packet.points || first.account != packet.account || first.batches != packet.batches {
+            let is_equal =
+                first.points == packet.points && first.account == packet.account && first.batches == packet.batches;
+            if !is_equal && !self.world.loses_log {
                 self.wrong(format!("I2 partition {partition} interval {interval}:\n{first:?}\n{packet:?}"));
             }
             let newest = self.newest.entry((partition, interval)).or_insert(packet);
@@ -146,8 +156,9 @@ impl<'a> Judge<'a> {
     }
 
     fn accounts(&mut self) {
-        let told = &mut self.told;
-        for (&(partition, interval, _), packet) in &self.versions {
+        let (told, emits) = (&mut self.told, &self.world.emits);
+        for packet in emits {
+            let Packet { partition, interval, .. } = *packet;
             let Some(account) = &packet.account else { continue };
             told.late.extend(account.late.iter().map(|late| (partition, late.id.clone())));
             told.missing.extend(account.missing.iter().map(|edge| (edge.to_string(), interval, partition)));
@@ -254,13 +265,17 @@ impl<'a> Judge<'a> {
                 members.sort_by(|a, b| a.id.cmp(&b.id));
                 let is_amended = self.world.terms.late == Late::Amend;
                 let expected = one_node(&members, &mut gauges);
-                if let Some(what) = difference(&packet.points, &expected, is_amended) {
+                // What gauges go on with may be gone.
+                if let Some(what) = difference(&packet.points, &expected, is_amended || self.world.loses_log) {
                     self.wrong(format!("I1 partition {partition} interval {interval}: {what}"));
                 }
                 self.configs(packet);
                 for batch in members.iter().filter(|batch| !batch.more) {
                     let edge = batch.id.edge.to_string();
-                    if !is_amended && self.told.missing.contains(&(edge.clone(), interval, partition)) {
+                    if !is_amended
+                        && !self.world.loses_log
+                        && self.told.missing.contains(&(edge.clone(), interval, partition))
+                    {
                         self.wrong(format!("I7 {edge} is missing in interval {interval} and merged"));
                     }
                 }
@@ -297,7 +312,8 @@ impl<'a> Judge<'a> {
         let (id, edge) = ((partition, batch.id.clone()), batch.id.edge.to_string());
         let is_lost = self.told.lost.contains(&(edge.clone(), partition, batch.id.n));
         if is_in {
-            if is_lost {
+            // What the log has lost, the sink may have.
+            if is_lost && !self.world.loses_log {
                 self.wrong(format!("I1 {id:?} is lost and merged"));
             }
             return;
@@ -306,11 +322,19 @@ impl<'a> Judge<'a> {
         let is_missing = self.told.missing.contains(&(edge.clone(), interval, partition));
         let unknown = self.told.unknown.range((edge.clone(), partition, batch.id.n)..);
         let is_unknown = unknown.take(1).any(|(of, at, _)| (of, *at) == (&edge, partition));
-        if !(is_late || is_lost || is_missing || is_unknown || self.told.skewed.contains(&id) || batch.lines.is_empty())
-        {
+        let is_told = is_late || is_lost || is_missing || is_unknown || self.told.skewed.contains(&id);
+        if !is_told && !batch.lines.is_empty() && self.world.loses_log {
+            // Who told it may have seen another log.
+            *self.figures.entry("untold").or_default() += 1;
+        } else if !is_told && !batch.lines.is_empty() {
             self.wrong(format!("I1 {id:?} of interval {interval} is neither merged nor counted"));
         }
-        if is_late && !self.is_wild(&edge) && self.seals.contains_key(&at) && !self.was_silent(&edge, at) {
+        if is_late
+            && !self.world.loses_log
+            && !self.is_wild(&edge)
+            && self.seals.contains_key(&at)
+            && !self.was_silent(&edge, at)
+        {
             let after = self.log.get(&id).map_or(0.0, |stored| stored.stored) - (interval + 1) as f64 * INTERVAL;
             if after < LATENESS - 1.0 {
                 self.wrong(format!("I8 {id:?} was stored {after:.1} s after interval {interval} and is late"));
@@ -328,6 +352,12 @@ impl<'a> Judge<'a> {
             let is_unheard = heard.map(|(_, id)| id.boot).all(|heard| heard > *boot);
             let is_restart = self.told.restarts.contains(&(edge.clone(), *partition));
             let is_restart = is_restart && (self.was_silent(edge, at) || is_unheard);
+            // What told of the restart may be lost itself, and is counted.
+            let of_edge = (edge.clone(), *partition, 0)..=(edge.clone(), *partition, u64::MAX);
+            let is_counted = self.told.lost.range(of_edge.clone()).chain(self.told.unknown.range(of_edge)).count() > 0;
+            let mut later = self.log.keys().filter(|(of, id)| of == partition && id.edge.as_str() == edge);
+            let has_restart = !self.world.loses_log && later.any(|(_, id)| id.boot == boot + 1);
+            let is_told = is_told || is_counted && !has_restart;
             let is_judged = *interval <= self.world.last_interval() && self.newest.contains_key(&at);
             if is_judged && !is_told && !is_restart && !self.is_wild(edge) {
                 self.wrong(format!("I1 the open interval {interval} of {edge} was lost and nobody says so"));

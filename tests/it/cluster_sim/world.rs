@@ -150,6 +150,9 @@ pub struct World {
     pub open_lost: BTreeSet<(String, Interval, u16, u64)>,
     pub emits: Vec<Packet>,
     pub claims: u64,
+    /// Whether the log loses batches that it has acknowledged, and how many it lost at its end.
+    pub loses_log: bool,
+    pub gone: u64,
 }
 
 impl World {
@@ -203,12 +206,17 @@ impl World {
             open_lost: BTreeSet::new(),
             emits: Vec::new(),
             claims: 0,
+            loses_log: false,
+            gone: 0,
         };
         world.people(quiet);
         world.schedule_lines();
         world.schedule_faults();
         if is_forgetful {
             world.schedule_absences(&mut Random(mix(seed ^ 0xf1f1)));
+        }
+        if !quiet && mix(seed ^ 0x10c0).is_multiple_of(8) {
+            world.schedule_losses(&mut Random(mix(seed ^ 0x10c1)));
         }
         if mix(seed ^ 0xc0c0).is_multiple_of(8) {
             world.edges[0].config = 1;
@@ -354,6 +362,31 @@ impl World {
                 }
             };
             self.at(at, what);
+        }
+    }
+
+    /// Has the log lose its beginning while no node runs, or its end in an outage.
+    fn schedule_losses(&mut self, rng: &mut Random) {
+        self.loses_log = true;
+        let at = 15.0 + rng.u() * (self.stop_lines - 30.0);
+        if rng.u() < 0.5 {
+            let secs = 30.0 + rng.u() * 30.0;
+            self.bus.max_age = Some(25.0);
+            self.bad.push((at, at + secs, true));
+            let crash = move |world: &mut World| {
+                for n in 0..world.nodes.len() {
+                    world.crash_node(n, secs);
+                }
+            };
+            self.at(at, act(crash));
+        } else {
+            let (secs, batches) = (1.0 + rng.u() * 8.0, 25 + rng.below(40));
+            self.bad.push((at, at + secs, true));
+            let lose = move |world: &mut World| {
+                world.fail_over(secs);
+                world.lose_end(batches);
+            };
+            self.at(at, act(lose));
         }
     }
 
