@@ -144,6 +144,7 @@ impl Snapshot {
             },
             stats_prefix: encoded.stats_prefix.as_deref().map(Arc::from),
             footprint: Footprint::default(),
+            delivery: None,
         })
     }
 }

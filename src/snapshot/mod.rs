@@ -8,6 +8,7 @@
 
 mod aggregates;
 mod deletion;
+mod delivery_guard;
 mod footprint;
 mod merge;
 mod number;
@@ -26,6 +27,7 @@ use crate::telemetry::{Ledger, SeriesAccount};
 
 pub use aggregates::{Aggregate, Aggregates};
 pub use deletion::{Deleted, Deletion};
+pub use delivery_guard::DeliveryGuard;
 pub use footprint::Footprint;
 pub(crate) use merge::merge_timestamped;
 pub use merge::{follow, merge};
@@ -74,6 +76,8 @@ pub struct Snapshot {
     pub stats_prefix: Option<Arc<str>>,
     /// What it is accounted for with.
     pub footprint: Footprint,
+    /// Who is told when no sink has it any more.
+    pub delivery: Option<DeliveryGuard>,
 }
 
 /// A counter's interval.

@@ -217,6 +217,7 @@ impl Snapshot {
             overrides: self.overrides.clone(),
             stats_prefix: self.stats_prefix.clone(),
             footprint: Footprint::default(),
+            delivery: self.delivery.clone(),
         };
         if !filter.is_same() {
             own.rename(|series| series.decorated(&filter.prefix, &filter.tags));
