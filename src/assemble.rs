@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 use std::fs;
+#[cfg(feature = "nats")]
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -9,10 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Uri;
+use rapidhash::v3::rapidhash_v3;
 
 use crate::acl::AccessList;
 use crate::aggregate::rules::Rules;
 use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
+use crate::cluster::{ContentOptions, EdgeOptions, NodeName, Terms};
 use crate::config::{self, Config, Listen, ListenUrl, Origins, Profile, StatePath, Workers, show_size};
 use crate::explain::{Destination, Explainer, ExplainerOptions, RulePlace};
 use crate::history::{Archive, HistoryOptions};
@@ -103,17 +107,7 @@ pub fn presence(
     env: impl Fn(&str) -> Option<String>,
 ) -> Option<PresenceOptions> {
     let presence = &config.presence;
-    let state_file = match &presence.state_file {
-        StatePath::Off => None,
-        StatePath::Path(path) => Some(path.clone()),
-        StatePath::Auto => {
-            let folder = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-            // systemd gives several folders with a colon between them.
-            let given = env("STATE_DIRECTORY").and_then(|all| all.split(':').next().map(PathBuf::from));
-            let state = folder("XDG_STATE_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/state")));
-            given.or_else(|| state.map(|state| state.join("systole"))).map(|folder| folder.join("presence.json"))
-        }
-    };
+    let state_file = state_file(&presence.state_file, "presence.json", env);
     presence.enabled.then(|| PresenceOptions {
         policy: policy(config),
         state_file,
@@ -124,6 +118,21 @@ pub fn presence(
         memory: Memory::unlimited(),
         peers: presence.peers.are_on().then(|| shown_peers(&presence.peers.urls)),
     })
+}
+
+/// Where a state is kept, in a file of this name where the configuration leaves it to us; `None` is nowhere.
+fn state_file(path: &StatePath, name: &str, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    match path {
+        StatePath::Off => None,
+        StatePath::Path(path) => Some(path.clone()),
+        StatePath::Auto => {
+            let folder = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+            // systemd gives several folders with a colon between them.
+            let given = env("STATE_DIRECTORY").and_then(|all| all.split(':').next().map(PathBuf::from));
+            let state = folder("XDG_STATE_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/state")));
+            given.or_else(|| state.map(|state| state.join("systole"))).map(|folder| folder.join(name))
+        }
+    }
 }
 
 /// Who is notified of alarms; `page` is where our own page is, unless it is configured.
@@ -194,8 +203,119 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
         rate_secs: etsy.then(|| secs(config.interval)),
         self_metrics,
         rules: rules(config),
-        is_partial: false,
+        is_partial: config.cluster.role.is_edge(),
     }
+}
+
+/// The configuration as the role in a cluster has it: an edge has no sinks, and who only merges does not receive.
+pub fn of_role(mut config: Config) -> Config {
+    match config.cluster.role {
+        config::Role::Standalone | config::Role::Both => {}
+        config::Role::Edge => config.sinks.clear(),
+        config::Role::Global => {
+            config.listen.clear();
+            config.relays.clear();
+            config.presence.enabled = false;
+        }
+    }
+    config
+}
+
+/// Where the bus of the cluster is, and what its streams are made with.
+///
+/// # Errors
+/// If this node has no name.
+#[cfg(feature = "nats")]
+pub fn bus_options(config: &Config) -> Result<crate::cluster_bus::BusOptions, String> {
+    let cluster = &config.cluster;
+    Ok(crate::cluster_bus::BusOptions {
+        urls: cluster.bus.clone(),
+        name: cluster.name.clone(),
+        partitions: cluster.partitions,
+        streams: cluster.streams,
+        replicas: cluster.replicas,
+        max_bytes: cluster.max_bytes,
+        max_age: cluster.max_age,
+        login: crate::nats_client::NatsLogin {
+            credentials: cluster.credentials.clone(),
+            token: cluster.token.clone(),
+            username: cluster.username.clone(),
+            password: cluster.password.clone(),
+            tls: cluster.tls.clone(),
+        },
+        connection_name: format!("systole {}", cluster_node(config)?),
+        seed: RandomState::new().build_hasher().finish(),
+        ..crate::cluster_bus::BusOptions::default()
+    })
+}
+
+/// The name of this node in the cluster.
+///
+/// # Errors
+/// If it has none, and the host's cannot be one.
+pub fn cluster_node(config: &Config) -> Result<NodeName, String> {
+    let given = &config.cluster.node;
+    let name = if given.is_empty() { host_name().unwrap_or_default() } else { given.clone() };
+    let problem = |error| format!("the name of this host, {name:?}, is no name of a node: {error}; set `cluster.node`");
+    name.parse().map_err(problem)
+}
+
+/// Where an edge keeps its state. `env` is the environment.
+pub fn cluster_state_file(config: &Config, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    state_file(&config.cluster.state_file, "cluster.state", env)
+}
+
+/// A hash of all settings that shape what is sent and what is made of it; all nodes must have the same.
+pub fn cluster_hash(config: &Config) -> u64 {
+    const SHAPING: [&str; 14] = [
+        "interval",
+        "profile",
+        "percentiles",
+        "exact_samples",
+        "digits",
+        "gauge_ttl",
+        "series_ttl",
+        "prefix",
+        "tags",
+        "idle",
+        "rule",
+        "etsy",
+        "dogstatsd",
+        "protocol",
+    ];
+    let all = config::flat(config);
+    let shaping = |line: &&str| SHAPING.iter().any(|key| line.split([':', ' ']).next() == Some(key));
+    let text: String = all.lines().filter(shaping).flat_map(|line| [line, "\n"]).collect();
+    rapidhash_v3(format!("{}\n{text}", config.cluster.partitions).as_bytes())
+}
+
+/// What an edge is told; the number of its start is not known yet.
+pub fn edge_options(config: &Config, name: NodeName, seed: u64) -> EdgeOptions {
+    EdgeOptions {
+        name,
+        boot: 0,
+        partitions: config.cluster.partitions,
+        config: cluster_hash(config),
+        spool_bytes: config.cluster.spool_memory,
+        seed,
+    }
+}
+
+/// What all owners have to agree about.
+pub fn cluster_terms(config: &Config) -> Terms {
+    Terms {
+        partitions: config.cluster.partitions,
+        interval_secs: config.interval.as_secs_f64(),
+        lateness_secs: config.cluster.lateness.as_secs_f64(),
+        late: config.cluster.late,
+        forget_secs: config.cluster.max_age.as_secs_f64(),
+        config: cluster_hash(config),
+    }
+}
+
+/// How batches are merged.
+pub fn cluster_content(config: &Config) -> ContentOptions {
+    ContentOptions { registry: registry_options(config, false), interval_secs: config.interval.as_secs_f64() }
 }
 
 /// How much of the past is kept in memory.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use toml::de::DeTable;
 
+use crate::cluster::Late;
 use crate::http_client::without_login;
 use crate::settings::{Described, List, Opt, OptionVisitor, Parsed, Tables, Wrong, suggestion};
 
@@ -192,6 +193,10 @@ fn check(config: &Config, table: &DeTable<'_>, s: &mut Source<'_>, replaced: Opt
         }
     }
     check_peers(config, s);
+    check_cluster(config, s, |n| match replaced {
+        Some(from) => from.to_string(),
+        None => sinks.get(n).cloned().unwrap_or_default(),
+    });
     check_addresses(config, s, |n| match replaced {
         Some(from) => (from.to_string(), String::new()),
         None => (sinks.get(n).cloned().unwrap_or_default(), format!("sink[{n}].address")),
@@ -244,6 +249,30 @@ fn check_peers(config: &Config, s: &mut Source<'_>) {
         };
         let place = s.places.get(&key).or_else(|| s.places.get("presence.peers")).cloned().unwrap_or_default();
         s.problem(place, &key, format!("`{}` {problem}", without_login(url)));
+    }
+}
+
+/// Kinds of sinks that overwrite an interval that they get again.
+const OVERWRITING: [&str; 6] = ["console", "file", "graphite", "influx", "postgres", "sqlite"];
+
+/// Owners of partitions change, so a sink of a cluster keeps nothing over intervals.
+fn check_cluster(config: &Config, s: &mut Source<'_>, of_sink: impl Fn(usize) -> String) {
+    if !config.cluster.role.is_global() {
+        return;
+    }
+    for (n, sink) in config.sinks.iter().enumerate() {
+        if sink.interval.is_some() {
+            let problem =
+                "a sink of a cluster has the interval of the cluster: what it gathers would be lost with its node";
+            s.problem(of_sink(n), &format!("sink[{n}].interval"), problem);
+        }
+        let kind = sink.kind.name();
+        if config.cluster.late == Late::Amend && !OVERWRITING.contains(&kind) {
+            let problem = format!(
+                "a sink `{kind}` cannot overwrite an interval that it gets again; `cluster.late = \"drop\"` is right"
+            );
+            s.problem(of_sink(n), &format!("sink[{n}].type"), problem);
+        }
     }
 }
 

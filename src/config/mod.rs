@@ -4,6 +4,7 @@
 //! The table of settings is in `schema`; settings that are options of a room are described beside their kin. Visitors
 //! read them (`load`), print them (`print`) and list them (`reference`).
 
+mod cluster;
 mod effective;
 mod environment;
 mod etsy;
@@ -26,6 +27,7 @@ mod sink;
 mod url;
 mod value;
 
+pub use cluster::{Cluster, Role};
 pub use effective::{Origins, effective};
 pub use environment::{CONFIG, PREFIX, TOKEN, unknown_variables};
 pub use load::{ConfigError, Sources, load, load_with_origins};

@@ -109,7 +109,8 @@ fn general(all: &mut Presence, v: &mut dyn OptionVisitor) {
     choice(v, "implicit", doc, &[("off", false), ("assist", true)], &mut policy.assist);
     let doc = "With \"source_ip\", a sender that names no instance is known by its address.";
     choice(v, "default_instance", doc, &[("-", false), ("source_ip", true)], &mut all.by_address);
-    state_file(&mut all.state_file, v);
+    let doc = "Where the state is kept: \"auto\" is in $STATE_DIRECTORY, else in the user's state folder.";
+    state_file(&mut all.state_file, doc, v);
     v.field("forward_raw", "Record heartbeats as metrics, too.", Opt::Flag(&mut all.forward_raw));
     v.field("alertmanager", "Base URLs of Alertmanagers that are notified.", Opt::Urls(&mut all.alertmanager));
     v.field("webhook", "URLs that get every alert, and its end, as JSON.", Opt::Urls(&mut all.webhook));
@@ -125,7 +126,8 @@ fn general(all: &mut Presence, v: &mut dyn OptionVisitor) {
     count(v, "queue", "Heartbeats that may wait to be judged.", &mut all.queue, 1..=1_000_000);
 }
 
-fn state_file(path: &mut StatePath, v: &mut dyn OptionVisitor) {
+/// A file where a state is kept; `doc` says what it is.
+pub(super) fn state_file(path: &mut StatePath, doc: &'static str, v: &mut dyn OptionVisitor) {
     let shown = match path {
         StatePath::Auto => "auto".into(),
         StatePath::Off => "off".into(),
@@ -140,11 +142,7 @@ fn state_file(path: &mut StatePath, v: &mut dyn OptionVisitor) {
         Ok(())
     };
     let form = "\"auto\", \"off\" or a path";
-    v.field(
-        "state_file",
-        "Where the state is kept: \"auto\" is in $STATE_DIRECTORY, else in the user's state folder.",
-        Opt::Parsed(Parsed { shown: Some(shown), form, takes_numbers: false, read: &mut read }),
-    );
+    v.field("state_file", doc, Opt::Parsed(Parsed { shown: Some(shown), form, takes_numbers: false, read: &mut read }));
 }
 
 fn limits(policy: &mut Policy, v: &mut dyn OptionVisitor) {

@@ -23,6 +23,7 @@ use crate::sinks::graphite::EtsyNames;
 use crate::sinks::{LONG, SinkKind, SpoolOptions};
 use crate::snapshot::{Bins, Filter};
 
+use super::cluster::Cluster;
 use super::kinds::{
     address_or_off, dogstatsd_aggregates, duration, external_url, file_mode, flag, hosts, lifetime, limits,
     listen_url_of, map, max_memory, maybe_flag, networks, numbers, one_of, secret, section, size, such_as, text, tls,
@@ -30,7 +31,7 @@ use super::kinds::{
 };
 use super::presence::Presence;
 use super::url::ListenUrl;
-use super::{etsy, listen, notify, presence, protocol, relay, rule, sink};
+use super::{cluster, etsy, listen, notify, presence, protocol, relay, rule, sink};
 
 /// Sets defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +131,8 @@ settings! {
         /// Who is notified of what presence finds: docs/presence.md. `alertmanager` and `webhook` of `presence` are short
         /// forms of such targets.
         notify: Vec<TargetOptions> = Vec::new(), notify::describe;
+        /// The place of this node in a cluster: docs/scale.md.
+        cluster: Cluster = Cluster::default(), cluster::describe;
         /// The original's management port. Whoever may connect may delete series.
         management: Management = Management::default(), section;
         /// The page and the API.

@@ -84,7 +84,7 @@ pub(super) fn one_login(visitor: &mut dyn OptionVisitor, url: &str, is_beside: b
 }
 
 /// Options of TLS.
-pub(super) fn tls(visitor: &mut dyn OptionVisitor, tls: &mut Tls) {
+pub(crate) fn tls(visitor: &mut dyn OptionVisitor, tls: &mut Tls) {
     visitor.in_table("tls", &mut |visitor| {
         visitor.field("ca", "Root certificates that are trusted in place of the system's.", Opt::Path(&mut tls.ca));
         visitor.example("ca", "\"/etc/ssl/certs/ca-certificates.crt\"");
