@@ -250,6 +250,11 @@ impl Edge {
         self.lanes.iter().all(|lane| lane.spool.is_empty())
     }
 
+    /// Batches that wait.
+    pub fn spooled_batches(&self) -> u64 {
+        self.lanes.iter().map(|lane| lane.spool.len() as u64).sum()
+    }
+
     /// Bytes that wait.
     pub fn spooled_bytes(&self) -> usize {
         self.spooled_bytes

@@ -3,8 +3,6 @@
 //! interval at a position in the log, emit it, and mark it emitted. A record in the log says who owns a partition and how
 //! far it is, so that whoever goes on emits the same.
 //!
-//! The room is not connected to the daemon yet: only this crate's own tests use it.
-//!
 //! Everything here is a state machine without sockets, tasks or clocks. [`Edge`] and [`Node`] take times and [`Event`]s and
 //! give [`Command`]s; a driver carries these to a bus (`cluster_bus`) and back. A command may be lost, done twice, or answered late or
 //! never: the machines ask again. `tests/it/cluster_sim.rs` does all of that to them.

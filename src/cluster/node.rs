@@ -109,6 +109,11 @@ impl<C: Content> Node<C> {
         }
     }
 
+    /// Which start of which node it is.
+    pub fn id(&self) -> &SessionId {
+        &self.session.id
+    }
+
     /// How often [`tick`](Node::tick) wants to be called, in seconds.
     pub const fn tick_secs() -> f64 {
         TICK_SECS

@@ -5,12 +5,14 @@ use std::str::FromStr;
 
 use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Longest name of a node, in bytes.
 const MAX_BYTES: usize = 32;
 
 /// The name of a node: 1 to 32 of the characters `A-Z`, `a-z`, `0-9`, `_` and `-`. Ordered by bytes.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[schema(value_type = String)]
 #[serde(try_from = "String", into = "String")]
 pub struct NodeName(CompactString);
 

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::NodeName;
 use super::bus::{Command, Sequence, Stored};
@@ -30,7 +31,7 @@ const MOST_ROUND_TRIP_SECS: f64 = 1.0;
 const MOST_RENEWALS: usize = 16;
 
 /// One start of a node.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 pub struct SessionId {
     /// Its name.
     pub node: NodeName,

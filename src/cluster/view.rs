@@ -1,6 +1,7 @@
 //! What a node tells of itself and of others, for status and command line. Nothing is decided by it.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::bus::Sequence;
 use super::record::Record;
@@ -8,7 +9,7 @@ use super::roster::Roster;
 use super::{Interval, NodeName, SessionId};
 
 /// A partition, as a node sees it: by its valid record, and if it is the node's own also by what was read and marked since.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct PartitionView {
     /// The partition.
     pub partition: u16,
@@ -39,7 +40,7 @@ pub struct PartitionView {
 }
 
 /// An edge, as a partition knows it.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct EdgeView {
     /// Its name.
     pub name: NodeName,
@@ -58,7 +59,7 @@ pub struct EdgeView {
 }
 
 /// A node whose session was seen.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct NodeView {
     /// Which start of it.
     pub id: SessionId,

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::cluster::{NodeName, Sequence, Stored, StoredBatch};
 
-use super::{Answer, Bus, BusError, LIMIT, PUT_BATCH_LIMIT, Page, Pulses};
+use super::{Answer, Bus, BusError, BusStatus, LIMIT, PUT_BATCH_LIMIT, Page, Pulses};
 
 /// What a bus in memory keeps, and how much of it a read gives.
 #[derive(Clone, Copy, Debug)]
@@ -317,6 +317,10 @@ impl Bus for MemoryBus {
             let pulses = pulses.into_iter().map(Message::to_stored).collect();
             Ok(Pulses { pulses, is_end, first: streams.pulses.first(), last: streams.pulses.last })
         })
+    }
+
+    fn status(&self) -> BusStatus {
+        BusStatus { connected: true, server: Some("memory".into()), last_error: None }
     }
 
     fn close(&self) -> Answer<'_, ()> {

@@ -97,6 +97,9 @@ pub trait Bus: Send + Sync + Debug {
     /// Pulses of all edges from a sequence on: the first ones, not always all.
     fn pulses(&self, from: Sequence) -> Answer<'_, Pulses>;
 
+    /// Whether it can be reached.
+    fn status(&self) -> BusStatus;
+
     /// Sends what is on its way and ends what works in the background. Calls fail from then on.
     fn close(&self) -> Answer<'_, ()>;
 }

@@ -22,6 +22,7 @@
 //! workers, relays, the capture, presence and the flusher have threads of their own.
 
 mod capture;
+mod cluster;
 mod flush;
 mod health;
 mod history;
@@ -38,6 +39,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -45,6 +47,7 @@ use tokio::time::timeout;
 
 use crate::aggregate::{Quota, Shard};
 use crate::assemble;
+use crate::cluster_bus::Bus;
 use crate::config::{Config, Origins};
 use crate::flush::{Flusher, FlusherHandle};
 use crate::http::Streams;
@@ -63,6 +66,7 @@ use crate::sys::{count_own_descriptors, unix_time};
 use crate::tail::Tail;
 
 use capture::Capture;
+use cluster::Cluster;
 use flush::FlushThread;
 use history::History;
 use listeners::BoundListeners;
@@ -72,6 +76,7 @@ use relays::Relays;
 use server::{BoundServer, Server};
 use sinks::{OpenSink, Sinks};
 
+pub(crate) use cluster::connect as connect_bus;
 pub use health::Health;
 
 /// Why the daemon cannot start: one sentence that says what to do.
@@ -103,6 +108,8 @@ const FLUSH: &str = "flush";
 /// What stops at a time of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
+    /// Partitions of the cluster: others take them.
+    ClusterOwner,
     /// The sockets: connections are read to their ends, then the kernel refuses datagrams, and what it holds is read.
     Listeners,
     /// Presence judges nobody any more, and other observers know that this one leaves.
@@ -111,6 +118,8 @@ enum Part {
     RelayQueues,
     /// The last interval is closed with its true length, and the receive workers end.
     Flusher,
+    /// The last batches go to the cluster; those that do not are kept for the next start.
+    Cluster,
     /// Every sink delivers what waits; the rest is on disk, or counted as lost.
     Sinks,
     /// Presence takes in the last heartbeats, notifies, and saves its state.
@@ -136,13 +145,14 @@ enum Part {
 type Stage = &'static [&'static [Part]];
 
 /// How the daemon stops taking data in.
-const DRAIN: &[Stage] = &[&[&[Part::Listeners], &[Part::Judging]], &[&[Part::RelayQueues]]];
+const DRAIN: &[Stage] = &[&[&[Part::ClusterOwner]], &[&[Part::Listeners], &[Part::Judging]], &[&[Part::RelayQueues]]];
 
 /// How it delivers what it has, after [`DRAIN`]. `/ready` and the API answer until the end.
 const DELIVER: &[Stage] = &[
     &[&[Part::Flusher]],
     &[
         &[Part::Sinks],
+        &[Part::Cluster],
         &[Part::Presence, Part::Notifiers, Part::PresenceState],
         &[Part::Relays],
         &[Part::Capture],
@@ -168,6 +178,8 @@ pub struct Daemon {
     capture: Option<PathBuf>,
     status_every: Option<Duration>,
     log: Option<Log>,
+    /// In place of the configured one.
+    bus: Option<Arc<dyn Bus>>,
 }
 
 impl Daemon {
@@ -177,6 +189,7 @@ impl Daemon {
     /// If a port is taken, a sink's options do not fit, and the like.
     pub fn bind(config: Config) -> Result<Daemon, StartError> {
         let started = Instant::now();
+        let config = assemble::of_role(config);
         let memory = assemble::memory(&config);
         let supervisor = Supervisor::default();
         let ports = Ports::new(&memory, &supervisor);
@@ -198,6 +211,7 @@ impl Daemon {
             capture: None,
             status_every: None,
             log: None,
+            bus: None,
         })
     }
 
@@ -218,6 +232,13 @@ impl Daemon {
     #[must_use]
     pub fn with_status_log(self, every: Duration) -> Daemon {
         Daemon { status_every: Some(every), ..self }
+    }
+
+    /// Uses this bus in place of the configured one.
+    #[cfg(feature = "internals")]
+    #[must_use]
+    pub fn with_bus(self, bus: Arc<dyn Bus>) -> Daemon {
+        Daemon { bus: Some(bus), ..self }
     }
 
     /// Says on the page where settings were found.
@@ -268,7 +289,7 @@ impl Daemon {
     pub fn start(self) -> Result<Running, StartError> {
         let Daemon { config, origins, started, memory, listeners, sinks, http, management, supervisor, ports, .. } =
             self;
-        let (capture, status_every, log) = (self.capture, self.status_every, self.log);
+        let (capture, status_every, log, bus) = (self.capture, self.status_every, self.log, self.bus);
         let seed = random_seed();
         let boot = unix_time() as u64;
         let identity = Identity { node: assemble::node(&config), boot };
@@ -314,6 +335,7 @@ impl Daemon {
         let drivers = sinks::start(sinks, &memory, &supervisor)?;
 
         let (history, history_queue) = History::start(&config, &memory, &supervisor)?;
+        let (cluster, links) = Cluster::start(&config, bus, seed, &supervisor)?;
         let registry = Registry::new(assemble::registry_options(&config, true), shards).in_memory(&memory);
         let (control, inputs) = flush::control();
         let senders = Senders::default();
@@ -326,6 +348,7 @@ impl Daemon {
                 .writing(journal.clone())
                 .publishing_senders(&senders, &config.prefix)
                 .remembered_by(history.handle(), history_queue)
+                .in_cluster(links)
                 .controlled_by(inputs)
                 .supervised_by(&supervisor, &flush_part);
 
@@ -336,7 +359,7 @@ impl Daemon {
             let part = supervisor.part("streams", Role::Ordinary);
             let live = Streams::start(sources.clone(), bound.bodies(), boot, &part);
             let state = server::http_state((&config, &origins), sources, live, &readiness, &bound);
-            let state = crate::http::AppState { senders, tail, tester, ..state };
+            let state = crate::http::AppState { senders, tail, tester, cluster: cluster.status(), ..state };
             bound.serve_http(state, supervisor.part("tail", Role::Ordinary))
         });
         let management = management.map(|bound| {
@@ -358,6 +381,7 @@ impl Daemon {
             parts: Parts {
                 flusher: Some(flusher),
                 relays: Some(relays),
+                cluster: Some(cluster),
                 sinks: Some(sinks),
                 presence,
                 notifiers: Some(notifiers),
@@ -462,6 +486,7 @@ type Ending = Pin<Box<dyn Future<Output = Result<(), StopError>> + Send>>;
 struct Parts {
     flusher: Option<FlushThread>,
     relays: Option<Relays>,
+    cluster: Option<Cluster>,
     sinks: Option<Sinks>,
     presence: Option<Presence>,
     notifiers: Option<Notifiers>,
@@ -513,6 +538,17 @@ impl Parts {
                 Some(flusher) => Box::pin(flusher.stop_listeners(deadline)),
                 None => Box::pin(async { Ok(()) }),
             },
+            Part::ClusterOwner => match &mut self.cluster {
+                Some(cluster) => {
+                    let stopped = cluster.stop_owner(deadline);
+                    Box::pin(async {
+                        stopped.await;
+                        Ok(())
+                    })
+                }
+                None => Box::pin(async { Ok(()) }),
+            },
+            Part::Cluster => stopped(self.cluster.take(), |cluster| cluster.stop(deadline)),
             Part::Judging => match &mut self.presence {
                 Some(presence) => {
                     let stopped = presence.stop_judging();

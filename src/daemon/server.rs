@@ -199,6 +199,7 @@ pub(super) fn http_state(
         explainer: assemble::explainer(config, origins),
         config: Arc::new(config::effective(config, origins)),
         tester: Tester::default(),
+        cluster: None,
     }
 }
 

@@ -4,6 +4,7 @@
 //! ones, and its length is measured. A step of the wall clock moves the next tick; lengths come from the
 //! monotonic clock.
 
+mod cluster;
 mod handle;
 mod losses;
 mod memory;
@@ -44,6 +45,7 @@ use handle::Request;
 use repeats::Repeats;
 use sources::Sources;
 
+pub use cluster::{ClusterLinks, OwnInterval};
 pub use handle::{Deleted, FlusherHandle, Inbox, Listing, MAX_ITEMS, MAX_SERIES, OpenValue, Published, Stats, channel};
 pub use recent::LostTime;
 
@@ -136,6 +138,8 @@ pub struct Flusher {
     last_status: Instant,
     presence: Option<PresenceHandle>,
     inputs: FlusherInputs,
+    /// Where intervals go, and come from, in a cluster.
+    cluster: ClusterLinks,
     /// Who sends what.
     senders: senders::SenderAccount,
     /// What is being merged, and drained columns.
@@ -225,6 +229,7 @@ impl Flusher {
             last_status: now,
             presence,
             inputs: FlusherInputs::default(),
+            cluster: ClusterLinks::default(),
             senders: senders::SenderAccount::default(),
             in_flush: Memory::unlimited().holding(Holder::ClosedIntervals),
             in_spare: Memory::unlimited().holding(Holder::Values),
@@ -289,6 +294,12 @@ impl Flusher {
         self.history = Some(queue);
         self.publish(None, false, None);
         self
+    }
+
+    /// Is a node of a cluster.
+    #[must_use]
+    pub fn in_cluster(self, cluster: ClusterLinks) -> Flusher {
+        Flusher { cluster, ..self }
     }
 
     /// Stops as these inputs say.
@@ -360,6 +371,7 @@ impl Flusher {
                     Some(request) => self.handle_request(request).await,
                     None => self.inbox.requests = None,
                 },
+                merged = self.cluster.next_merged() => self.hand_on_merged(merged),
                 // That nobody can set it any more is a stop, too.
                 _ = stop.wait_for(Option::is_some) => break,
             }
@@ -373,7 +385,14 @@ impl Flusher {
         let now = Instant::now();
         let (mut have_stopped, mut is_closed) = (false, false);
         while !is_closed {
-            let (step, done) = match self.inputs.steps.recv().await {
+            let step = tokio::select! {
+                step = self.inputs.steps.recv() => step,
+                merged = self.cluster.next_merged() => {
+                    self.hand_on_merged(merged);
+                    continue;
+                }
+            };
+            let (step, done) = match step {
                 Some((step, done)) => (step, Some(done)),
                 None if have_stopped => (StopStep::CloseLastInterval, None),
                 None => (StopStep::StopListeners(now), None),
@@ -464,8 +483,10 @@ impl Flusher {
             registry.add_own_series(snapshot, before);
         }
         snapshot.hold(&self.sources.memory);
-        let Some(Collected { partials, snapshot: Some(snapshot), .. }) = self.collected.take() else { return };
-        let outcome = self.hand_on(Arc::new(snapshot));
+        let Some(Collected { partials, interval, snapshot: Some(snapshot), .. }) = self.collected.take() else {
+            return;
+        };
+        let outcome = self.hand_on(Arc::new(snapshot), interval);
         self.keep_columns(partials);
         assert!(outcome.is_ok(), "a sink cannot be handed an interval: {outcome:?}");
     }
@@ -584,6 +605,9 @@ impl Flusher {
 
     /// Lets a large last interval go before the next is made: both at once would be the daemon's peak of memory.
     fn make_room(&mut self) {
+        if self.cluster.is_global() {
+            return;
+        }
         let is_large = |published: &Published| published.snapshot.as_ref().is_some_and(|last| last.len() > LARGE);
         if is_large(&self.inbox.published.borrow()) {
             let as_of = self.inbox.published.borrow().as_of;
@@ -605,28 +629,21 @@ impl Flusher {
         }));
     }
 
-    /// Hands an interval to every sink. One that fails meanwhile keeps it from no other.
+    /// Hands an interval of this node to every sink, or to the cluster.
     ///
     /// # Errors
     /// The first panic.
-    fn hand_on(&mut self, snapshot: Arc<Snapshot>) -> Result<(), Panic> {
+    fn hand_on(&mut self, snapshot: Arc<Snapshot>, interval: Interval) -> Result<(), Panic> {
         self.totals.add(&snapshot.ledger);
-        let mut outcome = Ok(());
-        for driver in &self.drivers {
-            let offered = catch(|| {
-                fault::pass("offer");
-                driver.offer(&snapshot);
-            });
-            if offered.is_err() {
-                driver.lose(&snapshot);
+        let outcome = match self.cluster.is_edge() {
+            true => {
+                self.cluster.send(&snapshot, interval, self.interval);
+                Ok(())
             }
-            outcome = outcome.and(offered);
-        }
-        if let Some(queue) = &self.history
-            && queue.try_send(Arc::clone(&snapshot)).is_err()
-        {
-            // It shows the interval as missing.
-            self.sources.history.miss();
+            false => self.offer(&snapshot),
+        };
+        if !self.cluster.is_global() {
+            self.remember(&snapshot);
         }
         tracing::debug!(
             sequence = snapshot.sequence,
@@ -641,12 +658,62 @@ impl Flusher {
         if let Err(panic) = catch(|| self.journal.add(&snapshot, (&fresh, more))) {
             tracing::error!(?panic, "what happened in an interval is not in the journal");
         }
-        self.publish(Some(snapshot), false, Some(end));
+        // The page of a node that merges shows what is merged.
+        let shown =
+            if self.cluster.is_global() { self.inbox.published.borrow().snapshot.clone() } else { Some(snapshot) };
+        self.publish(shown, false, Some(end));
         if self.status_every.is_some_and(|every| self.last_status.elapsed() >= every) {
             self.last_status = Instant::now();
             self.log_status();
         }
         outcome
+    }
+
+    /// Hands an interval of the cluster to every sink. Its ledger is that of the edges: it is not in our account.
+    fn hand_on_merged(&mut self, mut snapshot: Snapshot) {
+        // The page and the history have a copy, for they keep it longer than a sink takes.
+        let delivery = snapshot.delivery.take();
+        snapshot.hold(&self.sources.memory);
+        let shown = Arc::new(snapshot);
+        if !self.drivers.is_empty() {
+            let mut offered = Snapshot { delivery, ..(*shown).clone() };
+            offered.hold(&self.sources.memory);
+            if let Err(panic) = self.offer(&Arc::new(offered)) {
+                tracing::error!(?panic, "a sink cannot be handed an interval of the cluster");
+            }
+        }
+        self.remember(&shown);
+        let as_of = self.inbox.published.borrow().as_of;
+        self.publish(Some(shown), false, as_of);
+    }
+
+    /// Offers an interval to every sink. One that fails meanwhile keeps it from no other.
+    ///
+    /// # Errors
+    /// The first panic.
+    fn offer(&self, snapshot: &Arc<Snapshot>) -> Result<(), Panic> {
+        let mut outcome = Ok(());
+        for driver in &self.drivers {
+            let offered = catch(|| {
+                fault::pass("offer");
+                driver.offer(snapshot);
+            });
+            if offered.is_err() {
+                driver.lose(snapshot);
+            }
+            outcome = outcome.and(offered);
+        }
+        outcome
+    }
+
+    /// Puts an interval into the queue of the history.
+    fn remember(&self, snapshot: &Arc<Snapshot>) {
+        if let Some(queue) = &self.history
+            && queue.try_send(Arc::clone(snapshot)).is_err()
+        {
+            // It shows the interval as missing.
+            self.sources.history.miss();
+        }
     }
 
     fn log_status(&self) {

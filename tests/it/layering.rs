@@ -49,6 +49,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "cluster_bus",
             "explain",
             "flush",
+            "cluster_driver",
             "management",
             "http",
         ],

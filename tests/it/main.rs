@@ -10,6 +10,7 @@ mod capture;
 mod cardinality;
 mod cluster_bus;
 mod cluster_equal;
+mod cluster_nodes;
 mod cluster_sim;
 mod config;
 mod conservation;

@@ -174,11 +174,6 @@ impl JetStreamBus {
         }))
     }
 
-    /// Whether there is a connection, and what is wrong.
-    pub fn status(&self) -> BusStatus {
-        self.api.status()
-    }
-
     /// How many requests were sent.
     #[cfg(any(test, feature = "internals"))]
     pub fn requests(&self) -> u64 {
@@ -335,6 +330,10 @@ impl Bus for JetStreamBus {
             let pulses = read.messages.into_iter().map(api::Raw::into_stored).collect();
             Ok(Pulses { pulses, is_end: read.is_end, first: read.state.first, last: read.state.last })
         })
+    }
+
+    fn status(&self) -> BusStatus {
+        self.api.status()
     }
 
     fn close(&self) -> Answer<'_, ()> {

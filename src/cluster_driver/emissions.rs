@@ -1,0 +1,60 @@
+//! Emissions of partitions on their way to the sinks. Those of one interval go together, as far as they are there: a sink gets
+//! one interval of this node, and not one for each partition.
+
+use std::collections::BTreeMap;
+
+use crate::cluster::{Emission, Interval, IntervalContent, Position};
+
+/// Emissions of an interval wait for those of other partitions for so many seconds.
+const GATHER_SECS: f64 = 0.5;
+
+/// Intervals that are on their way.
+#[derive(Debug, Default)]
+pub(super) struct Emissions {
+    gathering: BTreeMap<(Interval, u32), Group>,
+    /// Those that the sinks have, and until when that is waited for.
+    taken: Vec<(f64, Vec<Position>)>,
+}
+
+/// Emissions of one version of an interval.
+#[derive(Debug)]
+pub(super) struct Group {
+    since: f64,
+    pub(super) positions: Vec<Position>,
+    pub(super) emissions: Vec<Emission<IntervalContent>>,
+}
+
+impl Emissions {
+    pub(super) fn add(&mut self, at: Position, emission: Emission<IntervalContent>, now: f64) {
+        let key = (emission.interval, emission.version);
+        let new = || Group { since: now, positions: Vec::new(), emissions: Vec::new() };
+        let group = self.gathering.entry(key).or_insert_with(new);
+        group.positions.push(at);
+        group.emissions.push(emission);
+    }
+
+    /// The first group that has all of so many partitions, or has waited for long enough.
+    pub(super) fn next(&mut self, owned: usize, now: f64) -> Option<Group> {
+        let is_due = |group: &Group| group.positions.len() >= owned || now - group.since >= GATHER_SECS;
+        let key = *self.gathering.iter().find(|(_, group)| is_due(group))?.0;
+        self.gathering.remove(&key)
+    }
+
+    /// The sinks were given these; they are taken for done at `until`, however long a sink takes.
+    pub(super) fn offered(&mut self, positions: Vec<Position>, until: f64) {
+        self.taken.push((until, positions));
+    }
+
+    /// Those that are not waited for any more.
+    pub(super) fn overdue(&mut self, now: f64) -> Vec<Position> {
+        let (overdue, rest) = std::mem::take(&mut self.taken).into_iter().partition(|(until, _)| now >= *until);
+        self.taken = rest;
+        let overdue: Vec<(f64, Vec<Position>)> = overdue;
+        overdue.into_iter().flat_map(|(_, positions)| positions).collect()
+    }
+
+    /// Whether nothing waits for others.
+    pub(super) fn is_empty(&self) -> bool {
+        self.gathering.is_empty()
+    }
+}

@@ -1,0 +1,213 @@
+//! The thread of a node that owns partitions: carries the commands of its machine to the bus and the answers back, and
+//! intervals to the sinks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+
+use crate::cluster::{Command, Emission, Event, IntervalContent, Node, NodeName, NodeOptions};
+use crate::cluster_bus::{Bus, BusError};
+use crate::snapshot::{DeliveryGuard, Snapshot};
+use crate::supervise::Part;
+use crate::sys::unix_time;
+
+use super::Clock;
+use super::emissions::Emissions;
+use super::status::StatusBoard;
+
+/// Share of an interval for which a sink that does not take it is waited for, before it is marked as emitted. After that it
+/// waits in the queue or the spool of that sink alone, as on a single node.
+const PATIENCE: f64 = 0.5;
+
+/// How often the status is published, in seconds.
+const STATUS_SECS: f64 = 0.5;
+
+/// How an owner is run.
+#[derive(Debug)]
+pub struct OwnerDriverOptions {
+    /// What the machine is told.
+    pub node: NodeOptions,
+    /// What merges.
+    pub content: Arc<IntervalContent>,
+}
+
+/// A node that owns partitions, and what it is connected with.
+pub struct OwnerDriver {
+    bus: Arc<dyn Bus>,
+    clock: Clock,
+    interval_secs: f64,
+    content: Arc<IntervalContent>,
+    node: Node<IntervalContent>,
+    emissions: Emissions,
+    merged: mpsc::Sender<Snapshot>,
+    status: StatusBoard,
+    published_at: f64,
+    events: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
+}
+
+impl OwnerDriver {
+    /// A node that owns nothing yet. `merged` takes intervals for the sinks.
+    pub fn new(
+        options: OwnerDriverOptions,
+        bus: Arc<dyn Bus>,
+        merged: mpsc::Sender<Snapshot>,
+        status: StatusBoard,
+    ) -> OwnerDriver {
+        let OwnerDriverOptions { node, content } = options;
+        OwnerDriver {
+            bus,
+            clock: Clock::default(),
+            interval_secs: node.terms.interval_secs,
+            node: Node::new(node, Arc::clone(&content)),
+            content,
+            emissions: Emissions::default(),
+            merged,
+            status,
+            published_at: f64::MIN,
+            events: mpsc::unbounded_channel(),
+        }
+    }
+
+    /// Runs until a deadline is set and all partitions are given up, or that deadline has passed, or nobody can set one.
+    pub async fn run(mut self, mut deadline: watch::Receiver<Option<Instant>>, part: &Part) {
+        let mut next_tick = self.clock.now();
+        let mut is_leaving = false;
+        loop {
+            part.alive();
+            let until = *deadline.borrow();
+            if (until.is_some() || self.status.read().is_draining) && !std::mem::replace(&mut is_leaving, true) {
+                self.node.leave();
+                next_tick = self.clock.now();
+            }
+            if let Some(until) = until {
+                let has_left = self.node.owned().next().is_none() && self.emissions.is_empty();
+                if has_left || Instant::now() >= until {
+                    break;
+                }
+            }
+            let now = self.clock.now();
+            if now >= next_tick {
+                next_tick = now + Node::<IntervalContent>::tick_secs();
+                self.node.set_spooled(self.status.read().edge.map_or(0, |edge| edge.spooled_batches));
+                self.node.tick(now);
+            }
+            for position in self.emissions.overdue(now) {
+                self.node.take(Event::Emitted { at: position }, now);
+            }
+            self.carry(now);
+            self.emit(now);
+            self.publish(now);
+            let pause = self.clock.until(next_tick, Duration::from_millis(250));
+            tokio::select! {
+                Some(event) = self.events.1.recv() => self.node.take(event, self.clock.now()),
+                changed = deadline.changed() => match changed {
+                    Ok(()) => {}
+                    Err(_) => break,
+                },
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+        let kept = self.node.owned().count();
+        if kept > 0 {
+            tracing::warn!(partitions = kept, "partitions could not be given up in time; others take them after 6 s");
+        }
+        self.publish(f64::MAX);
+    }
+
+    fn carry(&mut self, now: f64) {
+        for command in self.node.commands() {
+            match command {
+                Command::Emit { at, emission } => self.emissions.add(at, emission, now),
+                other => {
+                    let (bus, events) = (Arc::clone(&self.bus), self.events.0.clone());
+                    let me = self.node.id().clone();
+                    tokio::spawn(async move {
+                        match call(bus.as_ref(), &me.node, other).await {
+                            // The thread may have ended.
+                            Ok(event) => _ = events.send(event),
+                            // It is asked for again.
+                            Err(BusError::TimedOut | BusError::Refused) => {}
+                            Err(error) => tracing::debug!(%error, "a call of the bus failed"),
+                        }
+                    });
+                }
+            }
+        }
+    }
+
+    /// Gives the sinks what is complete, as far as they take it.
+    fn emit(&mut self, now: f64) {
+        let owned = self.node.owned().count();
+        while let Ok(room) = self.merged.try_reserve() {
+            let Some(group) = self.emissions.next(owned, now) else { return };
+            for emission in group.emissions.iter().filter(|emission| emission.merged.unreadable() > 0) {
+                tracing::error!(
+                    partition = emission.partition,
+                    batches = emission.merged.unreadable(),
+                    why = emission.merged.errors().join("; "),
+                    "batches of an interval cannot be read; they are left out"
+                );
+            }
+            let (events, positions) = (self.events.0.clone(), group.positions.clone());
+            let mut snapshot = self.content.snapshot(group.emissions);
+            snapshot.delivery = Some(DeliveryGuard::new(move || {
+                for at in &positions {
+                    let _ = events.send(Event::Emitted { at: *at });
+                }
+            }));
+            self.emissions.offered(group.positions, now + PATIENCE * self.interval_secs);
+            room.send(snapshot);
+        }
+    }
+
+    fn publish(&mut self, now: f64) {
+        if now - self.published_at < STATUS_SECS {
+            return;
+        }
+        self.published_at = now;
+        let now = self.clock.now();
+        let (nodes, partitions, bus) = (self.node.nodes(now), self.node.partitions(now), self.bus.status());
+        let ahead = self.node.bus_time(now).map(|bus| unix_time() - bus);
+        self.status.change(|status| {
+            (status.nodes, status.partitions) = (nodes, partitions);
+            (status.connected, status.bus) = (bus.connected, bus.to_string());
+            status.clock_ahead_secs = ahead.or(status.clock_ahead_secs);
+        });
+    }
+}
+
+/// Does a command. What fails is not told: the machine asks again.
+async fn call(bus: &dyn Bus, me: &NodeName, command: Command<Emission<IntervalContent>>) -> Result<Event, BusError> {
+    Ok(match command {
+        Command::PutSession { number, payload } => {
+            Event::SessionStored { number, sequence: bus.put_session(me, payload).await? }
+        }
+        Command::ReadSessions => Event::Sessions(bus.sessions().await?),
+        Command::ReadLastRecord { partition } => {
+            Event::LastRecord { partition, record: bus.last_record(partition).await? }
+        }
+        Command::ReadRecords { partition, after } => {
+            Event::Records { partition, after, records: bus.records(partition, after).await? }
+        }
+        Command::WriteRecord { partition, expected, payload } => {
+            // Whatever it answers, the record is read.
+            let _ = bus.write_record(partition, expected, payload).await;
+            Event::RecordAnswered { partition }
+        }
+        Command::ReadBatches { at, from } => {
+            let page = bus.batches(at.partition, from).await?;
+            Event::Batches { at, batches: page.batches, is_end: page.is_end, first: page.first, last: page.last }
+        }
+        Command::ReadBodies { at, sequences } => {
+            Event::Bodies { at, batches: bus.bodies(at.partition, &sequences).await? }
+        }
+        Command::WriteCheckpoint { at, payload } => {
+            Event::CheckpointStored { at, sequence: bus.write_checkpoint(at.partition, payload).await? }
+        }
+        Command::ReadCheckpoint { at, sequence } => {
+            Event::Checkpoint { at, payload: bus.read_checkpoint(at.partition, sequence).await? }
+        }
+        Command::Emit { .. } => unreachable!("it is for the sinks"),
+    })
+}

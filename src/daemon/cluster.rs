@@ -1,0 +1,191 @@
+//! The place of the daemon in a cluster: the bus, and the threads of the edge and of the owner.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+use crate::assemble;
+use crate::cluster::{IntervalContent, NodeOptions, SessionId};
+use crate::cluster_bus::{Bus, BusError};
+use crate::cluster_driver::{EdgeDriver, EdgeDriverOptions, EdgeState, OwnerDriver, OwnerDriverOptions, StatusBoard};
+use crate::config::{self, Config};
+use crate::flush::ClusterLinks;
+use crate::supervise::{Part, Role, Supervisor};
+use crate::sys::unix_time;
+
+use super::StartError;
+use super::thread::join_by;
+
+/// Intervals of this node that wait for the edge, and intervals of the cluster that wait for the flusher.
+const QUEUE: usize = 8;
+
+/// How often the streams are looked for, until they are as they should be.
+const PREPARE_EVERY: Duration = Duration::from_secs(1);
+
+/// A thread and how it is told to stop.
+#[derive(Debug)]
+struct Running {
+    deadline: watch::Sender<Option<Instant>>,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    async fn stop(self, deadline: Instant, what: &'static str) {
+        self.deadline.send_replace(Some(deadline));
+        join_by(deadline, what, move || self.thread.join()).await;
+    }
+}
+
+/// The part of the daemon that is in a cluster; without one there is none of it.
+#[derive(Debug, Default)]
+pub(super) struct Cluster {
+    owner: Option<Running>,
+    edge: Option<Running>,
+    status: Option<StatusBoard>,
+    /// The connection, if it is ours to close.
+    bus: Option<Arc<dyn Bus>>,
+}
+
+impl Cluster {
+    /// Connects with the bus in the background and starts the threads.
+    pub(super) fn start(
+        config: &Config,
+        bus: Option<Arc<dyn Bus>>,
+        seed: u64,
+        supervisor: &Supervisor,
+    ) -> Result<(Cluster, ClusterLinks), StartError> {
+        let role = config.cluster.role;
+        if role == config::Role::Standalone {
+            return Ok(Default::default());
+        }
+        let cannot = |problem: String| StartError(format!("cluster: {problem}"));
+        let node = assemble::cluster_node(config).map_err(cannot)?;
+        let is_own = bus.is_none();
+        let bus = bus.map_or_else(|| connect(config), Ok).map_err(cannot)?;
+        tokio::spawn(prepare(Arc::clone(&bus), supervisor.part("cluster:streams", Role::Ordinary)));
+        let status = StatusBoard::new(node.as_str(), role.name());
+        let mut cluster =
+            Cluster { status: Some(status.clone()), bus: is_own.then(|| Arc::clone(&bus)), ..Cluster::default() };
+        let mut links = ClusterLinks::default();
+        let now = (unix_time() * 1e3) as u64;
+        let path = assemble::cluster_state_file(config, |name| std::env::var(name).ok());
+        let shown = path.as_ref().map_or_else(String::new, |path| path.display().to_string());
+        let (state, saved) = EdgeState::open(path, now).map_err(|error| {
+            cannot(format!("cannot read `cluster.state_file` {shown}: {error}; move it away to begin anew"))
+        })?;
+        let id = SessionId { node: node.clone(), start: state.boot() };
+        if role.is_global() {
+            let (queue, merged) = mpsc::channel(QUEUE);
+            links.merged = Some(merged);
+            let content = Arc::new(IntervalContent::new(assemble::cluster_content(config)));
+            let node = NodeOptions { id, terms: assemble::cluster_terms(config), seed };
+            let driver =
+                OwnerDriver::new(OwnerDriverOptions { node, content }, Arc::clone(&bus), queue, status.clone());
+            let part = supervisor.part("cluster:owner", Role::Essential);
+            cluster.owner =
+                Some(thread(&part, "cluster-owner", |deadline, part, on| on.block_on(driver.run(deadline, part)))?);
+        }
+        if role.is_edge() {
+            let (queue, intervals) = mpsc::channel(QUEUE);
+            links.edge = Some(queue);
+            let options = EdgeDriverOptions {
+                edge: assemble::edge_options(config, node, seed),
+                interval_secs: config.interval.as_secs_f64(),
+                is_alone: !role.is_global(),
+            };
+            let driver = EdgeDriver::new(options, (state, saved), bus, status);
+            let part = supervisor.part("cluster:edge", Role::Essential);
+            let run = |deadline, part: &Part, on: &Runtime| on.block_on(driver.run(intervals, deadline, part));
+            cluster.edge = Some(thread(&part, "cluster-edge", run)?);
+        }
+        Ok((cluster, links))
+    }
+
+    /// What is known of the cluster; `None` if this node is in none.
+    pub(super) fn status(&self) -> Option<StatusBoard> {
+        self.status.clone()
+    }
+
+    /// Gives up all partitions, in a third of the time that is left.
+    pub(super) fn stop_owner(&mut self, deadline: Instant) -> impl Future<Output = ()> + Send + use<> {
+        let owner = self.owner.take();
+        let now = Instant::now();
+        let until = now + deadline.saturating_duration_since(now) / 3;
+        async move {
+            if let Some(owner) = owner {
+                owner.stop(until, "the owner of partitions").await;
+            }
+        }
+    }
+
+    /// Sends the last interval.
+    pub(super) async fn stop(self, deadline: Instant) {
+        if let Some(edge) = self.edge {
+            edge.stop(deadline, "the edge of the cluster").await;
+        }
+        if let Some(bus) = self.bus {
+            // What is not sent is saved.
+            let _ = bus.close().await;
+        }
+    }
+}
+
+/// Starts a thread with a runtime of its own, so that it can end after that of the daemon.
+fn thread(
+    part: &Part,
+    name: &str,
+    work: impl FnOnce(watch::Receiver<Option<Instant>>, &Part, &Runtime) + Send + 'static,
+) -> Result<Running, StartError> {
+    let (deadline, stopped) = watch::channel(None);
+    let cannot = |error: io::Error| StartError(format!("cannot start the thread {name}: {error}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
+    let thread = part.thread(name, move |part| work(stopped, part, &runtime)).map_err(cannot)?;
+    Ok(Running { deadline, thread })
+}
+
+/// Creates the streams, or compares them with what they should be. With others nothing can work, and this node is not ready.
+async fn prepare(bus: Arc<dyn Bus>, part: Part) {
+    let mut told = String::new();
+    loop {
+        part.alive();
+        match bus.prepare().await {
+            Ok(()) => return,
+            Err(error @ BusError::Different { .. }) => {
+                part.give_up(&error.to_string());
+                return;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if text != told {
+                    tracing::warn!(error = text, "the streams of the cluster are not there yet; trying again");
+                    told = text;
+                }
+            }
+        }
+        tokio::time::sleep(PREPARE_EVERY).await;
+    }
+}
+
+/// Connects in the background.
+///
+/// # Errors
+/// If credentials cannot be read, and the like; a server that is not there is none.
+#[cfg(feature = "nats")]
+pub(crate) fn connect(config: &Config) -> Result<Arc<dyn Bus>, String> {
+    let options = assemble::bus_options(config)?;
+    let bus = crate::cluster_bus::JetStreamBus::connect(options).map_err(|error| error.to_string())?;
+    Ok(bus)
+}
+
+/// Connects in the background.
+///
+/// # Errors
+/// That this build knows no bus.
+#[cfg(not(feature = "nats"))]
+pub(crate) fn connect(_: &Config) -> Result<Arc<dyn Bus>, String> {
+    Err("this build knows no bus; build it with `--features nats`".into())
+}

@@ -1,0 +1,138 @@
+//! Daemons as nodes of a cluster, on a bus in memory: what was sent to any of them is at the sinks once.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use systole::internals::cluster_bus::{MemoryBus, MemoryFault, MemoryOptions};
+use systole::{Config, Daemon, Delivery, DriverOptions, Receipt, Running, Sink, SinkError, Snapshot};
+use tokio::runtime::Runtime;
+
+use crate::support::{get, pause_ms, until};
+
+const GRACE: Duration = Duration::from_secs(20);
+
+/// A counter of an interval: its name, and the end of the interval.
+type Key = (String, u64);
+
+/// A sink of all nodes that overwrites, as a database does, and tells when a value is replaced by another one.
+#[derive(Clone, Default)]
+struct Table(Arc<Mutex<BTreeMap<Key, f64>>>);
+
+impl Sink for Table {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let mut all = self.0.lock().expect("nobody panicked");
+            for point in &snapshot.counters {
+                let key = (point.series.name().to_string(), snapshot.end.to_bits());
+                let before = all.insert(key.clone(), point.sum.value());
+                assert!(before.is_none_or(|before| before == point.sum.value()), "{key:?} was {before:?}");
+            }
+            Ok(Receipt::new(0, []))
+        })
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+impl Table {
+    /// Sum over all intervals of the counters whose names begin so.
+    fn sum(&self, prefix: &str) -> f64 {
+        let all = self.0.lock().expect("nobody panicked");
+        all.iter().filter(|((name, _), _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
+    }
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads")
+}
+
+struct Node {
+    running: Running,
+    udp: SocketAddr,
+    http: SocketAddr,
+}
+
+/// A node; `receives` says whether it has listeners, and `merges` whether it has the sink.
+fn node(runtime: &Runtime, bus: &Arc<MemoryBus>, table: &Table, dir: &Path, name: &str, role: &str) -> Node {
+    let text = format!(
+        "interval = \"1s\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [http]\naddress = \"127.0.0.1:0\"\n[presence]\nstate_file = \"off\"\n\
+         [cluster]\nrole = \"{role}\"\nbus = [\"memory:1\"]\nnode = \"{name}\"\npartitions = 8\nlateness = \"3s\"\n\
+         state_file = \"{}\"\n",
+        dir.join(format!("{name}.state")).display()
+    );
+    let mut config = Config::parse(&text).expect("a good configuration");
+    config.sinks.clear();
+    let options = DriverOptions::new("table", "table", config.interval);
+    let _inside = runtime.enter();
+    let daemon = Daemon::bind(config).expect("the ports are free").with_bus(bus.clone());
+    let daemon = if role == "edge" { daemon } else { daemon.with_sink(options, Box::new(table.clone())) };
+    let urls = daemon.listeners();
+    let udp = urls.first().map_or(SocketAddr::from(([127, 0, 0, 1], 9)), |url| {
+        url.strip_prefix("udp://").expect("of UDP").parse().expect("an address")
+    });
+    let http = daemon.http_address().expect("HTTP is on");
+    Node { running: daemon.start().expect("it starts"), udp, http }
+}
+
+fn stop(runtime: &Runtime, node: Node) {
+    runtime.block_on(node.running.stop(Instant::now() + GRACE)).expect("it stops");
+}
+
+/// Sends lines to nodes in turn, for a while; how many.
+fn send(to: &[SocketAddr], name: &str, during: Duration) -> f64 {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let (began, mut sent) = (Instant::now(), 0_u32);
+    while began.elapsed() < during {
+        for (n, to) in to.iter().enumerate() {
+            let line = format!("{name}.{}:1|c", (sent + n as u32) % 40);
+            socket.send_to(line.as_bytes(), to).expect("sent");
+        }
+        sent += 1;
+        pause_ms(2);
+    }
+    f64::from(sent) * to.len() as f64
+}
+
+#[test]
+fn what_was_sent_to_any_node_is_at_the_sinks_once_while_nodes_come_and_go() {
+    let (runtime, dir) = (runtime(), tempfile::tempdir().expect("a folder"));
+    let (bus, table) = (MemoryBus::new(MemoryOptions::default()), Table::default());
+    let start = |name: &str, role: &str| node(&runtime, &bus, &table, dir.path(), name, role);
+    let (a, b, c) = (start("a", "edge+global"), start("b", "edge+global"), start("c", "edge"));
+    let mut sent = send(&[a.udp, b.udp, c.udp], "all", Duration::from_secs(3));
+    // One that merges leaves, and comes back; then an edge does.
+    stop(&runtime, b);
+    sent += send(&[a.udp, c.udp], "all", Duration::from_secs(2));
+    let b = start("b", "edge+global");
+    stop(&runtime, c);
+    sent += send(&[a.udp, b.udp], "all", Duration::from_secs(3));
+    until("all of it is there", || table.sum("all.") >= sent);
+    assert_eq!(table.sum("all."), sent);
+    let status: serde_json::Value = serde_json::from_str(&get(a.http, "/api/v1/cluster", "").1).expect("JSON");
+    assert_eq!(status["partitions"].as_array().map(Vec::len), Some(8), "{status}");
+    stop(&runtime, a);
+    stop(&runtime, b);
+}
+
+#[test]
+fn a_bus_that_is_away_costs_nothing_that_was_sent_meanwhile() {
+    let (runtime, dir) = (runtime(), tempfile::tempdir().expect("a folder"));
+    let (bus, table) = (MemoryBus::new(MemoryOptions::default()), Table::default());
+    let start = |name: &str, role: &str| node(&runtime, &bus, &table, dir.path(), name, role);
+    let (edge, global) = (start("edge", "edge"), start("global", "global"));
+    let mut sent = send(&[edge.udp], "away", Duration::from_secs(2));
+    bus.set_fault(MemoryFault::Away);
+    sent += send(&[edge.udp], "away", Duration::from_secs(8));
+    bus.set_fault(MemoryFault::None);
+    sent += send(&[edge.udp], "away", Duration::from_secs(2));
+    until("all of it is there", || table.sum("away.") >= sent);
+    assert_eq!(table.sum("away."), sent);
+    stop(&runtime, edge);
+    stop(&runtime, global);
+}
