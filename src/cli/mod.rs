@@ -7,6 +7,7 @@ mod beat_job;
 mod capture;
 mod check;
 mod client;
+mod cluster;
 mod explain;
 mod figures;
 mod import;
@@ -83,6 +84,8 @@ enum Command {
     Tail(tail::TailArgs),
     /// Ask a running daemon who is there: list, show, check, wait, events, maintenance, forget
     Presence(presence::PresenceArgs),
+    /// Prepare the bus of a cluster, and ask a node about it: init, status, drain, explain
+    Cluster(cluster::ClusterArgs),
     /// Send lines
     Send(send::SendArgs),
     /// Generate load to size a machine; prints as JSON exactly what was sent
@@ -150,6 +153,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "top")]
         Command::Top(args) => top::run(&args),
         Command::Presence(args) => presence::run(&args),
+        Command::Cluster(args) => cluster::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Import(args) => import::run(&args),

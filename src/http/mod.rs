@@ -13,6 +13,7 @@
 //! | `GET /api/v1/openapi.json` | the routes as OpenAPI 3.1 |
 //! | `GET /api/v1/events[?since=&limit=&kind=&q=]` | the last 1,000 things that happened, newest first |
 //! | `GET /api/v1/senders[?by=&sender=&q=&limit=]` | who sends what, and which tags explode |
+//! | `GET /api/v1/cluster` | nodes, partitions and edges of the cluster that this node is in |
 //! | `GET /login`, `POST /login`, `POST /logout` | the form that asks a browser for the token, and its cookie |
 //! | `GET /assets/NAME` | stylesheets and scripts |
 //! | `GET /api/v1/stream[?topics=&id=…]` | a stream of intervals and of what happens |
@@ -26,6 +27,7 @@
 //! | `GET /api/v1/jobs[?service=&state=&after=&limit=]` | jobs with their last runs |
 //! | `GET /presence/SERVICE` | one service: instances, the last day, events; forms for changes |
 //! | `GET /api/v1/presence/events[?since=ID]` | the last 1,000 events; a stream with `Accept: text/event-stream` |
+//! | `POST /api/v1/cluster/drain` | lets this node give up its partitions; it needs the token |
 //! | `POST /api/v1/notify/test` | sends a test alert to the targets of notifications; it needs the token |
 //! | `GET /api/v1/presence/peer[?since=CURSOR]` | what this node has heard, for other observers; it needs their token |
 //! | `POST /api/v1/presence/maintenance`, `DELETE /api/v1/presence/SERVICE[/INSTANCE]` | changes; they always need the token |
@@ -42,6 +44,7 @@
 mod access;
 mod assets;
 mod caching;
+mod cluster;
 mod config;
 mod events;
 mod explain;
@@ -69,12 +72,13 @@ use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use utoipa::ToSchema;
 
+use crate::cluster_driver::StatusBoard;
 use crate::explain::Explainer;
 use crate::flush::FlusherHandle;
 use crate::history::History;
@@ -153,6 +157,8 @@ pub struct AppState {
     pub config: Arc<Effective>,
     /// Sends test alerts.
     pub tester: Tester,
+    /// What is known of the cluster; `None` if this node is in none.
+    pub cluster: Option<StatusBoard>,
 }
 
 /// Most event streams at a time.
@@ -209,6 +215,8 @@ fn router(state: AppState) -> Router {
         .route("/api/v1/openapi.json", get(openapi::document))
         .route("/api/v1/events", get(events::events))
         .route("/api/v1/senders", get(senders::senders))
+        .route("/api/v1/cluster", get(cluster::cluster))
+        .route("/api/v1/cluster/drain", post(cluster::drain))
         .route("/assets/{name}", get(assets::asset))
         .merge(login::routes())
         .route("/api/v1/stream", get(stream::stream))

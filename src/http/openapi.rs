@@ -15,8 +15,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use crate::web::{self, Nothing, Parameters};
 
 use super::{
-    assets, caching, events, history, jobs, listing, login, notify, pages, presence, senders, series, snapshot, stream,
-    tail,
+    assets, caching, cluster, events, history, jobs, listing, login, notify, pages, presence, senders, series,
+    snapshot, stream, tail,
 };
 
 /// An error of any route.
@@ -60,6 +60,8 @@ struct Problem {
         stream::stream,
         tail::tail,
         senders::senders,
+        cluster::cluster,
+        cluster::drain,
         series::list,
         series::details,
         history::points,
