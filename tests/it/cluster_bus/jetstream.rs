@@ -200,18 +200,9 @@ async fn reads_of_a_quiet_bus_cost_one_request_for_all_partitions() {
     bus.close().await.expect("closed");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn long_pages_are_bounded_and_a_consumer_that_is_gone_is_made_anew() {
-    let Some(program) = program() else { return };
-    let folder = tempfile::tempdir().expect("a folder");
-    let servers = start(&program, folder.path(), 1, &["-js"]);
-    let bus = JetStreamBus::connect(options(&servers, 0)).expect("options");
-    connected(&bus).await;
-    bus.prepare().await.expect("prepared");
-    for n in 0..30_u8 {
-        bus.put_batch(1, &edge(), 0.5, vec![n; 400 << 10].into()).await.expect("stored");
-    }
-    let (mut all, mut from, mut pages) = (Vec::new(), 1, 0);
+/// All from a sequence on, by the first byte of each, and how many pages they were.
+async fn first_bytes(bus: &JetStreamBus, mut from: u64) -> (Vec<u8>, usize, u64) {
+    let (mut all, mut pages) = (Vec::new(), 0);
     loop {
         let page = bus.batches(1, from).await.expect("read");
         let bytes: usize = page.batches.iter().map(|batch| batch.payload.len()).sum();
@@ -220,11 +211,54 @@ async fn long_pages_are_bounded_and_a_consumer_that_is_gone_is_made_anew() {
         from = page.batches.last().map_or(from, |batch| batch.sequence + 1);
         pages += 1;
         if page.is_end {
-            break;
+            return (all, pages, from);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_are_bounded_and_what_a_consumer_can_not_give_is_read_without_it() {
+    let Some(program) = program() else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let servers = start(&program, folder.path(), 1, &["-js"]);
+    let bus = JetStreamBus::connect(options(&servers, 0)).expect("options");
+    connected(&bus).await;
+    bus.prepare().await.expect("prepared");
+    let put = async |n: u8| bus.put_batch(1, &edge(), 0.5, vec![n; 400 << 10].into()).await.expect("stored");
+    for n in 0..30 {
+        put(n).await;
+    }
+    let (all, pages, from) = first_bytes(&bus, 1).await;
     assert!(pages >= 3, "{pages} pages");
     assert_eq!(all, (0..30).collect::<Vec<u8>>());
+
+    // Its consumer is deleted.
+    let found = servers[0].monitor("/jsz?accounts=true&streams=true&consumers=true").expect("streams");
+    let streams = found["account_details"][0]["stream_detail"].as_array().expect("streams");
+    let stream = streams.iter().find(|stream| stream["name"] == "SYSTOLE_P0").expect("the stream");
+    let consumers = stream["consumer_detail"].as_array().expect("consumers");
+    assert_eq!(consumers.len(), 1, "{consumers:?}");
+    let name = consumers[0]["name"].as_str().expect("a name");
+    let mut connection = TcpStream::connect(("127.0.0.1", servers[0].port)).expect("connected");
+    write!(connection, "CONNECT {{}}\r\nPUB $JS.API.CONSUMER.DELETE.SYSTOLE_P0.{name} 0\r\n\r\nPING\r\n")
+        .expect("sent");
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"PONG\r\n") {
+        let mut byte = [0];
+        connection.read_exact(&mut byte).expect("an answer");
+        answer.push(byte[0]);
+    }
+    for n in 30..40 {
+        put(n).await;
+    }
+    let (all, _, from) = first_bytes(&bus, from).await;
+    assert_eq!(all, (30..40).collect::<Vec<u8>>());
+
+    // Who knows of more than the leader has does not call that the end.
+    let error = bus.batches(1, from + 1).await.expect_err("there never was so much").to_string();
+    assert!(error.contains("has yet to catch up"), "{error}");
+    let error = bus.bodies(1, &[1, from]).await.expect_err("nor that").to_string();
+    assert!(error.contains("has yet to catch up"), "{error}");
     bus.close().await.expect("closed");
 }
 
