@@ -390,7 +390,7 @@ fn next(counter: &mut u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::testing::{TestBus, node, node_of, terms};
-    use super::super::{Finding, NodeName, Terms};
+    use super::super::{Command, Finding, NodeName, Terms};
 
     #[test]
     fn a_node_tells_what_it_owns_and_whom_it_sees() {
@@ -475,6 +475,40 @@ mod tests {
         for (before, now) in after.iter().zip(owners(&bus)) {
             assert!(*before == now || before.as_ref().is_some_and(|node| node.as_str() == "b"));
         }
+    }
+
+    #[test]
+    fn nothing_is_emitted_before_the_record_that_seals_it_holds() {
+        let (mut bus, mut node) = (TestBus::default(), node("a", 1));
+        bus.batch("e", 1, 100, 10.0);
+        bus.run(&mut [&mut node], 0.0, 10.5);
+        bus.allows = |command| !matches!(command, Command::WriteRecord { .. });
+        bus.run(&mut [&mut node], 10.5, 14.0);
+        assert_eq!((bus.emitted.len(), bus.record(0).sealed), (0, 0));
+        bus.allows = |_| true;
+        bus.run(&mut [&mut node], 14.0, 18.0);
+        assert_eq!((bus.emitted.len(), bus.record(0).sealed), (2, 100));
+    }
+
+    #[test]
+    fn who_was_paused_is_fenced_by_the_record_of_who_took_over() {
+        let (mut bus, mut first, mut second) = (TestBus::default(), node("a", 1), node("b", 1));
+        bus.batch("e", 1, 100, 10.0);
+        bus.run(&mut [&mut first], 0.0, 12.0);
+        assert_eq!((first.owned().count(), bus.record(0).sealed), (2, 100));
+        bus.batch("e", 2, 101, 20.0);
+        bus.run(&mut [&mut second], 12.0, 24.0);
+        assert_eq!((second.owned().count(), bus.record(0).sealed), (2, 101));
+        bus.batch("e", 3, 102, 30.0);
+        // It believes itself the owner, and is trusted again.
+        assert_eq!(first.owned().count(), 2);
+        bus.run(&mut [&mut first], 31.0, 33.0);
+        assert!(first.is_trusted(33.0) && first.owned().count() == 0);
+        assert_eq!((bus.record(0).sealed, owners(&bus)), (101, vec![Some("b".parse().expect("a name")); 2]));
+        let mut emitted: Vec<_> = bus.emitted.iter().map(|one| (one.interval, one.owner.node.as_str())).collect();
+        emitted.dedup();
+        // That the first one was taken by the sinks was not written yet.
+        assert_eq!(emitted, [(100, "a"), (100, "b"), (101, "b")]);
     }
 
     #[test]

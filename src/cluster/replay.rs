@@ -349,4 +349,32 @@ mod tests {
         assert_eq!(account(2), heard(vec![partial]));
         assert_eq!(account(3), heard(vec![]));
     }
+
+    #[test]
+    fn a_reader_begins_with_the_first_batch_of_an_open_interval() {
+        // One of 102 has come before the cut of 101.
+        let (_, replay) = read(&[header("a", 1, 100), header("b", 1, 102), header("a", 2, 101), header("a", 3, 103)]);
+        assert_eq!(
+            [(99, 0), (100, 1), (101, 3), (102, 3)].map(|(base, cut)| replay.resume_after(base, cut)),
+            [1, 2, 2, 4]
+        );
+        assert_eq!(replay.resume_after(103, 4), 5);
+    }
+
+    #[test]
+    fn messages_of_intervals_far_ahead_are_put_away_and_read_again() {
+        let headers: Vec<BatchHeader> = (1..=MOST_OPEN_INTERVALS as u64 + 2).map(|n| header("a", n, 99 + n)).collect();
+        let (_, mut replay) = read(&headers);
+        let last = 99 + headers.len() as u64;
+        let away = |replay: &Replay| replay.put_away(last, 99).collect::<Vec<_>>();
+        assert_eq!((away(&replay), replay.put_away(100, 99).count()), (vec![headers.len() as u64], 0));
+        assert_eq!((replay.bodies(last, 99).count(), replay.ids(last, 99).len()), (0, 1));
+        let again = batch(headers.len() as u64, &headers[headers.len() - 1], 0.0);
+        replay.take_bodies(&away(&replay), &[again]);
+        assert_eq!((away(&replay), replay.bodies(last, 99).count()), (vec![], 1));
+        // One that is gone is waited for no longer.
+        let before = replay.put_away(last - 1, 99).collect::<Vec<_>>();
+        replay.take_bodies(&before, &[]);
+        assert_eq!((replay.put_away(last - 1, 99).count(), replay.bodies(last - 1, 99).count()), (0, 0));
+    }
 }

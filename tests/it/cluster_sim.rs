@@ -2,6 +2,11 @@
 //! reorders and doubles messages, fails over and says yes to two at once; nodes crash, stop and come back, their clocks
 //! differ, and sinks are slow. In the end all that was emitted is compared with what one node would have said.
 //!
+//! Some rules only save work, and nothing is wrong without them: a record of which nothing was seen for long may be given
+//! up instead of sent again (whoever wrote the first one that is valid finds out), a node that is not trusted may seal (the
+//! record decides; there are more doubles), and a batch in flight may be dropped from a spool (it is counted if it never
+//! came). That a refused record is not written again behind the one that won is what fences.
+//!
 //! `SYSTOLE_TEST_CLUSTER_SEEDS` is the number of seeds, `SYSTOLE_TEST_CLUSTER_FIRST` the first one.
 
 mod bus;
