@@ -308,9 +308,11 @@ fn partitions(out: &mut String, status: &Value) {
     }
     let ours = list(status, "partitions").filter(|one| one["is_ours"] == true).count();
     let catching_up = list(status, "partitions").filter(|one| one["catching_up"] == true).count();
-    let waiting: f64 = list(status, "partitions").map(|one| number(&one["unemitted"])).sum();
+    // What is marked as emitted is in the record with the next interval, so of others nothing can be said.
+    let own = list(status, "partitions").filter(|one| one["is_ours"] == true);
+    let waiting: f64 = own.map(|one| number(&one["unemitted"])).sum();
     let _ = writeln!(
         out,
-        "partitions  {count}, {ours} here; {catching_up} catching up, {waiting} sealed intervals wait for sinks"
+        "partitions  {count}, {ours} here; {catching_up} catching up, {waiting} sealed intervals wait for sinks here"
     );
 }

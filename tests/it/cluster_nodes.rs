@@ -10,7 +10,7 @@ use systole::internals::cluster_bus::{MemoryBus, MemoryFault, MemoryOptions};
 use systole::{Config, Daemon, Delivery, DriverOptions, Receipt, Running, Sink, SinkError, Snapshot};
 use tokio::runtime::Runtime;
 
-use crate::support::{get, pause_ms, until};
+use crate::support::{get, pause_ms, systole, text, until};
 
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -116,6 +116,9 @@ fn what_was_sent_to_any_node_is_at_the_sinks_once_while_nodes_come_and_go() {
     assert_eq!(table.sum("all."), sent);
     let status: serde_json::Value = serde_json::from_str(&get(a.http, "/api/v1/cluster", "").1).expect("JSON");
     assert_eq!(status["partitions"].as_array().map(Vec::len), Some(8), "{status}");
+    let said = systole(&["cluster", "status", "--url", &format!("http://{}", a.http)], b"");
+    let screen = text(&said.stdout);
+    assert!(screen.starts_with("All is well.\n\nnode        a (edge+global)\n") && said.status.success(), "{screen}");
     stop(&runtime, a);
     stop(&runtime, b);
 }
@@ -135,4 +138,13 @@ fn a_bus_that_is_away_costs_nothing_that_was_sent_meanwhile() {
     assert_eq!(table.sum("away."), sent);
     stop(&runtime, edge);
     stop(&runtime, global);
+}
+
+#[test]
+fn a_sink_that_would_lose_what_it_gathers_is_a_mistake() {
+    let text = "[cluster]\nrole = \"global\"\nlate = \"amend\"\n[[sink]]\ntype = \"prometheus\"\ninterval = \"20s\"\n";
+    let problems = Config::parse(text).expect_err("mistakes").to_string();
+    for part in ["`bus = [\"127.0.0.1:4222\"]` is right", "has the interval of the cluster", "`cluster.late = \"drop\"` is right"] {
+        assert!(problems.contains(part), "{part}: {problems}");
+    }
 }
