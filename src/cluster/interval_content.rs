@@ -13,10 +13,10 @@ use crate::snapshot::{Snapshot, merge_timestamped};
 use crate::telemetry::{ClusterAccount, ClusterPartitionAccount, Ledger, ListenerAccount};
 
 use super::batch::{Batch, EdgeAccount, merge_contents};
+use super::carried::Carried;
 use super::content::{Content, Emission};
 use super::replay::Account;
 use super::roster::Finding;
-use super::standing::Standing;
 use super::{Interval, NodeName};
 
 /// Most messages that can't be read of which it is said why.
@@ -67,7 +67,7 @@ impl MergedInterval {
 
 impl Content for IntervalContent {
     type Merged = MergedInterval;
-    type Gauges = Standing;
+    type Gauges = Carried;
 
     fn merge<'a>(&self, messages: impl Iterator<Item = &'a [u8]>) -> MergedInterval {
         let mut merged = MergedInterval::default();
@@ -95,7 +95,7 @@ impl Content for IntervalContent {
         merged
     }
 
-    fn follow(&self, standing: &mut Standing, interval: Interval, merged: &MergedInterval) {
+    fn follow(&self, standing: &mut Carried, interval: Interval, merged: &MergedInterval) {
         standing.follow(self, interval, &merged.points);
     }
 }
@@ -143,7 +143,7 @@ impl IntervalContent {
     pub fn snapshot(&self, emissions: Vec<Emission<IntervalContent>>) -> Snapshot {
         let Some(first) = emissions.first() else { return Snapshot::default() };
         let mut whole = self.empty(first.interval);
-        let (mut ledger, mut told) = (None, Told::default());
+        let (mut ledger, mut told) = (None, BatchFindings::default());
         for Emission { partition, merged, standing, account, .. } in emissions {
             if partition == ACCOUNTS {
                 ledger = Some(merged.ledger.as_deref().cloned().unwrap_or_default());
@@ -225,13 +225,13 @@ fn unite_rules(whole: &mut Snapshot, part: &Snapshot) {
 
 /// What is told of batches, of all partitions of a snapshot together.
 #[derive(Default)]
-struct Told {
+struct BatchFindings {
     account: ClusterAccount,
     behind: BTreeSet<NodeName>,
     is_sealed: bool,
 }
 
-impl Told {
+impl BatchFindings {
     fn add(&mut self, partition: u16, merged: &MergedInterval, account: Option<&Account>) {
         let mut own = ClusterPartitionAccount { unreadable: merged.unreadable, ..ClusterPartitionAccount::default() };
         let mut partial: BTreeSet<&NodeName> = BTreeSet::new();
@@ -362,7 +362,7 @@ mod tests {
             cut: 1,
             owner: SessionId { node: name("g"), start: 1 },
             merged,
-            standing: Standing::default(),
+            standing: Carried::default(),
             account,
             batches: Vec::new(),
         }
@@ -377,7 +377,7 @@ mod tests {
     /// What sinks get of intervals of one partition.
     fn follow(
         content: &IntervalContent,
-        standing: &mut Standing,
+        standing: &mut Carried,
         interval: Interval,
         messages: &[Vec<u8>],
     ) -> Vec<String> {
@@ -389,7 +389,7 @@ mod tests {
     #[test]
     fn gauges_idle_series_and_longer_intervals_go_on_over_intervals_and_checkpoints() {
         let content = content(|_| ());
-        let mut standing = Standing::default();
+        let mut standing = Carried::default();
         let first = message(
             "a",
             &[counter("c", 1.0), counter("slow", 2.0)],
@@ -408,7 +408,7 @@ mod tests {
         ];
         for (interval, (messages, expected)) in (FIRST + 1..).zip(expected) {
             let bytes = postcard::to_stdvec(&standing).expect("encoded");
-            let mut other: Standing = postcard::from_bytes(&bytes).expect("what was written");
+            let mut other: Carried = postcard::from_bytes(&bytes).expect("what was written");
             assert_eq!(postcard::to_stdvec(&other).expect("encoded"), bytes);
             let own = follow(&content, &mut standing, interval, &messages);
             assert_eq!(

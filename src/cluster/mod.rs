@@ -18,7 +18,7 @@
 //! | `roster` | which edges there are, by the log alone |
 //! | `replay` | what an owner has read: batches by interval, and the account of an interval |
 //! | `interval_content` | how batches of lines are merged, and what sinks get of them |
-//! | `standing` | what an interval leaves to those after it |
+//! | `carried` | what an interval leaves to those after it |
 //! | `gauges` | the gauges that stand before an interval, and their checkpoints |
 //! | `away` | when a missing batch is excused |
 //! | `owner` | one partition: seal, emit, mark |
@@ -32,6 +32,7 @@
 mod away;
 pub mod batch;
 mod bus;
+mod carried;
 mod content;
 mod edge;
 mod gauges;
@@ -44,12 +45,12 @@ mod record;
 mod replay;
 mod roster;
 mod session;
-mod standing;
 #[cfg(test)]
 mod testing;
 mod view;
 
 pub use bus::{Command, Event, Position, Sequence, Stored, StoredBatch};
+pub use carried::Carried;
 pub use content::{BatchId, Content, Emission};
 pub use edge::{Edge, EdgeOptions, Heard, Publish, SavedEdge, Sealed};
 pub use interval_content::{ContentOptions, IntervalContent, MergedInterval};
@@ -61,7 +62,6 @@ pub use record::{Amendment, Chain, Record};
 pub use replay::{Account, LateBatch};
 pub use roster::{Finding, Member, Roster};
 pub use session::{Session, SessionId};
-pub use standing::Standing;
 pub use view::{EdgeView, NodeView, PartitionView};
 
 /// The number of an interval: its start in Unix seconds, divided by its length.

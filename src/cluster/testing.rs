@@ -178,7 +178,7 @@ impl TestBus {
             }
             for command in commands {
                 if (self.allows)(&command)
-                    && let Some(event) = self.answer(command, now)
+                    && let Some(event) = self.reply(command, now)
                 {
                     node.take(event, now);
                 }
@@ -186,7 +186,7 @@ impl TestBus {
         }
     }
 
-    fn answer(&mut self, command: Command<Emission<Bodies>>, now: f64) -> Option<Event> {
+    fn reply(&mut self, command: Command<Emission<Bodies>>, now: f64) -> Option<Event> {
         let stored = self.time(now);
         let mut next = || {
             self.sequence += 1;

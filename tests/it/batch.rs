@@ -8,7 +8,7 @@ use systole::internals::aggregate::{Sum, Timer, TimerPolicy};
 use systole::internals::cluster::batch::{
     Batch, BatchHeader, FORMAT, Flags, MESSAGE_BYTES, encode, merge, partition, partition_of,
 };
-use systole::internals::cluster::{Content, ContentOptions, Emission, IntervalContent, SessionId, Standing};
+use systole::internals::cluster::{Carried, Content, ContentOptions, Emission, IntervalContent, SessionId};
 use systole::internals::protocol::Kind;
 use systole::internals::rollup::RegistryOptions;
 use systole::internals::series::Series;
@@ -146,7 +146,7 @@ fn ten_edges_are_merged_one_partition_at_a_time() {
         let messages = edges.iter().flat_map(|edge| &edge[usize::from(partition)]);
         let merged = content.merge(messages.map(|message| &message[..]));
         assert_eq!(merged.unreadable(), 0);
-        let mut standing = Standing::default();
+        let mut standing = Carried::default();
         content.follow(&mut standing, 170_000_000, &merged);
         let owner = SessionId { node: "g".parse().expect("a name"), start: 1 };
         let (batches, account) = (Vec::new(), None);

@@ -20,22 +20,22 @@ const ROUNDING: f64 = 1e-9;
 
 /// What stands at the end of an interval of a partition.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct Carried {
     state: Arc<State>,
     /// What of it is emitted in the interval. A checkpoint goes without: the next interval has its own.
     emitted: Arc<Snapshot>,
 }
 
-impl Serialize for Standing {
+impl Serialize for Carried {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.state.serialize(serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Standing {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Standing, D::Error> {
+impl<'de> Deserialize<'de> for Carried {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Carried, D::Error> {
         let state = Arc::new(State::deserialize(deserializer)?);
-        Ok(Standing { state, emitted: Arc::default() })
+        Ok(Carried { state, emitted: Arc::default() })
     }
 }
 
@@ -78,7 +78,7 @@ struct Next<'a> {
     out: Snapshot,
 }
 
-impl Standing {
+impl Carried {
     /// What of it is emitted in its interval: gauges, zeros, and series whose longer interval is over. What was merged of
     /// those is not emitted by itself.
     pub(super) fn emitted(&self) -> Arc<Snapshot> {
