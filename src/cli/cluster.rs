@@ -226,6 +226,10 @@ fn report(status: &Value) -> (String, usize) {
     if let Some(ahead) = status["clock_ahead_secs"].as_f64().filter(|ahead| ahead.abs() > 1.0) {
         problems.push(format!("the clock of this node differs from that of the bus by {}", delay(ahead)));
     }
+    let differing: Vec<String> = list(status, "other_settings").map(text).collect();
+    if !differing.is_empty() {
+        problems.push(format!("edges with other settings than this node: {}", differing.join(", ")));
+    }
     let ownerless = list(status, "partitions").filter(|one| one["is_owner_live"] != true).count();
     if ownerless > 0 {
         problems.push(format!("{ownerless} partitions have no live owner"));

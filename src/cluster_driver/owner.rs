@@ -1,12 +1,13 @@
 //! The thread of a node that owns partitions: carries the commands of its machine to the bus and the answers back, and
 //! intervals to the sinks.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::cluster::{Command, Emission, Event, IntervalContent, Node, NodeName, NodeOptions};
+use crate::cluster::{Command, Emission, Event, Finding, IntervalContent, Node, NodeName, NodeOptions};
 use crate::cluster_bus::{Bus, BusError};
 use crate::snapshot::{DeliveryGuard, Snapshot};
 use crate::supervise::Part;
@@ -141,14 +142,7 @@ impl OwnerDriver {
         let owned = self.node.owned().count();
         while let Ok(room) = self.merged.try_reserve() {
             let Some(group) = self.emissions.next(owned, now) else { return };
-            for emission in group.emissions.iter().filter(|emission| emission.merged.unreadable() > 0) {
-                tracing::error!(
-                    partition = emission.partition,
-                    batches = emission.merged.unreadable(),
-                    why = emission.merged.errors().join("; "),
-                    "batches of an interval cannot be read; they are left out"
-                );
-            }
+            group.emissions.iter().for_each(|emission| self.report(emission));
             let (events, positions) = (self.events.0.clone(), group.positions.clone());
             let mut snapshot = self.content.snapshot(group.emissions);
             snapshot.delivery = Some(DeliveryGuard::new(move || {
@@ -159,6 +153,34 @@ impl OwnerDriver {
             self.emissions.offered(group.positions, now + PATIENCE * self.interval_secs);
             room.send(snapshot);
         }
+    }
+
+    /// Logs what is wrong with the batches of an interval, and names edges with other settings.
+    fn report(&self, emission: &Emission<IntervalContent>) {
+        if emission.merged.unreadable() > 0 {
+            tracing::error!(
+                partition = emission.partition,
+                batches = emission.merged.unreadable(),
+                why = emission.merged.errors().join("; "),
+                "batches of an interval cannot be read; they are left out"
+            );
+        }
+        // Every partition has all edges, so one of them tells.
+        let Some(account) = emission.account.as_ref().filter(|_| emission.partition == 0) else { return };
+        let differs = |finding: &Finding| match finding {
+            Finding::OtherConfig { edge, .. } => Some(edge.to_string()),
+            _ => None,
+        };
+        let differing: BTreeSet<String> = account.findings.iter().filter_map(differs).collect();
+        self.status.change(|status| {
+            for edge in differing.iter().filter(|edge| !status.other_settings.contains(*edge)) {
+                tracing::warn!(
+                    edge,
+                    "an edge has other settings than this node (interval, percentiles, rules and the like); give all nodes the same"
+                );
+            }
+            status.other_settings = differing;
+        });
     }
 
     fn publish(&mut self, now: f64) {

@@ -1,5 +1,6 @@
 //! What a node knows of its cluster, for the API, the page and the command line.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -24,6 +25,8 @@ pub struct ClusterStatus {
     pub is_draining: bool,
     /// The edge, if it is one.
     pub edge: Option<EdgeStatus>,
+    /// Edges whose settings differ from those of this node, as of the last interval; the owner of partition 0 knows.
+    pub other_settings: BTreeSet<String>,
     /// All nodes that were seen; of an edge alone, itself.
     pub nodes: Vec<NodeView>,
     /// All partitions; none of an edge alone.

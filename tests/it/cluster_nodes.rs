@@ -144,7 +144,11 @@ fn a_bus_that_is_away_costs_nothing_that_was_sent_meanwhile() {
 fn a_sink_that_would_lose_what_it_gathers_is_a_mistake() {
     let text = "[cluster]\nrole = \"global\"\nlate = \"amend\"\n[[sink]]\ntype = \"prometheus\"\ninterval = \"20s\"\n";
     let problems = Config::parse(text).expect_err("mistakes").to_string();
-    for part in ["`bus = [\"127.0.0.1:4222\"]` is right", "has the interval of the cluster", "`cluster.late = \"drop\"` is right"] {
+    for part in [
+        "`bus = [\"127.0.0.1:4222\"]` is right",
+        "has the interval of the cluster",
+        "`cluster.late = \"drop\"` is right",
+    ] {
         assert!(problems.contains(part), "{part}: {problems}");
     }
 }
