@@ -69,7 +69,7 @@ mod tests {
         }
 
         /// Has all partitions go where they should; how many went.
-        fn settle(&mut self) -> usize {
+        fn assign(&mut self) -> usize {
             self.nodes.sort();
             let nodes: Vec<&str> = self.nodes.iter().map(String::as_str).collect();
             let place = |owner: &String| nodes.iter().position(|node| node == owner);
@@ -94,13 +94,13 @@ mod tests {
             let mut fleet = Fleet::new(partitions);
             for count in 1..=40 {
                 fleet.nodes.push(format!("node-{}", count * 7919 % 41));
-                assert!(fleet.settle() <= partitions.div_ceil(count), "{count}th of {partitions}");
-                assert_eq!(fleet.settle(), 0);
+                assert!(fleet.assign() <= partitions.div_ceil(count), "{count}th of {partitions}");
+                assert_eq!(fleet.assign(), 0);
             }
             while fleet.nodes.len() > 1 {
                 let share = partitions.div_ceil(fleet.nodes.len());
                 fleet.nodes.remove(fleet.nodes.len() * 3 / 5);
-                assert!(fleet.settle() <= share);
+                assert!(fleet.assign() <= share);
             }
         }
         assert!(preferred(&[], &[None; 64]).is_empty());

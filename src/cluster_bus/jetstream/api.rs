@@ -242,7 +242,7 @@ impl Api {
     }
 
     /// Does something within a time.
-    pub(super) async fn within<T>(
+    pub(super) async fn limited<T>(
         &self,
         limit: Duration,
         act: impl Future<Output = Result<T, BusError>>,

@@ -52,7 +52,7 @@ pub(super) async fn write(api: &Api, subject: &str, seed: u64, payload: Bytes) -
     for number in 0..chunks {
         let bytes = payload.slice(number * CHUNK_BYTES..payload.len().min((number + 1) * CHUNK_BYTES));
         let header = (CHUNK, Chunk { id, number, chunks }.encode());
-        let sequence = api.within(LIMIT, api.put(subject, &[header], bytes)).await?;
+        let sequence = api.limited(LIMIT, api.put(subject, &[header], bytes)).await?;
         first.get_or_insert(sequence);
     }
     Ok(first.expect("there is at least one chunk"))
@@ -65,7 +65,7 @@ pub(super) async fn read(
     subject: &str,
     sequence: Sequence,
 ) -> Result<Option<Bytes>, BusError> {
-    let get = async |which| api.within(LIMIT, api.get(&stream.name, &which)).await;
+    let get = async |which| api.limited(LIMIT, api.get(&stream.name, &which)).await;
     let Some(message) = get(json!({ "seq": sequence })).await? else { return gone(api, stream, sequence).await };
     let Some(begin) = Chunk::of(&message).filter(|chunk| chunk.number == 0 && message.subject == subject) else {
         return Ok(None);

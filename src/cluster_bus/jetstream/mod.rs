@@ -180,12 +180,12 @@ impl JetStreamBus {
         self.api.requests.load(Ordering::Relaxed)
     }
 
-    fn within<'a, T: 'a>(
+    fn limited<'a, T: 'a>(
         &'a self,
         limit: Duration,
         act: impl Future<Output = Result<T, BusError>> + Send + 'a,
     ) -> Answer<'a, T> {
-        Box::pin(self.api.within(limit, act))
+        Box::pin(self.api.limited(limit, act))
     }
 
     async fn prepare_all(&self) -> Result<(), BusError> {
@@ -256,47 +256,47 @@ fn at(readers: &[Reader], partition: u16) -> Result<&Reader, BusError> {
 
 impl Bus for JetStreamBus {
     fn prepare(&self) -> Answer<'_, ()> {
-        self.within(PREPARE_LIMIT, self.prepare_all())
+        self.limited(PREPARE_LIMIT, self.prepare_all())
     }
 
     fn put_batch(&self, partition: u16, edge: &NodeName, sent: f64, payload: Bytes) -> Answer<'_, ()> {
         let subject = self.streams.batch(partition, edge);
-        self.within(PUT_BATCH_LIMIT, async move {
+        self.limited(PUT_BATCH_LIMIT, async move {
             self.api.put(&subject, &[(SENT, sent.to_string())], payload).await.map(|_| ())
         })
     }
 
     fn put_session(&self, node: &NodeName, payload: Bytes) -> Answer<'_, Sequence> {
         let subject = self.streams.session(node);
-        self.within(LIMIT, async move { self.api.put(&subject, &[], payload).await })
+        self.limited(LIMIT, async move { self.api.put(&subject, &[], payload).await })
     }
 
     fn sessions(&self) -> Answer<'_, Vec<Stored>> {
-        self.within(LIMIT, self.read_sessions())
+        self.limited(LIMIT, self.read_sessions())
     }
 
     fn last_record(&self, partition: u16) -> Answer<'_, Option<Stored>> {
         let which = json!({ "last_by_subj": self.streams.record(partition) });
-        self.within(LIMIT, async move {
+        self.limited(LIMIT, async move {
             let found = self.api.get(&self.streams.records.name, &which).await?;
             Ok(found.map(api::Raw::into_stored))
         })
     }
 
     fn records(&self, partition: u16, after: Sequence) -> Answer<'_, Vec<Stored>> {
-        self.within(LIMIT, self.read_records(partition, after))
+        self.limited(LIMIT, self.read_records(partition, after))
     }
 
     fn write_record(&self, partition: u16, expected: Sequence, payload: Bytes) -> Answer<'_, ()> {
         let subject = self.streams.record(partition);
-        self.within(LIMIT, async move {
+        self.limited(LIMIT, async move {
             let header = ("Nats-Expected-Last-Subject-Sequence", expected.to_string());
             self.api.put(&subject, &[header], payload).await.map(|_| ())
         })
     }
 
     fn batches(&self, partition: u16, from: Sequence) -> Answer<'_, Page> {
-        self.within(LIMIT, async move {
+        self.limited(LIMIT, async move {
             let reader = at(&self.batches, partition)?;
             let read = reader.read(&self.api, self.streams.of(partition), from).await?;
             let batches = read.messages.into_iter().map(api::Raw::into_batch).collect();
@@ -305,7 +305,7 @@ impl Bus for JetStreamBus {
     }
 
     fn bodies(&self, partition: u16, sequences: &[Sequence]) -> Answer<'_, Vec<StoredBatch>> {
-        self.within(LIMIT, self.read_bodies(partition, sequences.to_vec()))
+        self.limited(LIMIT, self.read_bodies(partition, sequences.to_vec()))
     }
 
     fn write_checkpoint(&self, partition: u16, payload: Bytes) -> Answer<'_, Sequence> {
@@ -321,11 +321,11 @@ impl Bus for JetStreamBus {
 
     fn put_pulse(&self, edge: &NodeName, payload: Bytes) -> Answer<'_, ()> {
         let subject = self.streams.pulse(edge);
-        self.within(LIMIT, async move { self.api.put(&subject, &[], payload).await.map(|_| ()) })
+        self.limited(LIMIT, async move { self.api.put(&subject, &[], payload).await.map(|_| ()) })
     }
 
     fn pulses(&self, from: Sequence) -> Answer<'_, Pulses> {
-        self.within(LIMIT, async move {
+        self.limited(LIMIT, async move {
             let read = self.pulses.read(&self.api, &self.streams.pulses, from).await?;
             let pulses = read.messages.into_iter().map(api::Raw::into_stored).collect();
             Ok(Pulses { pulses, is_end: read.is_end, first: read.state.first, last: read.state.last })
@@ -339,7 +339,7 @@ impl Bus for JetStreamBus {
     fn close(&self) -> Answer<'_, ()> {
         Box::pin(async move {
             let flush = async { self.api.client.flush().await.map_err(|error| BusError::Failed(error.to_string())) };
-            let flushed = self.api.within(LIMIT, flush).await;
+            let flushed = self.api.limited(LIMIT, flush).await;
             self.api.connection.close();
             let _there_was_no_connection = tokio::time::timeout(LIMIT, self.api.client.drain()).await;
             flushed

@@ -68,11 +68,11 @@ pub(super) struct Reader {
     filter: String,
     /// What names of its consumers begin with; `None` to ask the leader for every message.
     name: Option<String>,
-    place: Mutex<Place>,
+    place: Mutex<Position>,
 }
 
 #[derive(Debug, Default)]
-struct Place {
+struct Position {
     /// Taken out while it is used: what happens to a read that is given up, nobody knows.
     consumer: Option<Consumer>,
     /// A consumer that we have asked for, until we were answered. It may be on a server that is gone, and is not asked for
@@ -173,7 +173,7 @@ impl Reader {
         stream: &Stream,
         name: &str,
         from: Sequence,
-        place: &mut Place,
+        place: &mut Position,
         messages: &mut Vec<Raw>,
     ) -> Result<bool, BusError> {
         // A consumer that the server has forgotten is made anew.
@@ -209,7 +209,7 @@ impl Reader {
         api: &Api,
         stream: &Stream,
         from: Sequence,
-        place: &mut Place,
+        place: &mut Position,
         read: &mut Read,
     ) -> Result<(), BusError> {
         let most = read.messages.len() + MOST_SINGLE;
@@ -241,7 +241,7 @@ impl Reader {
         api: &Api,
         stream: &Stream,
         prefix: &str,
-        place: &mut Place,
+        place: &mut Position,
         from: Sequence,
     ) -> Result<Consumer, BusError> {
         if let Some(name) = place.asked.take() {

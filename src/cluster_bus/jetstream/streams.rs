@@ -145,7 +145,7 @@ impl Stream {
         if sequence == 0 {
             return Ok(());
         }
-        let last = api.within(LIMIT, self.state(api)).await?.last;
+        let last = api.limited(LIMIT, self.state(api)).await?.last;
         if last >= sequence {
             return Ok(());
         }
