@@ -17,7 +17,7 @@ use crate::daemon::connect_bus;
 use crate::untrusted::Escaped;
 
 use super::client::{ClientArgs, refusal};
-use super::figures::{bytes, clock, delay};
+use super::figures::{bytes, clock, delay, percent};
 use super::{ConfigArgs, FAILED, load_config, print, print_error, sources};
 
 /// Longest wait of `init` for the bus.
@@ -219,25 +219,7 @@ fn text(value: &Value) -> String {
 
 /// The screen, and how many problems it names.
 fn report(status: &Value) -> (String, usize) {
-    let mut problems = Vec::new();
-    if status["connected"] != true {
-        problems.push(format!("the bus is {}", text(&status["bus"])));
-    }
-    if let Some(ahead) = status["clock_ahead_secs"].as_f64().filter(|ahead| ahead.abs() > 1.0) {
-        problems.push(format!("the clock of this node differs from that of the bus by {}", delay(ahead)));
-    }
-    let differing: Vec<String> = list(status, "other_settings").map(text).collect();
-    if !differing.is_empty() {
-        problems.push(format!("edges with other settings than this node: {}", differing.join(", ")));
-    }
-    let ownerless = list(status, "partitions").filter(|one| one["is_owner_live"] != true).count();
-    if ownerless > 0 {
-        problems.push(format!("{ownerless} partitions have no live owner"));
-    }
-    let lost = list(status, "partitions").filter(|one| one["log_lost"] == true).count();
-    if lost > 0 {
-        problems.push(format!("the bus has lost batches of {lost} partitions"));
-    }
+    let problems: Vec<String> = list(status, "problems").map(text).collect();
     let mut out = String::new();
     let _ = match problems.len() {
         0 => writeln!(out, "All is well."),
@@ -258,6 +240,19 @@ fn report(status: &Value) -> (String, usize) {
             edge["spooled_batches"],
             bytes(number(&edge["spooled_bytes"])),
             edge["dropped_batches"]
+        );
+    }
+    if status["last"].is_object() {
+        let last = &status["last"];
+        let behind: Vec<String> = list(last, "edges_behind").map(text).collect();
+        let behind = if behind.is_empty() { String::new() } else { format!("; behind: {}", behind.join(", ")) };
+        let _ = writeln!(
+            out,
+            "interval    up to {}: {} of {} edges, {} complete{behind}",
+            clock(number(&last["end"])),
+            last["edges_heard"],
+            last["edges_expected"],
+            percent(number(&last["completeness"])),
         );
     }
     nodes(&mut out, status);

@@ -1,6 +1,7 @@
 //! What connects a flusher with a cluster: where the intervals of this node go in place of its sinks, and where those of the
 //! cluster come from.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use tokio::sync::mpsc;
 
 use crate::rollup::Interval;
 use crate::snapshot::Snapshot;
+use crate::telemetry::{Concern, Warning};
 
 /// What an edge heard of an interval.
 #[derive(Clone, Debug)]
@@ -20,6 +22,27 @@ pub struct OwnInterval {
     pub is_last: bool,
 }
 
+/// Says what is wrong with the cluster. Cheap to clone.
+#[derive(Clone)]
+pub struct ClusterProblems(Arc<dyn Fn() -> Vec<String> + Send + Sync>);
+
+impl ClusterProblems {
+    /// Asks this whenever somebody looks.
+    pub fn new(ask: impl Fn() -> Vec<String> + Send + Sync + 'static) -> ClusterProblems {
+        ClusterProblems(Arc::new(ask))
+    }
+
+    pub(super) fn warnings(&self) -> impl Iterator<Item = Warning> {
+        (self.0)().into_iter().map(|text| Concern::Cluster.says(text))
+    }
+}
+
+impl fmt::Debug for ClusterProblems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterProblems").finish_non_exhaustive()
+    }
+}
+
 /// A flusher's links; without any it is no part of a cluster.
 #[derive(Debug, Default)]
 pub struct ClusterLinks {
@@ -27,6 +50,8 @@ pub struct ClusterLinks {
     pub edge: Option<mpsc::Sender<OwnInterval>>,
     /// Gives intervals of the cluster.
     pub merged: Option<mpsc::Receiver<Snapshot>>,
+    /// Says what is wrong with it.
+    pub problems: Option<ClusterProblems>,
 }
 
 impl ClusterLinks {

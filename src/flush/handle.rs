@@ -12,6 +12,7 @@ use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
 use crate::telemetry::{Ledger, SinkAccount, Warning};
 
+use super::cluster::ClusterProblems;
 use super::recent::LostTime;
 use super::sources::Sources;
 
@@ -136,6 +137,7 @@ impl Published {
         all.extend(super::losses::alerts(ledger));
         all.extend(super::losses::certificates(ledger, unix_time()));
         all.extend(self.losses.iter().cloned());
+        all.extend(self.sources.cluster.iter().flat_map(ClusterProblems::warnings));
         all
     }
 }

@@ -14,6 +14,8 @@ use crate::sinks::SinkStats;
 use crate::supervise::Supervisor;
 use crate::telemetry::{HolderAccount, Ledger, ManagementAccount, MemoryAccount};
 
+use super::cluster::ClusterProblems;
+
 /// Who keeps them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sources {
@@ -27,6 +29,7 @@ pub(super) struct Sources {
     pub(super) memory: Memory,
     pub(super) history: History,
     pub(super) parts: Option<Supervisor>,
+    pub(super) cluster: Option<ClusterProblems>,
 }
 
 impl Sources {

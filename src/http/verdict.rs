@@ -582,13 +582,17 @@ impl Seen<'_> {
             | Concern::Caches
             | Concern::Certificate
             | Concern::Senders
-            | Concern::Unsaved => false,
+            | Concern::Unsaved
+            | Concern::Cluster => false,
         };
         let of = |warning: &Warning| match warning.about {
             Concern::Senders => self.of_senders(warning),
             _ => {
                 let (sentence, detail) = warning.text.split_once(": ").unwrap_or((&warning.text, ""));
-                let about = if warning.about == Concern::Unsaved { About::Part } else { About::Limit };
+                let about = match warning.about {
+                    Concern::Unsaved | Concern::Cluster => About::Part,
+                    _ => About::Limit,
+                };
                 let pill = warning.short.clone().unwrap_or_else(|| cut(&warning.text));
                 Finding::new(Grade::Warning, about, cut(sentence), upper_first(&cut(detail))).pill(pill)
             }

@@ -42,6 +42,8 @@ pub enum Concern {
     Alerts,
     /// What presence knows is not saved.
     Unsaved,
+    /// The cluster that this node is in.
+    Cluster,
 }
 
 impl Concern {
