@@ -203,7 +203,7 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
         rate_secs: etsy.then(|| secs(config.interval)),
         self_metrics,
         rules: rules(config),
-        is_partial: config.cluster.role.is_edge(),
+        is_partial: false,
     }
 }
 
@@ -262,12 +262,14 @@ pub fn cluster_node(config: &Config) -> Result<NodeName, String> {
 
 /// Where an edge keeps its state. `env` is the environment.
 pub fn cluster_state_file(config: &Config, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    state_file(&config.cluster.state_file, "cluster.state", env)
+    // Several nodes of one host do not share it.
+    let node = cluster_node(config).map_or_else(|_| String::new(), String::from);
+    state_file(&config.cluster.state_file, &format!("cluster-{}-{node}.state", config.cluster.name), env)
 }
 
 /// A hash of all settings that shape what is sent and what is made of it; all nodes must have the same.
 pub fn cluster_hash(config: &Config) -> u64 {
-    const SHAPING: [&str; 14] = [
+    const SHAPING: [&str; 13] = [
         "interval",
         "profile",
         "percentiles",
@@ -276,7 +278,6 @@ pub fn cluster_hash(config: &Config) -> u64 {
         "gauge_ttl",
         "series_ttl",
         "prefix",
-        "tags",
         "idle",
         "rule",
         "etsy",
@@ -291,12 +292,13 @@ pub fn cluster_hash(config: &Config) -> u64 {
 
 /// What an edge is told; the number of its start is not known yet.
 pub fn edge_options(config: &Config, name: NodeName, seed: u64) -> EdgeOptions {
+    let spool = config.cluster.spool_memory;
     EdgeOptions {
         name,
         boot: 0,
         partitions: config.cluster.partitions,
         config: cluster_hash(config),
-        spool_bytes: config.cluster.spool_memory,
+        spool_bytes: memory(config).max().map_or(spool, |max| spool.min(max as usize / 4)),
         seed,
     }
 }

@@ -7,15 +7,15 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use crate::cluster::batch::{EdgeAccount, bodies, partition};
-use crate::cluster::{Edge, EdgeOptions, Heard, NodeName, SavedEdge, Session, SessionId};
-use crate::cluster_bus::Bus;
+use crate::cluster::{Edge, EdgeOptions, Heard, NodeName, SavedEdge, Session, SessionId, Stored};
+use crate::cluster_bus::{Bus, BusError};
 use crate::flush::OwnInterval;
 use crate::supervise::Part;
 use crate::sys::unix_time;
 
 use super::Clock;
 use super::state::EdgeState;
-use super::status::{EdgeStatus, StatusBoard};
+use super::status::{EdgeStatus, MOST_CLOCK_SECS, StatusBoard};
 
 /// Bytes of a header without an account, at most.
 const HEADER_BYTES: usize = 256;
@@ -23,15 +23,18 @@ const HEADER_BYTES: usize = 256;
 /// Bytes of an account, at most.
 const ACCOUNT_BYTES: usize = 66 << 10;
 
-/// Longest sleep.
+/// Longest sleep, and longest one when the deadline of a stop is near.
 const LONGEST: Duration = Duration::from_millis(500);
+const SHORTEST: Duration = Duration::from_millis(20);
 
 /// How often an edge that is nothing else says that it lives, and reads the clock of the bus.
 const SESSION_SECS: f64 = 2.0;
 const CLOCK_SECS: f64 = 10.0;
 
-/// A wall clock that is off by more is warned of, or makes the node not ready: owners refuse its batches.
-const WARN_CLOCK_SECS: f64 = 1.0;
+/// How often the status is published, in seconds.
+const STATUS_SECS: f64 = 0.5;
+
+/// Owners refuse batches of who is more ahead, in seconds.
 const BAD_CLOCK_SECS: f64 = 5.0;
 
 /// How an edge is run.
@@ -58,7 +61,12 @@ pub struct EdgeDriver {
     sealed: u64,
     left_out: u64,
     has_left: bool,
+    publish_at: f64,
     session: Option<OwnSession>,
+    /// The streams are as they should be.
+    is_prepared: watch::Receiver<bool>,
+    /// What the last start has left is still on its way: until then the file keeps it.
+    keeps_saved: bool,
     acknowledged: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
 }
 
@@ -67,6 +75,10 @@ pub struct EdgeDriver {
 enum Answer {
     /// A batch is stored.
     Batch { partition: u16, boot: u64, n: u64 },
+    /// The bus refuses something, and says why.
+    Failed(String),
+    /// Another node has our name.
+    Twin,
     /// By how much our wall clock is ahead of that of the bus, in seconds.
     ClockAhead(f64),
 }
@@ -87,6 +99,7 @@ impl EdgeDriver {
         options: EdgeDriverOptions,
         (state, saved): (EdgeState, SavedEdge),
         bus: Arc<dyn Bus>,
+        is_prepared: watch::Receiver<bool>,
         status: StatusBoard,
     ) -> EdgeDriver {
         let EdgeDriverOptions { edge, interval_secs, is_alone } = options;
@@ -94,6 +107,7 @@ impl EdgeDriver {
         let (name, partitions, boot) = (edge.name.clone(), edge.partitions, state.boot());
         let interval = (unix_time() / interval_secs) as u64;
         let id = SessionId { node: name.clone(), start: boot };
+        let keeps_saved = saved.spool.iter().any(|spool| !spool.is_empty());
         let session = OwnSession { id, number: 0, renew_at: f64::MIN, read_clock_at: f64::MIN, warned: false };
         let mut driver = EdgeDriver {
             edge: Edge::start(EdgeOptions { boot, ..edge }, saved, interval, clock.now()),
@@ -106,7 +120,10 @@ impl EdgeDriver {
             sealed: 0,
             left_out: 0,
             has_left: false,
+            publish_at: f64::MIN,
             session: is_alone.then_some(session),
+            is_prepared,
+            keeps_saved,
             acknowledged: mpsc::unbounded_channel(),
         };
         driver.save_numbers();
@@ -124,9 +141,14 @@ impl EdgeDriver {
         let mut is_open = true;
         while !self.is_done(is_open, &deadline) {
             part.alive();
+            self.keeps_saved &= !self.edge.is_drained();
             self.send();
-            self.publish();
-            let pause = self.clock.until(self.edge.next_due().unwrap_or(f64::MAX), LONGEST);
+            if self.clock.now() >= self.publish_at {
+                self.publish();
+            }
+            let longest = if self.has_left { SHORTEST } else { LONGEST };
+            let due = if *self.is_prepared.borrow() { self.edge.next_due() } else { None };
+            let pause = self.clock.until(due.unwrap_or(f64::MAX), longest);
             tokio::select! {
                 Some(answer) = self.acknowledged.1.recv() => {
                     self.take(answer);
@@ -141,15 +163,18 @@ impl EdgeDriver {
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        let saved = self.edge.saved();
-        let left: usize = saved.spool.iter().map(Vec::len).sum();
-        if left > 0 {
-            tracing::warn!(
-                batches = left,
-                "batches for the cluster are not sent; the next start of this node sends them"
-            );
+        let batches = self.edge.spooled_batches();
+        let is_saved = self.state.save(self.edge.saved());
+        match batches {
+            0 => {}
+            _ if is_saved => {
+                tracing::warn!(batches, "batches are not sent to the cluster; the next start of this node sends them");
+            }
+            _ => tracing::error!(
+                batches,
+                "batches are not sent to the cluster and cannot be kept (`cluster.state_file`); they are lost"
+            ),
         }
-        self.state.save(saved);
         self.publish();
     }
 
@@ -194,23 +219,36 @@ impl EdgeDriver {
         self.save_numbers();
     }
 
-    /// Saves the numbers that were given; what waits is saved at the end.
+    /// Saves the numbers that were given; what waits is saved with the last interval, before any of it is waited for.
     fn save_numbers(&mut self) {
         let saved = self.edge.saved();
+        if self.has_left {
+            self.state.save(saved);
+            return;
+        }
+        if self.keeps_saved {
+            return;
+        }
         self.state.save(SavedEdge { spool: Vec::new(), is_clean: false, ..saved });
     }
 
     fn send(&mut self) {
+        if !*self.is_prepared.borrow() {
+            return;
+        }
         let now = self.clock.now();
         for batch in self.edge.due(now) {
             let (bus, name, answers) = (Arc::clone(&self.bus), self.name.clone(), self.acknowledged.0.clone());
             tokio::spawn(async move {
                 let sent = bus.put_batch(batch.partition, &name, unix_time(), batch.payload).await;
-                if sent.is_ok() {
-                    let stored = Answer::Batch { partition: batch.partition, boot: batch.boot, n: batch.n };
-                    // The thread may have ended.
-                    let _ = answers.send(stored);
-                }
+                let answer = match sent {
+                    Ok(()) => Answer::Batch { partition: batch.partition, boot: batch.boot, n: batch.n },
+                    // It is sent again.
+                    Err(BusError::TimedOut | BusError::Refused) => return,
+                    Err(error) => Answer::Failed(error.to_string()),
+                };
+                // The thread may have ended.
+                let _ = answers.send(answer);
             });
         }
         self.renew_session(now);
@@ -228,6 +266,9 @@ impl EdgeDriver {
         }
         let (bus, answers) = (Arc::clone(&self.bus), self.acknowledged.0.clone());
         tokio::spawn(async move {
+            if reads_clock && own.number > 1 && has_twin(&bus.sessions().await.unwrap_or_default(), &own.id) {
+                let _ = answers.send(Answer::Twin);
+            }
             let before = unix_time();
             let Ok(sequence) = bus.put_session(&own.id.node, own.encode()).await else { return };
             let middle = (before + unix_time()) / 2.0;
@@ -243,11 +284,16 @@ impl EdgeDriver {
 
     fn take(&mut self, answer: Answer) {
         match answer {
-            Answer::Batch { partition, boot, n } => self.edge.acknowledged(partition, boot, n),
+            Answer::Batch { partition, boot, n } => {
+                self.edge.acknowledged(partition, boot, n);
+                self.status.works();
+            }
+            Answer::Failed(error) => self.status.fails(&error),
+            Answer::Twin => self.status.has_twin(),
             Answer::ClockAhead(ahead) => {
                 self.status.change(|status| status.clock_ahead_secs = Some(ahead));
                 let Some(session) = &mut self.session else { return };
-                let is_off = ahead.abs() > WARN_CLOCK_SECS;
+                let is_off = ahead.abs() > MOST_CLOCK_SECS;
                 if is_off && !session.warned {
                     tracing::warn!(
                         ahead_secs = ahead,
@@ -260,7 +306,8 @@ impl EdgeDriver {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.publish_at = self.clock.now() + STATUS_SECS;
         let edge = EdgeStatus {
             boot: self.state.boot(),
             sealed: self.sealed,
@@ -274,4 +321,10 @@ impl EdgeDriver {
             (status.edge, status.connected, status.bus) = (Some(edge), bus.connected, bus.to_string());
         });
     }
+}
+
+/// Whether the last session of our name is another start's, though ours was stored.
+pub(super) fn has_twin(all: &[Stored], id: &SessionId) -> bool {
+    let sessions = all.iter().filter_map(|stored| Session::decode(&stored.payload));
+    sessions.into_iter().any(|session| session.id.node == id.node && session.id.start != id.start)
 }

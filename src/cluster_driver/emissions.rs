@@ -5,12 +5,11 @@ use std::collections::BTreeMap;
 
 use crate::cluster::{Emission, Interval, IntervalContent, Position};
 
-/// Emissions of an interval wait for those of other partitions for so many seconds.
-const GATHER_SECS: f64 = 0.5;
-
 /// Intervals that are on their way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Emissions {
+    /// Those of an interval wait for those of other partitions for so long.
+    gather_secs: f64,
     gathering: BTreeMap<(Interval, u32), Group>,
     /// Those that the sinks have, and until when that is waited for.
     taken: Vec<(f64, Vec<Position>)>,
@@ -25,6 +24,10 @@ pub(super) struct Group {
 }
 
 impl Emissions {
+    pub(super) fn new(gather_secs: f64) -> Emissions {
+        Emissions { gather_secs, gathering: BTreeMap::new(), taken: Vec::new() }
+    }
+
     pub(super) fn add(&mut self, at: Position, emission: Emission<IntervalContent>, now: f64) {
         let key = (emission.interval, emission.version);
         let new = || Group { since: now, positions: Vec::new(), emissions: Vec::new() };
@@ -35,7 +38,7 @@ impl Emissions {
 
     /// The first group that has all of so many partitions, or has waited for long enough.
     pub(super) fn next(&mut self, owned: usize, now: f64) -> Option<Group> {
-        let is_due = |group: &Group| group.positions.len() >= owned || now - group.since >= GATHER_SECS;
+        let is_due = |group: &Group| group.positions.len() >= owned || now - group.since >= self.gather_secs;
         let key = *self.gathering.iter().find(|(_, group)| is_due(group))?.0;
         self.gathering.remove(&key)
     }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub use edge::{EdgeDriver, EdgeDriverOptions};
 pub use owner::{OwnerDriver, OwnerDriverOptions};
 pub use state::EdgeState;
-pub use status::{ClusterStatus, EdgeStatus, StatusBoard};
+pub use status::{ClusterStatus, EdgeStatus, LastInterval, StatusBoard};
 
 /// The clocks of a node: a monotonic one that begins with its start, and the wall clock, both in seconds.
 #[derive(Clone, Copy, Debug)]

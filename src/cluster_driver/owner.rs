@@ -3,23 +3,32 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::cluster::{Command, Emission, Event, Finding, IntervalContent, Node, NodeName, NodeOptions};
+use crate::cluster::{Command, Emission, Event, Finding, IntervalContent, Node, NodeName, NodeOptions, Sequence};
 use crate::cluster_bus::{Bus, BusError};
 use crate::snapshot::{DeliveryGuard, Snapshot};
 use crate::supervise::Part;
 use crate::sys::unix_time;
 
 use super::Clock;
+use super::edge::has_twin;
 use super::emissions::Emissions;
-use super::status::StatusBoard;
+use super::status::{LastInterval, StatusBoard};
 
 /// Share of an interval for which a sink that does not take it is waited for, before it is marked as emitted. After that it
 /// waits in the queue or the spool of that sink alone, as on a single node.
 const PATIENCE: f64 = 0.5;
+
+/// Share of an interval for which emissions wait for those of other partitions.
+const GATHER: f64 = 0.3;
+
+/// Intervals that sinks may have and have not taken. Beyond it the next one comes at the pace of [`PATIENCE`], so that a backlog
+/// does not overflow their queues, and one that hangs keeps none from the others.
+const MOST_UNTAKEN: usize = 2;
 
 /// How often the status is published, in seconds.
 const STATUS_SECS: f64 = 0.5;
@@ -44,6 +53,13 @@ pub struct OwnerDriver {
     merged: mpsc::Sender<Snapshot>,
     status: StatusBoard,
     published_at: f64,
+    /// The streams are as they should be.
+    is_prepared: watch::Receiver<bool>,
+    /// Intervals that a sink has yet to take, and when one was offered last.
+    untaken: Arc<AtomicUsize>,
+    offered_at: f64,
+    /// Where our last session is.
+    own_session: Sequence,
     events: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
 }
 
@@ -52,17 +68,23 @@ impl OwnerDriver {
     pub fn new(
         options: OwnerDriverOptions,
         bus: Arc<dyn Bus>,
+        is_prepared: watch::Receiver<bool>,
         merged: mpsc::Sender<Snapshot>,
         status: StatusBoard,
     ) -> OwnerDriver {
         let OwnerDriverOptions { node, content } = options;
+        let gather_secs = (GATHER * node.terms.interval_secs).clamp(0.5, 3.0);
         OwnerDriver {
             bus,
             clock: Clock::default(),
             interval_secs: node.terms.interval_secs,
             node: Node::new(node, Arc::clone(&content)),
             content,
-            emissions: Emissions::default(),
+            emissions: Emissions::new(gather_secs),
+            is_prepared,
+            untaken: Arc::default(),
+            offered_at: f64::MIN,
+            own_session: 0,
             merged,
             status,
             published_at: f64::MIN,
@@ -77,7 +99,7 @@ impl OwnerDriver {
         loop {
             part.alive();
             let until = *deadline.borrow();
-            if (until.is_some() || self.status.read().is_draining) && !std::mem::replace(&mut is_leaving, true) {
+            if (until.is_some() || self.status.is_draining()) && !std::mem::replace(&mut is_leaving, true) {
                 self.node.leave();
                 next_tick = self.clock.now();
             }
@@ -88,9 +110,9 @@ impl OwnerDriver {
                 }
             }
             let now = self.clock.now();
-            if now >= next_tick {
+            if now >= next_tick && *self.is_prepared.borrow() {
                 next_tick = now + Node::<IntervalContent>::tick_secs();
-                self.node.set_spooled(self.status.read().edge.map_or(0, |edge| edge.spooled_batches));
+                self.node.set_spooled(self.status.spooled_batches());
                 self.node.tick(now);
             }
             for position in self.emissions.overdue(now) {
@@ -101,7 +123,12 @@ impl OwnerDriver {
             self.publish(now);
             let pause = self.clock.until(next_tick, Duration::from_millis(250));
             tokio::select! {
-                Some(event) = self.events.1.recv() => self.node.take(event, self.clock.now()),
+                Some(event) = self.events.1.recv() => {
+                    self.take(event);
+                    while let Ok(event) = self.events.1.try_recv() {
+                        self.take(event);
+                    }
+                }
                 changed = deadline.changed() => match changed {
                     Ok(()) => {}
                     Err(_) => break,
@@ -116,20 +143,38 @@ impl OwnerDriver {
         self.publish(f64::MAX);
     }
 
+    fn take(&mut self, event: Event) {
+        match &event {
+            Event::SessionStored { sequence, .. } => {
+                self.own_session = self.own_session.max(*sequence);
+                self.status.works();
+            }
+            // One that was stored after ours.
+            Event::Sessions(all) if self.own_session > 0 => {
+                let later: Vec<_> = all.iter().filter(|one| one.sequence > self.own_session).cloned().collect();
+                if has_twin(&later, self.node.id()) {
+                    self.status.has_twin();
+                }
+            }
+            _ => {}
+        }
+        self.node.take(event, self.clock.now());
+    }
+
     fn carry(&mut self, now: f64) {
         for command in self.node.commands() {
             match command {
                 Command::Emit { at, emission } => self.emissions.add(at, emission, now),
                 other => {
                     let (bus, events) = (Arc::clone(&self.bus), self.events.0.clone());
-                    let me = self.node.id().clone();
+                    let (me, status) = (self.node.id().clone(), self.status.clone());
                     tokio::spawn(async move {
                         match call(bus.as_ref(), &me.node, other).await {
                             // The thread may have ended.
                             Ok(event) => _ = events.send(event),
                             // It is asked for again.
                             Err(BusError::TimedOut | BusError::Refused) => {}
-                            Err(error) => tracing::debug!(%error, "a call of the bus failed"),
+                            Err(error) => status.fails(&error.to_string()),
                         }
                     });
                 }
@@ -141,11 +186,20 @@ impl OwnerDriver {
     fn emit(&mut self, now: f64) {
         let owned = self.node.owned().count();
         while let Ok(room) = self.merged.try_reserve() {
+            let is_full = self.untaken.load(Ordering::Acquire) >= MOST_UNTAKEN;
+            if is_full && now - self.offered_at < PATIENCE * self.interval_secs {
+                return;
+            }
             let Some(group) = self.emissions.next(owned, now) else { return };
             group.emissions.iter().for_each(|emission| self.report(emission));
             let (events, positions) = (self.events.0.clone(), group.positions.clone());
             let mut snapshot = self.content.snapshot(group.emissions);
+            self.status.change(|status| status.last = last_interval(&snapshot).or(status.last.take()));
+            self.offered_at = now;
+            self.untaken.fetch_add(1, Ordering::AcqRel);
+            let untaken = Arc::clone(&self.untaken);
             snapshot.delivery = Some(DeliveryGuard::new(move || {
+                untaken.fetch_sub(1, Ordering::AcqRel);
                 for at in &positions {
                     let _ = events.send(Event::Emitted { at: *at });
                 }
@@ -197,6 +251,18 @@ impl OwnerDriver {
             status.clock_ahead_secs = ahead.or(status.clock_ahead_secs);
         });
     }
+}
+
+/// How complete an interval was, if it has the accounts of the edges.
+fn last_interval(snapshot: &Snapshot) -> Option<LastInterval> {
+    let account = snapshot.ledger.cluster.as_ref().filter(|account| account.edges_expected > 0)?;
+    Some(LastInterval {
+        end: snapshot.end,
+        completeness: snapshot.ledger.completeness,
+        edges_expected: account.edges_expected,
+        edges_heard: account.edges_heard,
+        edges_behind: account.edges_behind.clone(),
+    })
 }
 
 /// Does a command. What fails is not told: the machine asks again.

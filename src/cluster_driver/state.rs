@@ -48,9 +48,14 @@ impl EdgeState {
         };
         let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_string());
         let content = bytes.strip_prefix(FORMAT).ok_or_else(|| invalid("it is no state of a node of a cluster"))?;
-        let content: Content =
-            postcard::from_bytes(content).map_err(|_| invalid("it is damaged; without it numbers begin anew"))?;
-        Ok((state(least.max(content.boot.saturating_add(1))), content.edge))
+        match postcard::from_bytes::<Content>(content) {
+            Ok(content) => Ok((state(least.max(content.boot.saturating_add(1))), content.edge)),
+            Err(error) => {
+                let shown = path.as_deref().unwrap_or(Path::new("")).display().to_string();
+                tracing::error!(path = shown, %error, "the state of this node of the cluster is damaged; its numbers begin anew");
+                Ok((state(least), SavedEdge::default()))
+            }
+        }
     }
 
     /// The number of this start.
@@ -58,13 +63,14 @@ impl EdgeState {
         self.boot
     }
 
-    /// Writes it anew. A failure is logged when it is the first.
-    pub fn save(&mut self, edge: SavedEdge) {
-        let Some(path) = &self.path else { return };
-        match write(path, &Content { boot: self.boot, edge }) {
-            Ok(()) => self.has_failed = false,
-            Err(error) if !self.has_failed => {
-                self.has_failed = true;
+    /// Writes it anew; whether that went well. A failure is logged when it is the first.
+    pub fn save(&mut self, edge: SavedEdge) -> bool {
+        let Some(path) = &self.path else { return false };
+        let written = write(path, &Content { boot: self.boot, edge });
+        let is_first = !std::mem::replace(&mut self.has_failed, written.is_err());
+        match written {
+            Ok(()) => return true,
+            Err(error) if is_first => {
                 tracing::error!(
                     path = %path.display(), %error,
                     "the state of this node of the cluster cannot be saved; after a crash owners may count batches as lost"
@@ -72,6 +78,7 @@ impl EdgeState {
             }
             Err(_) => {}
         }
+        false
     }
 }
 
@@ -83,6 +90,7 @@ fn write(path: &Path, content: &Content) -> io::Result<()> {
     let mut file = fs::File::create(&fresh)?;
     file.write_all(FORMAT)?;
     file.write_all(&postcard::to_stdvec(content).map_err(io::Error::other)?)?;
+    file.sync_all()?;
     drop(file);
     fs::rename(fresh, path)
 }
@@ -98,10 +106,13 @@ mod tests {
         let (mut state, saved) = EdgeState::open(Some(path.clone()), 100).expect("no file yet");
         assert_eq!((state.boot(), saved.is_clean), (100, true));
         let kept = SavedEdge { numbers: vec![3, 7], spool: vec![Vec::new(); 2], is_clean: false };
-        state.save(kept.clone());
+        assert!(state.save(kept.clone()));
         // A clock that was set back makes no smaller one.
         let (state, saved) = EdgeState::open(Some(path.clone()), 50).expect("a file");
         assert_eq!((state.boot(), saved), (101, kept));
+        fs::write(&path, [FORMAT, &[0xFF; 9]].concat()).expect("written");
+        let (state, saved) = EdgeState::open(Some(path.clone()), 50).expect("a damaged one is none");
+        assert_eq!((state.boot(), saved), (50, SavedEdge::default()));
         fs::write(&path, "something else").expect("written");
         let error = EdgeState::open(Some(path), 50).expect_err("not ours").to_string();
         assert_eq!(error, "it is no state of a node of a cluster");

@@ -164,7 +164,8 @@ fn log(all: &mut Cluster, v: &mut dyn OptionVisitor) {
     let doc = "What becomes of what comes later: it is counted (\"drop\"), or the last three intervals are given to the sinks \
                again (\"amend\"), which must overwrite then.";
     choice(v, "late", doc, &[("drop", Late::Drop), ("amend", Late::Amend)], &mut all.late);
-    let doc = "Most memory for what waits for the bus; beyond it the oldest is dropped and counted.";
+    let doc = "Most memory for what waits for the bus, a quarter of `max_memory` at most; beyond it the oldest is dropped and \
+               counted.";
     let mut spool = all.spool_memory as u64;
     v.field("spool_memory", doc, Opt::Size(&mut spool, 1 << 20..=1 << 40));
     all.spool_memory = spool as usize;

@@ -253,7 +253,7 @@ fn check_peers(config: &Config, s: &mut Source<'_>) {
 }
 
 /// Kinds of sinks that overwrite an interval that they get again.
-const OVERWRITING: [&str; 6] = ["console", "file", "graphite", "influx", "postgres", "sqlite"];
+const OVERWRITING: [&str; 4] = ["graphite", "influx", "postgres", "sqlite"];
 
 /// Owners of partitions change, so a sink of a cluster keeps nothing over intervals.
 fn check_cluster(config: &Config, s: &mut Source<'_>, of_sink: impl Fn(usize) -> String) {

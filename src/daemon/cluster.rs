@@ -13,7 +13,7 @@ use crate::cluster::{IntervalContent, NodeOptions, SessionId};
 use crate::cluster_bus::{Bus, BusError};
 use crate::cluster_driver::{EdgeDriver, EdgeDriverOptions, EdgeState, OwnerDriver, OwnerDriverOptions, StatusBoard};
 use crate::config::{self, Config};
-use crate::flush::ClusterLinks;
+use crate::flush::{ClusterLinks, ClusterProblems};
 use crate::supervise::{Part, Role, Supervisor};
 use crate::sys::unix_time;
 
@@ -66,11 +66,14 @@ impl Cluster {
         let node = assemble::cluster_node(config).map_err(cannot)?;
         let is_own = bus.is_none();
         let bus = bus.map_or_else(|| connect(config), Ok).map_err(cannot)?;
-        tokio::spawn(prepare(Arc::clone(&bus), supervisor.part("cluster:streams", Role::Ordinary)));
+        let (prepared, is_prepared) = watch::channel(false);
+        tokio::spawn(prepare(Arc::clone(&bus), prepared, supervisor.part("cluster:streams", Role::Ordinary)));
         let status = StatusBoard::new(node.as_str(), role.name());
         let mut cluster =
             Cluster { status: Some(status.clone()), bus: is_own.then(|| Arc::clone(&bus)), ..Cluster::default() };
-        let mut links = ClusterLinks::default();
+        let board = status.clone();
+        let problems = Some(ClusterProblems::new(move || board.read().problems));
+        let mut links = ClusterLinks { problems, ..ClusterLinks::default() };
         let now = (unix_time() * 1e3) as u64;
         let path = assemble::cluster_state_file(config, |name| std::env::var(name).ok());
         let shown = path.as_ref().map_or_else(String::new, |path| path.display().to_string());
@@ -83,8 +86,13 @@ impl Cluster {
             links.merged = Some(merged);
             let content = Arc::new(IntervalContent::new(assemble::cluster_content(config)));
             let node = NodeOptions { id, terms: assemble::cluster_terms(config), seed };
-            let driver =
-                OwnerDriver::new(OwnerDriverOptions { node, content }, Arc::clone(&bus), queue, status.clone());
+            let driver = OwnerDriver::new(
+                OwnerDriverOptions { node, content },
+                Arc::clone(&bus),
+                is_prepared.clone(),
+                queue,
+                status.clone(),
+            );
             let part = supervisor.part("cluster:owner", Role::Essential);
             cluster.owner =
                 Some(thread(&part, "cluster-owner", |deadline, part, on| on.block_on(driver.run(deadline, part)))?);
@@ -97,7 +105,7 @@ impl Cluster {
                 interval_secs: config.interval.as_secs_f64(),
                 is_alone: !role.is_global(),
             };
-            let driver = EdgeDriver::new(options, (state, saved), bus, status);
+            let driver = EdgeDriver::new(options, (state, saved), bus, is_prepared, status);
             let part = supervisor.part("cluster:edge", Role::Essential);
             let run = |deadline, part: &Part, on: &Runtime| on.block_on(driver.run(intervals, deadline, part));
             cluster.edge = Some(thread(&part, "cluster-edge", run)?);
@@ -148,12 +156,15 @@ fn thread(
 }
 
 /// Creates the streams, or compares them with what they should be. With others nothing can work, and this node is not ready.
-async fn prepare(bus: Arc<dyn Bus>, part: Part) {
+async fn prepare(bus: Arc<dyn Bus>, prepared: watch::Sender<bool>, part: Part) {
     let mut told = String::new();
     loop {
         part.alive();
         match bus.prepare().await {
-            Ok(()) => return,
+            Ok(()) => {
+                prepared.send_replace(true);
+                return;
+            }
             Err(error @ BusError::Different { .. }) => {
                 part.give_up(&error.to_string());
                 return;

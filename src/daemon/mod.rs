@@ -58,7 +58,7 @@ use crate::net::Taps;
 use crate::notify::{Notifiers, Outboxes};
 use crate::ports::Ports;
 use crate::presence::Identity;
-use crate::rollup::Registry;
+use crate::rollup::{Registry, RegistryOptions};
 use crate::senders::Senders;
 use crate::sinks::{DriverOptions, Sink};
 use crate::supervise::{Readiness, Role, Supervisor};
@@ -336,7 +336,7 @@ impl Daemon {
 
         let (history, history_queue) = History::start(&config, &memory, &supervisor)?;
         let (cluster, links) = Cluster::start(&config, bus, seed, &supervisor)?;
-        let registry = Registry::new(assemble::registry_options(&config, true), shards).in_memory(&memory);
+        let registry = registry(&config, links.edge.is_some(), shards).in_memory(&memory);
         let (control, inputs) = flush::control();
         let senders = Senders::default();
         let flush_part = supervisor.part(FLUSH, Role::Essential);
@@ -578,6 +578,12 @@ impl Parts {
             Part::Http => stopped(self.http.take(), |http| http.stop(deadline)),
         }
     }
+}
+
+/// The registry of all shards; that of an edge of a cluster closes intervals as parts.
+fn registry(config: &Config, is_edge: bool, shards: usize) -> Registry {
+    let options = RegistryOptions { is_partial: is_edge, ..assemble::registry_options(config, true) };
+    Registry::new(options, shards)
 }
 
 /// A key for the tables' hashes that a sender cannot know.

@@ -45,7 +45,7 @@ use handle::Request;
 use repeats::Repeats;
 use sources::Sources;
 
-pub use cluster::{ClusterLinks, OwnInterval};
+pub use cluster::{ClusterLinks, ClusterProblems, OwnInterval};
 pub use handle::{Deleted, FlusherHandle, Inbox, Listing, MAX_ITEMS, MAX_SERIES, OpenValue, Published, Stats, channel};
 pub use recent::LostTime;
 
@@ -298,7 +298,9 @@ impl Flusher {
 
     /// Is a node of a cluster.
     #[must_use]
-    pub fn in_cluster(self, cluster: ClusterLinks) -> Flusher {
+    pub fn in_cluster(mut self, mut cluster: ClusterLinks) -> Flusher {
+        self.sources.cluster = cluster.problems.take();
+        self.publish(None, false, None);
         Flusher { cluster, ..self }
     }
 
@@ -635,7 +637,8 @@ impl Flusher {
     /// The first panic.
     fn hand_on(&mut self, snapshot: Arc<Snapshot>, interval: Interval) -> Result<(), Panic> {
         self.totals.add(&snapshot.ledger);
-        let outcome = match self.cluster.is_edge() {
+        let outcome = match self.cluster.is_edge() || self.cluster.is_global() {
+            // Sinks get the intervals of the cluster alone.
             true => {
                 self.cluster.send(&snapshot, interval, self.interval);
                 Ok(())
@@ -676,11 +679,14 @@ impl Flusher {
         snapshot.hold(&self.sources.memory);
         let shown = Arc::new(snapshot);
         if !self.drivers.is_empty() {
-            let mut offered = Snapshot { delivery, ..(*shown).clone() };
+            let mut offered = Snapshot { delivery: delivery.clone(), ..(*shown).clone() };
             offered.hold(&self.sources.memory);
             if let Err(panic) = self.offer(&Arc::new(offered)) {
                 tracing::error!(?panic, "a sink cannot be handed an interval of the cluster");
             }
+        }
+        if let Some(delivery) = delivery {
+            delivery.offered();
         }
         self.remember(&shown);
         let as_of = self.inbox.published.borrow().as_of;

@@ -141,6 +141,38 @@ fn a_bus_that_is_away_costs_nothing_that_was_sent_meanwhile() {
 }
 
 #[test]
+fn what_a_bus_does_not_take_before_a_stop_is_sent_by_the_next_start() {
+    let (runtime, dir) = (runtime(), tempfile::tempdir().expect("a folder"));
+    let (bus, table) = (MemoryBus::new(MemoryOptions::default()), Table::default());
+    let start = |name: &str, role: &str| node(&runtime, &bus, &table, dir.path(), name, role);
+    let (edge, global) = (start("edge", "edge"), start("global", "global"));
+    let mut sent = send(&[edge.udp], "kept", Duration::from_secs(2));
+    bus.set_fault(MemoryFault::Away);
+    sent += send(&[edge.udp], "kept", Duration::from_secs(2));
+    runtime.block_on(edge.running.stop(Instant::now() + Duration::from_secs(1))).expect("it stops");
+    bus.set_fault(MemoryFault::None);
+    let edge = start("edge", "edge");
+    sent += send(&[edge.udp], "kept", Duration::from_secs(1));
+    until("all of it is there", || table.sum("kept.") >= sent);
+    assert_eq!(table.sum("kept."), sent);
+    stop(&runtime, edge);
+    stop(&runtime, global);
+}
+
+#[test]
+fn a_second_node_of_the_same_name_is_told() {
+    let (runtime, dir) = (runtime(), tempfile::tempdir().expect("a folder"));
+    let (bus, table) = (MemoryBus::new(MemoryOptions::default()), Table::default());
+    let start = |folder: &str| node(&runtime, &bus, &table, &dir.path().join(folder), "same", "global");
+    let (one, two) = (start("one"), start("two"));
+    let says_so =
+        |node: &Node| get(node.http, "/api/v1/cluster", "").1.contains("another node runs under the name same");
+    until("one of them says so", || says_so(&one) || says_so(&two));
+    stop(&runtime, one);
+    stop(&runtime, two);
+}
+
+#[test]
 fn a_sink_that_would_lose_what_it_gathers_is_a_mistake() {
     let text = "[cluster]\nrole = \"global\"\nlate = \"amend\"\n[[sink]]\ntype = \"prometheus\"\ninterval = \"20s\"\n";
     let problems = Config::parse(text).expect_err("mistakes").to_string();

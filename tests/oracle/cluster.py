@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A cluster of three edges and two nodes that merge, on three servers of NATS with three replicas, while parts of it fail.
 
-  cluster.py --systole PATH [--seconds N] [--rate N]
+  cluster.py --systole PATH [--rate N]
 
 PATH is a build with the feature `nats`. One after the other, under load: a node that merges is killed with -9 and started again, a server of
 NATS is killed with -9 and started again, a node that merges stands still for longer than its session, an edge is killed with -9 and started
