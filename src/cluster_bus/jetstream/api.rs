@@ -140,7 +140,8 @@ impl Raw {
 
     /// A batch without the time of its sending was sent when it was stored.
     pub(super) fn into_batch(self) -> StoredBatch {
-        let sent = self.headers.get(SENT).and_then(|text| text.parse().ok()).unwrap_or(self.stored);
+        let sent = self.headers.get(SENT).and_then(|text| text.parse().ok()).filter(|sent: &f64| sent.is_finite());
+        let sent = sent.unwrap_or(self.stored);
         StoredBatch { sequence: self.sequence, stored: self.stored, sent, payload: self.payload }
     }
 }

@@ -1,8 +1,11 @@
 //! Checkpoints in chunks: a server takes 1 MiB at once. Each chunk names its checkpoint, its own number and how many there
 //! are, in a header: `Systole-Chunk: <random id> <number> <chunks>`. Others may write between two of them.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use serde_json::json;
+use tokio::time::Instant;
 
 use crate::cluster::Sequence;
 use crate::random::Random;
@@ -19,6 +22,12 @@ const CHUNK_BYTES: usize = 512 << 10;
 
 /// Most chunks of a checkpoint: the one before it has to stay until the record names the new one.
 const MOST_CHUNKS: usize = MAX_CHUNKS as usize / 2;
+
+/// A stream that is shorter than it was for so long is not one of a server that lags.
+const SHORT: Duration = Duration::from_secs(10);
+
+/// It is looked so often whether it has become longer.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Chunk {
@@ -89,9 +98,12 @@ pub(super) async fn read(
     Ok(Some(payload.freeze()))
 }
 
-/// What is not there is gone, unless the leader has yet to catch up to it.
+/// What is not there is gone, unless the leader has yet to catch up to it. A stream that ends before it for long has lost it.
 async fn gone(api: &Api, stream: &Stream, sequence: Sequence) -> Result<Option<Bytes>, BusError> {
-    stream.reaches(api, sequence).await?;
+    let since = Instant::now();
+    while since.elapsed() < SHORT && api.limited(LIMIT, stream.state(api)).await?.last < sequence {
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
     Ok(None)
 }
 
