@@ -283,8 +283,11 @@ fn middle(bucket: Bucket, bits: i32) -> f64 {
     if bucket < 0 { -middle } else { middle }
 }
 
-/// A weight as a number of grains: exact from 2^-10 to 2^66.
+/// A weight as a number of grains: exact from 2^-10 to 2^66. One of 0, which a foreign message may have, is the least.
 fn grains_of(weight: f64) -> u128 {
+    if weight == 0.0 {
+        return 1;
+    }
     let (mantissa, exponent) = parts_of(weight);
     let (mantissa, shift) = (u128::from(mantissa), exponent + GRAIN_BITS);
     if shift < 0 {
@@ -587,7 +590,7 @@ mod tests {
         assert_eq!(grains_of(1.0), 1 << GRAIN_BITS);
         assert_eq!(grains_of(2_f64.powi(-10) * (1.0 + f64::EPSILON)), (1 << 52) + 1);
         assert_eq!((grains_of(2_f64.powi(66)), grains_of(f64::MAX), grains_of(5e-324)), (u128::MAX, u128::MAX, 1));
-        assert_eq!(grains_of(2_f64.powi(65)), 1 << 127);
+        assert_eq!((grains_of(2_f64.powi(65)), grains_of(0.0)), (1 << 127, 1));
         let heavy = [(1.0, 1e30), (1.0, 1e300), (2.0, 1.0)];
         let all = MergedHistogram::of_samples(3, &heavy);
         let each = heavy.iter().map(|&sample| MergedHistogram::of_samples(3, &[sample])).collect();

@@ -172,7 +172,7 @@ impl Next<'_> {
             let class = class_of(series.kind());
             let ttl = self.own(*rule).and_then(|own| own.ttl).unwrap_or(registry.series_ttl_secs[class as usize]);
             // One node retires series at the end of an interval, before it closes the next.
-            let idle = (self.interval - *touched - 1) as f64 + JITTER;
+            let idle = self.interval.saturating_sub(*touched + 1) as f64 + JITTER;
             if ttl.is_some_and(|ttl| idle >= self.intervals(ttl)) {
                 return false;
             }
