@@ -59,7 +59,7 @@ impl MergedInterval {
         self.unreadable
     }
 
-    /// Why the first of those could not be read.
+    /// Why the first of those could not be read, or the ledgers of others.
     pub fn errors(&self) -> &[String] {
         &self.errors
     }
@@ -75,9 +75,11 @@ impl Content for IntervalContent {
         let mut ledger: Option<Ledger> = None;
         for message in messages {
             match Batch::decode(message, self.rules()) {
-                Ok(Batch { header, mut content }) => {
+                Ok(Batch { header, mut content, ledger_error }) => {
+                    merged.errors.extend(ledger_error.clone().filter(|_| merged.errors.len() < MOST_ERRORS));
                     if let Some(account) = header.account {
-                        let own = std::mem::take(&mut content.ledger);
+                        let is_read = ledger_error.is_none() && !account.is_left_out();
+                        let own = is_read.then(|| std::mem::take(&mut content.ledger));
                         ledger.get_or_insert_default().unite(&known(own, &account, &header.edge));
                     }
                     contents.push(content);
@@ -101,8 +103,8 @@ impl Content for IntervalContent {
 }
 
 /// An edge's account, or what is known without it.
-fn known(ledger: Ledger, account: &EdgeAccount, edge: &NodeName) -> Ledger {
-    if !account.is_left_out() {
+fn known(ledger: Option<Ledger>, account: &EdgeAccount, edge: &NodeName) -> Ledger {
+    if let Some(ledger) = ledger {
         return ledger;
     }
     let lost = ListenerAccount {
@@ -418,6 +420,20 @@ mod tests {
             );
             assert_eq!(own, expected, "{interval}");
         }
+    }
+
+    #[test]
+    fn a_ledger_that_can_not_be_read_takes_no_points_with_it() {
+        let content = content(|_| ());
+        let bytes = postcard::to_stdvec(&(1_u64, 7_u64, b"junk".to_vec())).expect("encoded");
+        let account: EdgeAccount = postcard::from_bytes(&bytes).expect("an account");
+        let plain = message("a", &[counter("c", 1.0)], &[], None);
+        let (header, body) = BatchHeader::decode(&plain).expect("a message of ours");
+        let header = BatchHeader { account: Some(account), ..header };
+        let merged = merge(&content, &[header.encode(body)]);
+        assert_eq!((merged.points.counters.len(), merged.unreadable(), merged.errors().len()), (1, 0, 1));
+        let ledger = merged.ledger.as_deref().expect("what the header has");
+        assert_eq!((&ledger.listeners[0].url[..], ledger.listeners[0].kernel_drops), ("edge a", 7));
     }
 
     #[test]

@@ -31,20 +31,24 @@ pub struct Batch {
     pub header: BatchHeader,
     /// Its points, events and checks, the rules of its series, and the edge's ledger if it has one; all else is empty.
     pub content: Snapshot,
+    /// Why the edge's ledger could not be read.
+    pub ledger_error: Option<String>,
 }
 
 impl Batch {
     /// Reads a message, whose rules are these.
     ///
     /// # Errors
-    /// If this version can't read it.
+    /// If this version can't read it. A ledger that can't be read is no error: the points are there without it.
     pub fn decode(message: &[u8], rules: Option<&Arc<Rules>>) -> Result<Batch, BatchError> {
         let (header, body) = BatchHeader::decode(message)?;
         let mut content = content(body, rules)?;
-        if let Some(ledger) = header.account.as_ref().map(|account| account.ledger()).transpose()?.flatten() {
-            content.ledger = ledger;
+        let mut ledger_error = None;
+        match header.account.as_ref().map_or(Ok(None), |account| account.ledger()) {
+            Ok(ledger) => content.ledger = ledger.unwrap_or_default(),
+            Err(error) => ledger_error = Some(error.to_string()),
         }
-        Ok(Batch { header, content })
+        Ok(Batch { header, content, ledger_error })
     }
 }
 

@@ -89,7 +89,7 @@ impl EdgeAccount {
         let packed = serde_json::to_vec(ledger).map_or_else(|_| Vec::new(), |text| deflate(&text));
         EdgeAccount {
             lines: ledger.lines.read,
-            kernel_drops: ledger.listeners.iter().map(|listener| listener.kernel_drops).sum(),
+            kernel_drops: ledger.listeners.iter().map(|listener| listener.kernel_drops).fold(0, u64::saturating_add),
             ledger: if packed.len() > MAX_LEDGER_BYTES { Vec::new() } else { packed },
         }
     }

@@ -471,7 +471,7 @@ fn batches_are_merged_by_edge_boot_and_number_and_gauges_by_time() {
             kvs: vec![KvPoint { series: Series::new(Kind::Kv, "k", &[]), values: vec![kv] }],
             ..Snapshot::default()
         };
-        Batch { header: BatchHeader { boot, ..header(edge, n) }, content }
+        Batch { header: BatchHeader { boot, ..header(edge, n) }, content, ledger_error: None }
     };
     let late = (GaugeOp::Set, 20.0, 12.0);
     let all = [
