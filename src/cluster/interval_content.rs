@@ -243,7 +243,7 @@ impl BatchFindings {
             for finding in &account.findings {
                 match finding {
                     Finding::Lost { from, to, .. } => own.lost += to - from + 1,
-                    Finding::Skewed { .. } => own.skewed += 1,
+                    Finding::Skewed { .. } | Finding::Ignored { .. } => own.skewed += 1,
                     Finding::Partial { edge, .. } => _ = partial.insert(edge),
                     _ => {}
                 }

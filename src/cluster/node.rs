@@ -28,6 +28,10 @@ const READ_RECORDS_SECS: f64 = 1.0;
 /// A record of which nothing was seen for so many seconds is sent again.
 const RESEND_SECS: f64 = 1.5;
 
+/// If nothing was seen of a record of ours for so many seconds, the stream may have lost its end, or be another one. Those
+/// who write none look as often.
+const UNSEEN_SECS: f64 = 10.0;
+
 /// A node that is not the preferred one claims a free partition so many seconds later.
 const CLAIM_LATER_SECS: f64 = 2.0;
 
@@ -49,7 +53,14 @@ pub struct NodeOptions {
 #[derive(Debug)]
 struct Write {
     record: Record,
+    since: f64,
     sent_at: f64,
+}
+
+impl Write {
+    fn is_unseen(&self, now: f64) -> bool {
+        now - self.since >= UNSEEN_SECS
+    }
 }
 
 /// What we know of a partition.
@@ -59,10 +70,22 @@ struct Slot<C: Content> {
     owner: Option<Owner<C>>,
     write: Option<Write>,
     read_at: f64,
+    /// When it was last looked whether the stream still has the records that were read.
+    looked_at: f64,
     /// The valid record that is free to be claimed, and since when.
     free_since: Option<(Sequence, f64)>,
     /// Since when somebody else should have it.
     unwanted_since: Option<f64>,
+}
+
+impl<C: Content> Slot<C> {
+    /// How often to look whether the records that were read are still there; `None` for an owner who sees what it writes.
+    fn look_again_secs(&self, now: f64) -> Option<f64> {
+        match &self.write {
+            Some(write) => write.is_unseen(now).then_some(RESEND_SECS),
+            None => self.owner.is_none().then_some(UNSEEN_SECS),
+        }
+    }
 }
 
 /// A node that owns partitions.
@@ -90,6 +113,7 @@ impl<C: Content> Node<C> {
             owner: None,
             write: None,
             read_at: f64::MIN,
+            looked_at: f64::MIN,
             free_since: None,
             unwanted_since: None,
         };
@@ -224,8 +248,12 @@ impl<C: Content> Node<C> {
             Event::Sessions(all) => self.sessions.take(&all, &mut self.session, now),
             Event::LastRecord { partition, record } => {
                 let slot = &mut self.slots[partition as usize];
-                let last = record.as_ref().and_then(|stored| Record::decode(&stored.payload));
-                slot.chain.get_or_insert_with(|| Chain::begin(last.as_ref()));
+                let last = record.as_ref().map_or(0, |stored| stored.sequence);
+                if slot.look_again_secs(now).is_some() && slot.chain.as_ref().is_some_and(|chain| last < chain.last()) {
+                    // What we follow is no more.
+                    (slot.chain, slot.owner, slot.write) = (None, None, None);
+                }
+                slot.chain.get_or_insert_with(|| Chain::begin(record.as_ref()));
                 slot.read_at = f64::MIN;
                 self.read_records(partition, now);
             }
@@ -275,6 +303,10 @@ impl<C: Content> Node<C> {
             return;
         }
         slot.read_at = now;
+        if slot.chain.is_some() && slot.look_again_secs(now).is_some_and(|secs| now - slot.looked_at >= secs) {
+            slot.looked_at = now;
+            self.out.push(Command::ReadLastRecord { partition });
+        }
         self.out.push(match &slot.chain {
             None => Command::ReadLastRecord { partition },
             Some(chain) => Command::ReadRecords { partition, after: chain.last() },
@@ -332,7 +364,7 @@ impl<C: Content> Node<C> {
         (record.format, record.prev) = (FORMAT, chain.valid().0);
         record.token = Random::new(self.seed ^ next(&mut self.tickets)).bits();
         self.out.push(Command::WriteRecord { partition, expected: chain.last(), payload: record.encode() });
-        slot.write = Some(Write { record, sent_at: now });
+        slot.write = Some(Write { record, since: now, sent_at: now });
     }
 
     /// Claims a partition if it is free and our turn.
@@ -546,6 +578,62 @@ mod tests {
         let last = bus.emitted.iter().rev().find(|emission| emission.interval == 103).expect("it was emitted");
         assert_eq!(last.merged, [b"e 4"]);
         assert!(is_lost(&bus, 3));
+    }
+
+    #[test]
+    fn an_edge_whose_clock_is_far_behind_does_not_say_where_sealing_begins() {
+        let (mut bus, mut node) = (TestBus::default(), node_of("a", 1, Terms { forget_secs: 60.0, ..terms() }));
+        bus.batch("old", 1, 2, 5.0);
+        bus.batch("e", 1, 100, 10.0);
+        bus.run(&mut [&mut node], 10.0, 40.0);
+        assert_eq!((bus.record(0).base, bus.emitted[0].interval), (99, 100));
+        let late = &bus.emitted[0].account.as_ref().expect("an account").late;
+        assert_eq!(late.iter().map(|late| late.interval).collect::<Vec<_>>(), [2]);
+    }
+
+    #[test]
+    fn a_checkpoint_may_take_longer_than_it_is_waited_for() {
+        let (mut bus, mut first, mut second) = (TestBus::default(), node("a", 1), node("b", 1));
+        bus.checkpoint_secs = 4.0;
+        (1..=9).for_each(|n| bus.batch("e", n, 99 + n, 10.0 * n as f64));
+        bus.run(&mut [&mut first], 10.0, 92.0);
+        let record = bus.record(0);
+        assert_eq!((record.sealed, record.base, bus.checkpoints.len()), (108, 105, 6));
+        bus.batch("e", 10, 109, 100.0);
+        bus.run(&mut [&mut second], 100.0, 112.0);
+        assert_eq!((bus.record(0).sealed, second.log_lost().count()), (109, 0));
+    }
+
+    #[test]
+    fn records_that_are_lost_are_begun_anew_from_what_is_left_of_them() {
+        for kept in [1, 0] {
+            let (mut bus, mut a, mut b) = (TestBus::default(), node("a", 1), node("b", 1));
+            bus.batch("e", 1, 100, 10.0);
+            bus.batch("e", 2, 101, 20.0);
+            bus.run(&mut [&mut a, &mut b], 10.0, 24.0);
+            assert_eq!((bus.record(0).sealed, bus.record(1).sealed), (101, 101));
+            bus.lose_records(kept);
+            (3..=5).for_each(|n| bus.batch("e", n, 99 + n, 10.0 * n as f64));
+            bus.run(&mut [&mut a, &mut b], 24.0, 60.0);
+            assert_eq!((bus.record(0).sealed, bus.record(1).sealed), (104, 104), "{kept}");
+        }
+    }
+
+    #[test]
+    fn a_last_record_that_can_not_be_read_stops_nobody() {
+        let (mut bus, mut first, mut second) = (TestBus::default(), node("a", 1), node("b", 1));
+        (1..=4).for_each(|n| bus.batch("e", n, 99 + n, 10.0 * n as f64));
+        bus.run(&mut [&mut first], 10.0, 42.0);
+        let sealed = bus.record(0).sealed;
+        assert_eq!(sealed, 103);
+        // Only the last three are kept.
+        bus.store_record(0, b"junk");
+        bus.keep_records(0, 3);
+        bus.batch("e", 5, 104, 50.0);
+        bus.run(&mut [&mut second], 50.0, 66.0);
+        assert_eq!(second.owned().collect::<Vec<_>>(), [0, 1]);
+        let last = bus.all_records().last().expect("there is one");
+        assert_eq!((last.sealed, last.owner), (104, Some(second.id().clone())));
     }
 
     /// Whether some account counts a batch of the edge lost.

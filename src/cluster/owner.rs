@@ -39,8 +39,11 @@ const CHECKPOINT_INTERVALS: u64 = 6;
 /// So many emitted intervals can be amended.
 const AMENDABLE_INTERVALS: u64 = 3;
 
-/// What was not answered in so many seconds is asked for again.
+/// What was not answered in so many seconds is asked for again, and later at half of the time for which it was waited.
 const ANSWER_SECS: f64 = 1.5;
+
+/// What was not answered in so many seconds is asked for again, however often it was asked for.
+const MOST_ANSWER_SECS: f64 = 30.0;
 
 /// The log is asked again after so many seconds, so that an answer that is lost makes no gap in our reading.
 const READ_AGAIN_SECS: f64 = 0.5;
@@ -99,16 +102,33 @@ pub(super) struct Step {
     pub(super) release: bool,
 }
 
-/// Something that was asked for and is waited for.
+/// Something that was asked for and is waited for. The answer may take longer than we wait until we ask again: any is taken.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
+    /// The tickets of the first time and of the last one. Nothing of the same kind was asked for in between.
+    first: u64,
     ticket: u64,
+    /// When it was asked for first, and last.
+    since: f64,
     at: f64,
 }
 
 impl Asked {
-    fn is_stale(asked: Option<Asked>, now: f64) -> bool {
-        asked.is_none_or(|asked| now - asked.at >= ANSWER_SECS)
+    fn new(ticket: u64, at: f64) -> Asked {
+        Asked { first: ticket, ticket, since: at, at }
+    }
+
+    /// The same asked for again.
+    fn again(self, ticket: u64, at: f64) -> Asked {
+        Asked { ticket, at, ..self }
+    }
+
+    fn is_stale(self, now: f64) -> bool {
+        now - self.at >= ((self.at - self.since) / 2.0).clamp(ANSWER_SECS, MOST_ANSWER_SECS)
+    }
+
+    fn is_answered_by(self, ticket: u64) -> bool {
+        (self.first..=self.ticket).contains(&ticket)
     }
 }
 
@@ -215,10 +235,9 @@ impl<C: Content> Owner<C> {
     /// Asks for what is to be read, and again for what was not answered.
     pub(super) fn read(&mut self, now: f64, ticket: &mut impl FnMut() -> u64, out: &mut Vec<Command<Emission<C>>>) {
         let partition = self.partition;
-        let mut ask = || Asked { ticket: ticket(), at: now };
         let at = |asked: Asked| Position { partition, ticket: asked.ticket };
         if self.reading.back().is_none_or(|asked| now - asked.at >= READ_AGAIN_SECS) {
-            let asked = ask();
+            let asked = Asked::new(ticket(), now);
             self.reading.push_back(asked);
             if self.reading.len() > MOST_READS {
                 self.reading.pop_front();
@@ -226,23 +245,24 @@ impl<C: Content> Owner<C> {
             out.push(Command::ReadBatches { at: at(asked), from: self.replay.next() });
         }
         if let (None, Some(sequence)) = (&self.standing, self.record.checkpoint)
-            && Asked::is_stale(self.reading_checkpoint, now)
+            && self.reading_checkpoint.is_none_or(|asked| asked.is_stale(now))
         {
-            let asked = ask();
+            let ticket = ticket();
+            let asked = self.reading_checkpoint.map_or(Asked::new(ticket, now), |asked| asked.again(ticket, now));
             self.reading_checkpoint = Some(asked);
             out.push(Command::ReadCheckpoint { at: at(asked), sequence });
         }
         if let Some((asked, sequences)) = &mut self.reading_bodies
-            && Asked::is_stale(Some(*asked), now)
+            && asked.is_stale(now)
         {
-            *asked = ask();
+            *asked = asked.again(ticket(), now);
             out.push(Command::ReadBodies { at: at(*asked), sequences: sequences.clone() });
         }
         if let Some(new) = &mut self.new_checkpoint
             && new.sequence.is_none()
-            && Asked::is_stale(Some(new.asked), now)
+            && new.asked.is_stale(now)
         {
-            new.asked = ask();
+            new.asked = new.asked.again(ticket(), now);
             out.push(Command::WriteCheckpoint { at: at(new.asked), payload: new.payload.clone() });
         }
     }
@@ -299,13 +319,13 @@ impl<C: Content> Owner<C> {
     }
 
     pub(super) fn take_bodies(&mut self, ticket: u64, batches: &[StoredBatch]) {
-        if let Some((_, asked)) = self.reading_bodies.take_if(|(asked, _)| asked.ticket == ticket) {
+        if let Some((_, asked)) = self.reading_bodies.take_if(|(asked, _)| asked.is_answered_by(ticket)) {
             self.replay.take_bodies(&asked, batches);
         }
     }
 
     pub(super) fn take_checkpoint(&mut self, ticket: u64, payload: Option<&[u8]>) {
-        if self.reading_checkpoint.take_if(|asked| asked.ticket == ticket).is_none() {
+        if self.reading_checkpoint.take_if(|asked| asked.is_answered_by(ticket)).is_none() {
             return;
         }
         let standing = payload.and_then(|bytes| HeldGauges::decode(bytes, self.record.base));
@@ -314,7 +334,7 @@ impl<C: Content> Owner<C> {
     }
 
     pub(super) fn checkpoint_stored(&mut self, ticket: u64, sequence: Sequence) {
-        if let Some(new) = self.new_checkpoint.as_mut().filter(|new| new.asked.ticket == ticket) {
+        if let Some(new) = self.new_checkpoint.as_mut().filter(|new| new.asked.is_answered_by(ticket)) {
             new.sequence = Some(sequence);
         }
     }
@@ -408,7 +428,7 @@ impl<C: Content> Owner<C> {
         let at = Position { partition: self.partition, ticket: ticket() };
         if !sequences.is_empty() {
             out.push(Command::ReadBodies { at, sequences: sequences.clone() });
-            self.reading_bodies = Some((Asked { ticket: at.ticket, at: now }, sequences));
+            self.reading_bodies = Some((Asked::new(at.ticket, now), sequences));
             return;
         }
         let Some(standing) = &mut self.standing else { return };
@@ -463,7 +483,7 @@ impl<C: Content> Owner<C> {
         let (standing, payload) = standing.checkpoint(&self.content, base, (&self.record, &self.replay));
         let at = Position { partition: self.partition, ticket: ticket() };
         out.push(Command::WriteCheckpoint { at, payload: payload.clone() });
-        let asked = Asked { ticket: at.ticket, at: step.now };
+        let asked = Asked::new(at.ticket, step.now);
         self.new_checkpoint = Some(NewCheckpoint { base, standing, payload, asked, sequence: None });
     }
 
@@ -510,7 +530,13 @@ impl<C: Content> Owner<C> {
         if self.record.sealed.saturating_sub(self.emitted) >= MOST_UNEMITTED {
             return None;
         }
-        let interval = if is_first { self.replay.first_open()? } else { self.record.sealed + 1 };
+        let interval = if is_first {
+            // What an edge whose clock is far behind has sent is late.
+            let oldest = (bus - self.terms.forget_secs) / self.terms.interval_secs;
+            self.replay.first_open_from(oldest.max(0.0) as Interval)?
+        } else {
+            self.record.sealed + 1
+        };
         let end = self.terms.end(interval);
         let is_due = self.away.is_due(end + self.terms.lateness_secs, self.terms.interval_secs, bus, now);
         let is_ready = bus >= end + LEAST_WAIT_SECS && self.is_complete(interval, bus, now);

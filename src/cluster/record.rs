@@ -23,6 +23,9 @@ use super::{Interval, SessionId};
 /// The format of records that is written.
 pub(super) const FORMAT: u8 = 1;
 
+/// Every lower number can be counted on, also as a float.
+pub(super) const BOUND: u64 = 1 << 53;
+
 /// A later version of an emitted interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Amendment {
@@ -101,12 +104,35 @@ impl Record {
         postcard::to_stdvec(self).expect("a vector takes all of a plain structure").into()
     }
 
-    /// A record from its bytes; `None` if it is none that this version reads.
+    /// A record from its bytes; `None` if it is none that this version reads, or says what can't be.
     pub fn decode(bytes: &[u8]) -> Option<Record> {
         if *bytes.first()? != FORMAT {
             return None;
         }
-        postcard::from_bytes(bytes).ok()
+        postcard::from_bytes(bytes).ok().filter(Record::is_sound)
+    }
+
+    /// A stored record; `None` if it is none, or names a predecessor that does not precede it.
+    fn of(stored: &Stored) -> Option<Record> {
+        Record::decode(&stored.payload).filter(|record| record.prev < stored.sequence)
+    }
+
+    /// Whether its numbers are such as an owner writes.
+    fn is_sound(&self) -> bool {
+        let Record { base, emitted, sealed, epoch, resume, .. } = *self;
+        let sequences = || self.cuts.values().chain(self.amends.values().map(|one| &one.cut));
+        let last = sequences().chain([&sealed, &epoch, &resume, &self.mark.0]).max();
+        let is_amended = |(interval, one): (&Interval, &Amendment)| {
+            (base + 1..=sealed).contains(interval) && one.emitted <= one.version && one.version < u32::MAX
+        };
+        base <= emitted
+            && emitted <= sealed
+            && last.is_none_or(|last| *last < BOUND)
+            && self.cuts.keys().all(|interval| (base..=sealed).contains(interval))
+            && self.cuts.values().is_sorted()
+            && self.amends.iter().all(is_amended)
+            && self.losses < u32::MAX
+            && self.roster.is_sound()
     }
 
     /// Up to where the log had been given out when an interval was sealed: the cut before its own.
@@ -123,14 +149,24 @@ pub struct Chain {
     record: Option<Record>,
     /// The last sequence that was read.
     last: Sequence,
+    /// Up to where records are gathered before the chain can begin, and those that were.
+    gathering: Option<(Sequence, Vec<Stored>)>,
 }
 
 impl Chain {
     /// Begins with the last record of the partition: the valid one is looked for from its predecessor on, which its writer
-    /// had found to be valid.
-    pub fn begin(last: Option<&Record>) -> Chain {
-        let valid = last.map_or(0, |record| record.prev);
-        Chain { valid, record: None, last: valid }
+    /// had found to be valid. If the last one can't be read, all that are kept are looked through for the last that can.
+    pub fn begin(last: Option<&Stored>) -> Chain {
+        match last.map(|stored| (stored.sequence, Record::of(stored))) {
+            None => Chain::default(),
+            Some((_, Some(record))) => Chain::after(record.prev),
+            // Nothing follows what no record can name.
+            Some((end, None)) => Chain { valid: Sequence::MAX, gathering: Some((end, Vec::new())), ..Chain::default() },
+        }
+    }
+
+    fn after(valid: Sequence) -> Chain {
+        Chain { valid, last: valid, ..Chain::default() }
     }
 
     /// Takes the next record of the partition; one that was read before changes nothing. `false` if records before it are
@@ -140,7 +176,17 @@ impl Chain {
         if stored.sequence <= self.last {
             return true;
         }
-        let record = Record::decode(&stored.payload);
+        if let Some((end, mut all)) = self.gathering.take() {
+            self.last = stored.sequence;
+            all.push(stored.clone());
+            if stored.sequence < end {
+                self.gathering = Some((end, all));
+                return true;
+            }
+            *self = Chain::after(all.iter().rev().find_map(Record::of).map_or(0, |record| record.prev));
+            return all.iter().all(|stored| self.take(stored));
+        }
+        let record = Record::of(stored);
         if record.as_ref().is_some_and(|record| record.prev > self.last) {
             return false;
         }
@@ -187,10 +233,8 @@ mod tests {
         // The last one names a predecessor that has been followed already.
         let all = [stored(4, 1, 11), stored(6, 4, 13), stored(9, 6, 14), stored(12, 4, 15)];
         for last in &all {
-            let last = Record::decode(&last.payload);
-            let mut chain = Chain::begin(last.as_ref());
-            let rest = all.iter().filter(|one| one.sequence > last.as_ref().map_or(0, |last| last.prev));
-            assert!(rest.into_iter().all(|one| chain.take(one)));
+            let mut chain = Chain::begin(Some(last));
+            assert!(all.iter().all(|one| chain.take(one)));
             assert_eq!(chain.valid().0, 9);
         }
     }
@@ -207,9 +251,58 @@ mod tests {
     #[test]
     fn a_record_that_can_not_be_read_is_skipped() {
         let mut chain = Chain::begin(None);
-        let junk = Stored { sequence: 1, stored: 0.0, payload: Bytes::from_static(b"\x01") };
-        assert!(chain.take(&junk) && chain.take(&stored(2, 0, 7)));
-        assert_eq!(chain.valid().0, 2);
+        assert!(chain.take(&junk(1)) && chain.take(&stored(2, 0, 7)));
+        // Nor can one that follows itself, or what comes after it.
+        assert!(chain.take(&stored(3, 3, 8)) && chain.take(&stored(4, 9, 8)));
+        assert_eq!((chain.valid().0, chain.last()), (2, 4));
         assert_eq!(Record::decode(&Record { format: 9, ..Record::genesis() }.encode()), None);
+    }
+
+    fn junk(sequence: Sequence) -> Stored {
+        Stored { sequence, stored: 0.0, payload: Bytes::from_static(b"\x01") }
+    }
+
+    #[test]
+    fn the_valid_record_is_found_though_the_last_one_can_not_be_read() {
+        // Those before 70 are gone; 71 was too late.
+        let all = [stored(70, 66, 1), stored(71, 66, 2), stored(72, 70, 3), junk(73), stored(75, 75, 4)];
+        for end in [3, 4] {
+            let mut chain = Chain::begin(Some(&all[end]));
+            for record in &all[..end] {
+                assert!(chain.take(record));
+                assert_eq!((chain.valid(), chain.last()), ((Sequence::MAX, None), record.sequence));
+            }
+            assert!(all[end..].iter().all(|record| chain.take(record)));
+            assert_eq!((chain.valid().0, chain.last()), (72, 75));
+        }
+        // If none can be read there is none.
+        let mut chain = Chain::begin(Some(&junk(73)));
+        assert!(chain.take(&junk(73)));
+        assert_eq!((chain.valid(), chain.last()), ((0, None), 73));
+    }
+
+    #[test]
+    fn a_record_that_says_what_can_not_be_is_none() {
+        let cuts = |cuts: [(Interval, Sequence); 2]| BTreeMap::from(cuts);
+        let base =
+            Record { sealed: 102, emitted: 101, base: 100, cuts: cuts([(101, 5), (102, 7)]), ..Record::genesis() };
+        let is_read = |record: &Record| Record::decode(&record.encode()).is_some();
+        assert!(is_read(&base));
+        let amendment = |cut, version| BTreeMap::from([(101, Amendment { version, cut, emitted: 0 })]);
+        for unsound in [
+            Record { emitted: 99, ..base.clone() },
+            Record { emitted: 103, ..base.clone() },
+            Record { cuts: cuts([(101, 7), (102, 5)]), ..base.clone() },
+            Record { cuts: cuts([(99, 5), (102, 7)]), ..base.clone() },
+            Record { cuts: cuts([(101, 5), (103, 7)]), ..base.clone() },
+            Record { cuts: cuts([(101, 5), (102, u64::MAX)]), ..base.clone() },
+            Record { sealed: 1 << 60, ..base.clone() },
+            Record { epoch: u64::MAX, ..base.clone() },
+            Record { resume: u64::MAX, ..base.clone() },
+            Record { amends: amendment(u64::MAX, 1), ..base.clone() },
+            Record { amends: amendment(7, u32::MAX), ..base.clone() },
+        ] {
+            assert!(!is_read(&unsound), "{unsound:?}");
+        }
     }
 }

@@ -10,15 +10,12 @@ use serde::{Deserialize, Serialize};
 use super::batch::BatchHeader;
 use super::bus::{Sequence, StoredBatch};
 use super::content::BatchId;
-use super::record::Record;
+use super::record::{BOUND, Record};
 use super::roster::{Finding, MOST_LAG_SECS, Roster, Verdict};
 use super::{Interval, NodeName, Terms};
 
 /// Messages are kept of so many open intervals; those of later ones are read again when their turn comes.
 const MOST_OPEN_INTERVALS: usize = 30;
-
-/// Every lower interval is a number of seconds that a float holds.
-const MOST_INTERVAL: Interval = 1 << 53;
 
 /// A batch that came too late for its interval.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -71,8 +68,10 @@ pub(super) struct Replay {
     last: (Sequence, f64),
     /// The edges as they are before `next`.
     roster: Roster,
-    /// Messages from the record's `resume` on, to move its roster with it.
+    /// Messages from the record's `resume` on, to move its roster with it, but for those that were read before.
     read: VecDeque<Read>,
+    /// The last message of each edge from there on, whatever it was.
+    heard: BTreeMap<NodeName, Sequence>,
     open: BTreeMap<Interval, BTreeMap<Sequence, Held>>,
     findings: Vec<(Sequence, Finding)>,
 }
@@ -85,6 +84,7 @@ impl Replay {
             last: record.mark,
             roster: record.roster.clone(),
             read: VecDeque::new(),
+            heard: BTreeMap::new(),
             open: BTreeMap::new(),
             findings: Vec::new(),
         }
@@ -125,7 +125,10 @@ impl Replay {
             let held = Held { id: id_of(&header), more: header.flags.more, config: header.config, message };
             self.open.entry(header.interval).or_default().insert(sequence, held);
         }
-        self.read.push_back(Read { sequence, times, header });
+        self.heard.insert(header.edge.clone(), sequence);
+        if verdict != Verdict::Seen {
+            self.read.push_back(Read { sequence, times, header });
+        }
         deadline < message.stored && lag <= MOST_LAG_SECS
     }
 
@@ -136,7 +139,12 @@ impl Replay {
 
     /// The first interval of which something was read.
     pub(super) fn first_open(&self) -> Option<Interval> {
-        self.open.keys().next().copied()
+        self.first_open_from(0)
+    }
+
+    /// The first interval from `oldest` on of which something was read.
+    pub(super) fn first_open_from(&self, oldest: Interval) -> Option<Interval> {
+        self.open.range(oldest..).next().map(|(interval, _)| *interval)
     }
 
     /// Whether something was read of an interval after `cut`.
@@ -227,7 +235,7 @@ impl Replay {
 
     /// Whether anything of an edge was read from a sequence on.
     pub(super) fn has_read_of(&self, edge: &NodeName, from: Sequence) -> bool {
-        self.read.iter().rev().take_while(|read| read.sequence >= from).any(|read| read.header.edge == *edge)
+        self.heard.get(edge).is_some_and(|sequence| *sequence >= from)
     }
 
     /// From where on the log has to be read by somebody who needs nothing of intervals up to `base`, which was sealed at
@@ -242,6 +250,7 @@ impl Replay {
         while self.read.front().is_some_and(|read| read.sequence < record.resume) {
             self.read.pop_front();
         }
+        self.heard.retain(|_, sequence| *sequence >= record.resume);
         self.findings.retain(|(sequence, _)| *sequence >= record.resume);
         if self.roster.forgotten() < record.roster.forgotten() {
             self.forget(record);
@@ -270,7 +279,8 @@ impl Replay {
 fn read_header(message: &[u8]) -> Option<BatchHeader> {
     let (mut header, _) = BatchHeader::decode(message).ok()?;
     header.account = None;
-    (header.n > 0 && (1..MOST_INTERVAL).contains(&header.interval)).then_some(header)
+    let is_bounded = [header.boot, header.n, header.interval].iter().all(|number| *number < BOUND);
+    (is_bounded && header.n > 0 && header.interval > 0).then_some(header)
 }
 
 /// Which batch it is.
@@ -316,6 +326,28 @@ mod tests {
         assert_eq!(replay.bodies(100, 3).count(), 3);
         let account = replay.account(&record, 101, 3, 4);
         assert_eq!((account.findings, account.missing), (other(9).findings, vec![edge("a")]));
+    }
+
+    #[test]
+    fn numbers_that_nobody_sends_are_skipped() {
+        let (_, replay) = read(&[
+            header("a", BOUND, 100),
+            BatchHeader { boot: u64::MAX, ..header("a", 1, 100) },
+            header("a", 1, BOUND),
+            header("a", 0, 100),
+        ]);
+        assert_eq!((replay.read.len(), replay.next()), (0, 5));
+        assert!(replay.roster().is_empty());
+    }
+
+    #[test]
+    fn messages_that_were_read_before_take_no_memory_and_are_of_an_edge_that_is_there() {
+        let (mut record, mut replay) = read(&[header("a", 1, 100), header("b", 1, 100), header("a", 1, 100)]);
+        assert_eq!((replay.read.len(), replay.first_open()), (2, Some(100)));
+        assert!(replay.has_read_of(&edge("a"), 3) && !replay.has_read_of(&edge("b"), 3));
+        record.resume = 4;
+        replay.begin_at(&record);
+        assert!(replay.heard.is_empty() && !replay.has_read_of(&edge("a"), 3));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::batch::BatchHeader;
+use super::record::BOUND;
 use super::{Interval, NodeName, Terms};
 
 /// A batch of an interval that begins more than so many seconds after it was stored is refused: its edge's clock is wrong.
@@ -85,6 +86,17 @@ pub enum Finding {
         /// The interval.
         interval: Interval,
     },
+    /// A batch of an earlier start of an edge than was heard last, but with a later number: two nodes have one name, or the
+    /// edge has no state and its clock was set back. It is not merged. If the edge lost its state, it may be the last one
+    /// of before, stored again.
+    Ignored {
+        /// The edge.
+        edge: NodeName,
+        /// The start.
+        boot: u64,
+        /// The number of the batch.
+        n: u64,
+    },
     /// An edge that is not known goes on with number `n`. Edges have been forgotten, and whether it is one of them or what it
     /// sent before was lost is not known.
     Unknown {
@@ -122,6 +134,8 @@ pub enum Finding {
 pub(super) enum Verdict {
     /// It was read before.
     Seen,
+    /// It is of an earlier start than was heard.
+    Ignored,
     /// It tells of its edge only.
     Counted,
     /// It belongs to its interval.
@@ -149,8 +163,12 @@ impl Roster {
         let interval = header.interval;
         let known = self.members.get(&header.edge);
         let is_seen = |member: &Member| (header.boot, header.n) <= (member.boot, member.n);
-        if known.is_some_and(is_seen) {
-            return Verdict::Seen;
+        if let Some(member) = known.filter(|member| is_seen(member)) {
+            if header.n <= member.n {
+                return Verdict::Seen;
+            }
+            report(Finding::Ignored { edge: edge(), boot: header.boot, n: header.n });
+            return Verdict::Ignored;
         }
         let mut member = known.cloned().unwrap_or(Member {
             boot: 0,
@@ -223,6 +241,16 @@ impl Roster {
         self.members.is_empty()
     }
 
+    /// Whether its numbers are such as batches have.
+    pub(super) fn is_sound(&self) -> bool {
+        self.members.values().all(|member| {
+            let Member { boot, n, last, first, away: (from, to), heard, lag, .. } = *member;
+            [boot, n, last, first, from, to].iter().all(|number| *number < BOUND)
+                && heard.is_finite()
+                && lag.is_finite()
+        })
+    }
+
     /// How many edges were forgotten.
     pub(super) fn forgotten(&self) -> u64 {
         self.forgotten
@@ -292,6 +320,17 @@ mod tests {
         let lost = Finding::Lost { edge: edge(), from: 9, to: 11 };
         assert_eq!(take(&mut roster, &header(1, 12, 104)), (Verdict::Taken, vec![lost]));
         assert_eq!(take(&mut roster, &header(1, 10, 102)), (Verdict::Seen, vec![]));
+    }
+
+    #[test]
+    fn a_batch_of_an_earlier_start_with_a_later_number_is_told() {
+        let mut roster = Roster::default();
+        take(&mut roster, &header(1, 7, 100));
+        take(&mut roster, &header(2, 1, 101));
+        assert_eq!(take(&mut roster, &header(1, 1, 100)), (Verdict::Seen, vec![]));
+        let ignored = Finding::Ignored { edge: edge(), boot: 1, n: 8 };
+        assert_eq!(take(&mut roster, &header(1, 8, 101)), (Verdict::Ignored, vec![ignored]));
+        assert_eq!(roster.get(&edge()).map(|member| (member.boot, member.n)), Some((2, 1)));
     }
 
     #[test]

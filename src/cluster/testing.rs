@@ -48,6 +48,10 @@ pub(super) struct TestBus {
     pub(super) emitted: Vec<Emission<Bodies>>,
     sessions: BTreeMap<NodeName, Stored>,
     pub(super) checkpoints: BTreeMap<(u16, Sequence), Bytes>,
+    /// How long checkpoints take.
+    pub(super) checkpoint_secs: f64,
+    /// Answers on their way, and when they arrive.
+    late: Vec<(f64, NodeName, Event)>,
     log_end: Sequence,
     sequence: Sequence,
 }
@@ -63,6 +67,8 @@ impl Default for TestBus {
             emitted: Vec::new(),
             sessions: BTreeMap::new(),
             checkpoints: BTreeMap::new(),
+            checkpoint_secs: 0.0,
+            late: Vec::new(),
             log_end: 0,
             sequence: 0,
         }
@@ -144,6 +150,34 @@ impl TestBus {
         self.log.retain(|(_, batch)| batch.sequence <= self.log_end);
     }
 
+    /// Loses all records of each partition but the first ones.
+    pub(super) fn lose_records(&mut self, kept: usize) {
+        let mut left = vec![kept; self.partitions as usize];
+        self.records.retain(|(partition, _)| {
+            let left = &mut left[*partition as usize];
+            std::mem::replace(left, left.saturating_sub(1)) > 0
+        });
+        self.sequence = self.records.last().map_or(0, |(_, record)| record.sequence);
+    }
+
+    /// Stores something for a record.
+    pub(super) fn store_record(&mut self, partition: u16, payload: &'static [u8]) {
+        self.sequence += 1;
+        let stored = Stored { sequence: self.sequence, stored: EPOCH, payload: Bytes::from_static(payload) };
+        self.records.push((partition, stored));
+    }
+
+    /// Loses all records of a partition but the last ones.
+    pub(super) fn keep_records(&mut self, partition: u16, kept: usize) {
+        let all = self.records.iter().filter(|(of, _)| *of == partition).count();
+        let mut old = all.saturating_sub(kept);
+        self.records.retain(|(of, _)| {
+            let is_old = *of == partition && old > 0;
+            old -= usize::from(is_old);
+            !is_old
+        });
+    }
+
     /// All records of all partitions.
     pub(super) fn all_records(&self) -> impl Iterator<Item = Record> {
         self.records.iter().filter_map(|(_, stored)| Record::decode(&stored.payload))
@@ -163,6 +197,9 @@ impl TestBus {
         while now < to {
             now += Node::<Bodies>::tick_secs();
             for node in &mut *nodes {
+                let is_here = |(at, to, _): &mut (f64, NodeName, Event)| *at <= now && *to == node.id().node;
+                let arrived: Vec<_> = self.late.extract_if(.., is_here).collect();
+                arrived.into_iter().for_each(|(.., event)| node.take(event, now));
                 node.tick(now);
                 self.obey(node, now);
             }
@@ -177,10 +214,17 @@ impl TestBus {
                 return;
             }
             for command in commands {
-                if (self.allows)(&command)
-                    && let Some(event) = self.reply(command, now)
-                {
-                    node.take(event, now);
+                if !(self.allows)(&command) {
+                    continue;
+                }
+                match self.reply(command, now) {
+                    Some(event @ (Event::Checkpoint { .. } | Event::CheckpointStored { .. }))
+                        if self.checkpoint_secs > 0.0 =>
+                    {
+                        self.late.push((now + self.checkpoint_secs, node.id().node.clone(), event));
+                    }
+                    Some(event) => node.take(event, now),
+                    None => {}
                 }
             }
         }

@@ -372,7 +372,7 @@ accounts! {
         Counter batches_late: u64, metric("systole_cluster_batches_late");
         /// Batches that never came.
         Counter batches_lost: u64, metric("systole_cluster_batches_lost");
-        /// Batches that were refused, as the clock of their edge is ahead.
+        /// Batches that were refused, as the clock of their edge is ahead, or a later start of it was heard: then two nodes have one name, or it was set back.
         Counter batches_skewed: u64, metric("systole_cluster_batches_skewed");
         /// Batches that could not be read.
         Counter batches_unreadable: u64, metric("systole_cluster_batches_unreadable");
@@ -387,7 +387,7 @@ accounts! {
         Counter late: u64, series("cluster.batches.late"), rare();
         /// Batches that never came.
         Counter lost: u64, series("cluster.batches.lost"), rare();
-        /// Batches that were refused, as the clock of their edge is ahead.
+        /// Batches that were refused, as the clock of their edge is ahead, or a later start of it was heard: then two nodes have one name, or it was set back.
         Counter skewed: u64, series("cluster.batches.skewed"), rare();
         /// Batches that could not be read.
         Counter unreadable: u64, series("cluster.batches.unreadable"), rare();

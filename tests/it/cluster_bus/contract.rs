@@ -189,7 +189,7 @@ async fn records_follow_each_other(a: &dyn Bus, b: &dyn Bus) {
 /// The valid record, found as a node finds it that begins: old ones are gone.
 async fn valid(bus: &dyn Bus, partition: u16) -> Chain {
     let last = again(|| bus.last_record(partition)).await;
-    let mut chain = Chain::begin(last.and_then(|record| Record::decode(&record.payload)).as_ref());
+    let mut chain = Chain::begin(last.as_ref());
     loop {
         let records = again(|| bus.records(partition, chain.last())).await;
         if records.is_empty() {

@@ -167,7 +167,7 @@ impl<'a> Judge<'a> {
                     Finding::Lost { edge, from, to } => {
                         told.lost.extend((from..=to).map(|n| (edge.to_string(), partition, n)));
                     }
-                    Finding::Skewed { edge, boot, n, .. } => {
+                    Finding::Skewed { edge, boot, n, .. } | Finding::Ignored { edge, boot, n } => {
                         _ = told.skewed.insert((partition, BatchId { edge, boot, n }))
                     }
                     Finding::Partial { edge, interval } => {
