@@ -11,8 +11,6 @@ pub(super) struct Emissions {
     /// Those of an interval wait for those of other partitions for so long.
     gather_secs: f64,
     gathering: BTreeMap<(Interval, u32), Group>,
-    /// Those that the sinks have, and until when that is waited for.
-    taken: Vec<(f64, Vec<Position>)>,
 }
 
 /// Emissions of one version of an interval.
@@ -25,7 +23,7 @@ pub(super) struct Group {
 
 impl Emissions {
     pub(super) fn new(gather_secs: f64) -> Emissions {
-        Emissions { gather_secs, gathering: BTreeMap::new(), taken: Vec::new() }
+        Emissions { gather_secs, gathering: BTreeMap::new() }
     }
 
     pub(super) fn add(&mut self, at: Position, emission: Emission<IntervalContent>, now: f64) {
@@ -41,19 +39,6 @@ impl Emissions {
         let is_due = |group: &Group| group.positions.len() >= owned || now - group.since >= self.gather_secs;
         let key = *self.gathering.iter().find(|(_, group)| is_due(group))?.0;
         self.gathering.remove(&key)
-    }
-
-    /// The sinks were given these; they are taken for done at `until`, however long a sink takes.
-    pub(super) fn offered(&mut self, positions: Vec<Position>, until: f64) {
-        self.taken.push((until, positions));
-    }
-
-    /// Those that are not waited for any more.
-    pub(super) fn overdue(&mut self, now: f64) -> Vec<Position> {
-        let (overdue, rest) = std::mem::take(&mut self.taken).into_iter().partition(|(until, _)| now >= *until);
-        self.taken = rest;
-        let overdue: Vec<(f64, Vec<Position>)> = overdue;
-        overdue.into_iter().flat_map(|(_, positions)| positions).collect()
     }
 
     /// Whether nothing waits for others.

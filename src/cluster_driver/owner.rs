@@ -19,15 +19,11 @@ use super::edge::has_twin;
 use super::emissions::Emissions;
 use super::status::{LastInterval, StatusBoard};
 
-/// Share of an interval for which a sink that does not take it is waited for, before it is marked as emitted. After that it
-/// waits in the queue or the spool of that sink alone, as on a single node.
-const PATIENCE: f64 = 0.5;
-
 /// Share of an interval for which emissions wait for those of other partitions.
 const GATHER: f64 = 0.3;
 
-/// Intervals that sinks may have and have not taken. Beyond it the next one comes at the pace of [`PATIENCE`], so that a backlog
-/// does not overflow their queues, and one that hangs keeps none from the others.
+/// Intervals that sinks may have and have not taken, so that a backlog does not overflow their queues. One that fails is not
+/// waited for.
 const MOST_UNTAKEN: usize = 2;
 
 /// How often the status is published, in seconds.
@@ -46,7 +42,6 @@ pub struct OwnerDriverOptions {
 pub struct OwnerDriver {
     bus: Arc<dyn Bus>,
     clock: Clock,
-    interval_secs: f64,
     content: Arc<IntervalContent>,
     node: Node<IntervalContent>,
     emissions: Emissions,
@@ -55,9 +50,8 @@ pub struct OwnerDriver {
     published_at: f64,
     /// The streams are as they should be.
     is_prepared: watch::Receiver<bool>,
-    /// Intervals that a sink has yet to take, and when one was offered last.
+    /// Intervals that a sink has yet to take.
     untaken: Arc<AtomicUsize>,
-    offered_at: f64,
     /// Where our last session is.
     own_session: Sequence,
     events: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
@@ -77,13 +71,11 @@ impl OwnerDriver {
         OwnerDriver {
             bus,
             clock: Clock::default(),
-            interval_secs: node.terms.interval_secs,
             node: Node::new(node, Arc::clone(&content)),
             content,
             emissions: Emissions::new(gather_secs),
             is_prepared,
             untaken: Arc::default(),
-            offered_at: f64::MIN,
             own_session: 0,
             merged,
             status,
@@ -114,9 +106,6 @@ impl OwnerDriver {
                 next_tick = now + Node::<IntervalContent>::tick_secs();
                 self.node.set_spooled(self.status.spooled_batches());
                 self.node.tick(now);
-            }
-            for position in self.emissions.overdue(now) {
-                self.node.take(Event::Emitted { at: position }, now);
             }
             self.carry(now);
             self.emit(now);
@@ -186,16 +175,14 @@ impl OwnerDriver {
     fn emit(&mut self, now: f64) {
         let owned = self.node.owned().count();
         while let Ok(room) = self.merged.try_reserve() {
-            let is_full = self.untaken.load(Ordering::Acquire) >= MOST_UNTAKEN;
-            if is_full && now - self.offered_at < PATIENCE * self.interval_secs {
+            if self.untaken.load(Ordering::Acquire) >= MOST_UNTAKEN {
                 return;
             }
             let Some(group) = self.emissions.next(owned, now) else { return };
             group.emissions.iter().for_each(|emission| self.report(emission));
-            let (events, positions) = (self.events.0.clone(), group.positions.clone());
+            let (events, positions) = (self.events.0.clone(), group.positions);
             let mut snapshot = self.content.snapshot(group.emissions);
             self.status.change(|status| status.last = last_interval(&snapshot).or(status.last.take()));
-            self.offered_at = now;
             self.untaken.fetch_add(1, Ordering::AcqRel);
             let untaken = Arc::clone(&self.untaken);
             snapshot.delivery = Some(DeliveryGuard::new(move || {
@@ -204,7 +191,6 @@ impl OwnerDriver {
                     let _ = events.send(Event::Emitted { at: *at });
                 }
             }));
-            self.emissions.offered(group.positions, now + PATIENCE * self.interval_secs);
             room.send(snapshot);
         }
     }

@@ -678,15 +678,15 @@ impl Flusher {
         let delivery = snapshot.delivery.take();
         snapshot.hold(&self.sources.memory);
         let shown = Arc::new(snapshot);
+        if let Some(delivery) = &delivery {
+            delivery.hand_to(self.drivers.iter().map(SinkDriver::name));
+        }
         if !self.drivers.is_empty() {
-            let mut offered = Snapshot { delivery: delivery.clone(), ..(*shown).clone() };
+            let mut offered = Snapshot { delivery, ..(*shown).clone() };
             offered.hold(&self.sources.memory);
             if let Err(panic) = self.offer(&Arc::new(offered)) {
                 tracing::error!(?panic, "a sink cannot be handed an interval of the cluster");
             }
-        }
-        if let Some(delivery) = delivery {
-            delivery.offered();
         }
         self.remember(&shown);
         let as_of = self.inbox.published.borrow().as_of;

@@ -119,6 +119,8 @@ struct State {
     account: SinkAccount,
     /// End of the interval being delivered from memory.
     delivering: Option<f64>,
+    /// The last delivery failed: whoever waits for an interval does not wait for this sink.
+    is_failing: bool,
     /// Intervals in the spool.
     spooled_intervals: usize,
     /// Records in delivery that had to make room in the spool: counted as spooled, but not on disk any more.
@@ -146,9 +148,21 @@ impl Shared {
 
     /// Puts an interval into the queue, as the sink gets it.
     fn enqueue(&self, snapshot: Arc<Snapshot>) {
-        self.state().push(snapshot, self.options.queue);
+        let mut state = self.state();
+        if state.is_failing {
+            self.let_go_of(&snapshot);
+        }
+        state.push(snapshot, self.options.queue);
+        drop(state);
         self.give_way();
         self.changed.notify_one();
+    }
+
+    /// Nobody waits for this sink to take an interval.
+    fn let_go_of(&self, snapshot: &Snapshot) {
+        if let Some(delivery) = &snapshot.delivery {
+            delivery.let_go(&self.options.name);
+        }
     }
 
     /// Whether closed intervals have to leave memory.

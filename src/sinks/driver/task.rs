@@ -227,10 +227,13 @@ impl Driver {
                         let mut state = shared.state();
                         state.account.last_error = Some(error.to_string());
                         state.account.last_failure = unix_time();
+                        state.is_failing = true;
+                        state.waiting.iter().for_each(|waiting| shared.let_go_of(waiting));
                         (state.waiting.len() + 1, state.deadline)
                     };
                     self.failure_log.failed(options, &error, waiting);
                     spooler.save(Some(item)).await;
+                    shared.let_go_of(&item.snapshot);
                     // What is on disk can wait for the next start; what the disk did not take cannot.
                     let is_safe = item.position.is_some() && {
                         let state = shared.state();
@@ -266,6 +269,8 @@ impl Driver {
         }
         state.delivering = None;
         state.evicted = 0;
+        state.is_failing = false;
+        shared.let_go_of(&item.snapshot);
         let account = &mut state.account;
         match item.position {
             // The spool follows at once; until then the account is ahead of it.
