@@ -309,7 +309,7 @@ fn partitions(out: &mut String, status: &Value) {
     let catching_up = list(status, "partitions").filter(|one| one["catching_up"] == true).count();
     // What is marked as emitted is in the record with the next interval, so of others nothing can be said.
     let own = list(status, "partitions").filter(|one| one["is_ours"] == true);
-    let waiting: f64 = own.map(|one| number(&one["unemitted"])).sum();
+    let waiting = own.fold(0.0, |sum, one| sum + number(&one["unemitted"]));
     let _ = writeln!(
         out,
         "partitions  {count}, {ours} here; {catching_up} catching up, {waiting} sealed intervals wait for sinks here"

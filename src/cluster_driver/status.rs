@@ -107,6 +107,9 @@ impl ClusterStatus {
             let names = last.edges_behind.join(", ");
             all.push(format!("of the last interval {heard} of {expected} edges were heard; not {names}"));
         }
+        for node in self.nodes.iter().filter(|node| node.takes && !node.is_live && self.connected) {
+            all.push(format!("the node {} is dead since {:.0} s", node.id.node, node.age));
+        }
         let count = |is_bad: fn(&PartitionView) -> bool| self.partitions.iter().filter(|one| is_bad(one)).count();
         // Without the bus nothing is known of owners.
         let ownerless = if self.connected { count(|one| !one.is_owner_live) } else { 0 };
@@ -144,7 +147,7 @@ impl StatusBoard {
     }
 
     /// The bus refuses something, and says why.
-    pub(super) fn fails(&self, error: &str) {
+    pub fn fails(&self, error: &str) {
         self.change(|status| {
             if status.error.as_deref() != Some(error) {
                 tracing::warn!(error, "the bus of the cluster refuses something; trying again");

@@ -23,8 +23,13 @@ use super::thread::join_by;
 /// Intervals of this node that wait for the edge, and intervals of the cluster that wait for the flusher.
 const QUEUE: usize = 8;
 
-/// How often the streams are looked for, until they are as they should be.
+/// How often the streams are looked for, until they are as they should be, and after that: servers that keep one in memory lose
+/// it when all of them are started again.
 const PREPARE_EVERY: Duration = Duration::from_secs(1);
+const PREPARE_AGAIN: Duration = Duration::from_secs(15);
+
+/// How long a thread may take to save its state and end.
+const ENDING: Duration = Duration::from_millis(300);
 
 /// A thread and how it is told to stop.
 #[derive(Debug)]
@@ -35,7 +40,9 @@ struct Running {
 
 impl Running {
     async fn stop(self, deadline: Instant, what: &'static str) {
-        self.deadline.send_replace(Some(deadline));
+        // It has to end by the deadline, not to begin with that.
+        let until = deadline.checked_sub(ENDING).unwrap_or(deadline);
+        self.deadline.send_replace(Some(until));
         join_by(deadline, what, move || self.thread.join()).await;
     }
 }
@@ -67,8 +74,9 @@ impl Cluster {
         let is_own = bus.is_none();
         let bus = bus.map_or_else(|| connect(config), Ok).map_err(cannot)?;
         let (prepared, is_prepared) = watch::channel(false);
-        tokio::spawn(prepare(Arc::clone(&bus), prepared, supervisor.part("cluster:streams", Role::Ordinary)));
         let status = StatusBoard::new(node.as_str(), role.name());
+        let part = supervisor.part("cluster:streams", Role::Ordinary);
+        tokio::spawn(prepare(Arc::clone(&bus), prepared, status.clone(), part));
         let mut cluster =
             Cluster { status: Some(status.clone()), bus: is_own.then(|| Arc::clone(&bus)), ..Cluster::default() };
         let board = status.clone();
@@ -155,29 +163,29 @@ fn thread(
     Ok(Running { deadline, thread })
 }
 
-/// Creates the streams, or compares them with what they should be. With others nothing can work, and this node is not ready.
-async fn prepare(bus: Arc<dyn Bus>, prepared: watch::Sender<bool>, part: Part) {
-    let mut told = String::new();
-    loop {
+/// Creates the streams, or compares them with what they should be, again and again. With others nothing can work, and this node is
+/// not ready until its next start.
+async fn prepare(bus: Arc<dyn Bus>, prepared: watch::Sender<bool>, status: StatusBoard, part: Part) {
+    // Once nobody waits for it any more the node has stopped.
+    while !prepared.is_closed() {
         part.alive();
         match bus.prepare().await {
             Ok(()) => {
-                prepared.send_replace(true);
-                return;
+                if !prepared.send_replace(true) {
+                    tracing::info!(bus = %bus.status(), "the streams of the cluster are there");
+                }
+                tokio::time::sleep(PREPARE_AGAIN).await;
             }
             Err(error @ BusError::Different { .. }) => {
-                part.give_up(&error.to_string());
+                status.fails(&error.to_string());
+                part.give_up(&format!("{error}; then start this node again"));
                 return;
             }
             Err(error) => {
-                let text = error.to_string();
-                if text != told {
-                    tracing::warn!(error = text, "the streams of the cluster are not there yet; trying again");
-                    told = text;
-                }
+                status.fails(&error.to_string());
+                tokio::time::sleep(PREPARE_EVERY).await;
             }
         }
-        tokio::time::sleep(PREPARE_EVERY).await;
     }
 }
 

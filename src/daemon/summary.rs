@@ -3,8 +3,8 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use crate::assemble::origin_of_max_memory;
-use crate::config::{ListenUrl, show_duration, show_size};
+use crate::assemble::{cluster_node, origin_of_max_memory};
+use crate::config::{ListenUrl, Role, show_duration, show_size};
 use crate::net::Transport;
 use crate::ports::TlsFiles;
 
@@ -56,6 +56,12 @@ pub(super) fn text(daemon: &Daemon) -> String {
         let place = sink.kind.spec().place();
         let gap = if place.is_empty() { "" } else { "  " };
         let _ = writeln!(out, "  sink      {}{gap}{place}", sink.name);
+    }
+    if config.cluster.role != Role::Standalone {
+        let (cluster, node) = (&config.cluster, cluster_node(config).map_or_else(|_| "?".into(), String::from));
+        let (role, bus) = (cluster.role.name(), cluster.bus.join(", "));
+        let _ =
+            writeln!(out, "  cluster   {}: {role} {node}, bus {bus}, {} partitions", cluster.name, cluster.partitions);
     }
     for relay in &config.relays {
         let targets = relay.targets.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");

@@ -1,5 +1,5 @@
 //! The bus on three nats-servers with replicas, of which one is killed. Run with
-//! `SYSTOLE_TEST_NATS_SERVER=/usr/sbin/nats-server cargo test --features nats --test it -- cluster_bus::`.
+//! `TEST_NATS_SERVER=/usr/sbin/nats-server cargo test --features nats --test it -- cluster_bus::`.
 
 use std::ffi::OsString;
 use std::io::{Read, Write};
@@ -18,7 +18,7 @@ use crate::support::{alone, poll};
 
 /// The program, where tests with it are wanted.
 fn program() -> Option<OsString> {
-    std::env::var_os("SYSTOLE_TEST_NATS_SERVER")
+    std::env::var_os("TEST_NATS_SERVER")
 }
 
 /// A server of ours; it ends with the test.
