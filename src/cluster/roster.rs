@@ -270,28 +270,15 @@ impl Roster {
 #[cfg(test)]
 mod tests {
     use super::super::batch::Flags;
-    use super::super::testing::terms;
+    use super::super::testing::{self, INTERVAL, terms};
     use super::*;
-
-    const INTERVAL: f64 = 10.0;
 
     fn edge() -> NodeName {
         "e".parse().expect("a name")
     }
 
     fn header(boot: u64, n: u64, interval: Interval) -> BatchHeader {
-        BatchHeader {
-            format: 1,
-            edge: edge(),
-            boot,
-            n,
-            interval,
-            length: INTERVAL,
-            flags: Flags::default(),
-            clean_before: true,
-            config: 0,
-            account: None,
-        }
+        BatchHeader { boot, ..testing::header("e", n, interval) }
     }
 
     fn hello(boot: u64, n: u64, interval: Interval) -> BatchHeader {

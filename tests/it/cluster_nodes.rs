@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use systole::internals::cluster_bus::{MemoryBus, MemoryFault, MemoryOptions};
 use systole::{Config, Daemon, Delivery, DriverOptions, Receipt, Running, Sink, SinkError, Snapshot};
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-use crate::support::{get, pause_ms, systole, text, until};
+use crate::support::{get, pause_ms, runtime, systole, text, until};
 
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -47,17 +48,51 @@ impl Table {
     }
 }
 
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads")
-}
-
 struct Node {
     running: Running,
     udp: SocketAddr,
     http: SocketAddr,
 }
 
-/// A node; `receives` says whether it has listeners, and `merges` whether it has the sink.
+/// Nodes on one bus, and the sink of those that merge.
+struct Fleet {
+    runtime: Runtime,
+    dir: TempDir,
+    bus: Arc<MemoryBus>,
+    table: Table,
+}
+
+impl Fleet {
+    fn new() -> Fleet {
+        let dir = tempfile::tempdir().expect("a folder");
+        let bus = MemoryBus::new(MemoryOptions::default());
+        Fleet { runtime: runtime(), dir, bus, table: Table::default() }
+    }
+
+    fn start(&self, name: &str, role: &str) -> Node {
+        self.start_in(self.dir.path(), name, role)
+    }
+
+    /// Starts a node that keeps its state in a folder.
+    fn start_in(&self, dir: &Path, name: &str, role: &str) -> Node {
+        node(&self.runtime, &self.bus, &self.table, dir, name, role)
+    }
+
+    fn stop(&self, node: Node) {
+        self.stop_within(node, GRACE);
+    }
+
+    fn stop_within(&self, node: Node, grace: Duration) {
+        self.runtime.block_on(node.running.stop(Instant::now() + grace)).expect("it stops");
+    }
+
+    /// Waits until the sink has all that was sent under a name, and no more.
+    fn has_all(&self, prefix: &str, sent: f64) {
+        until("all of it is there", || self.table.sum(prefix) >= sent);
+        assert_eq!(self.table.sum(prefix), sent);
+    }
+}
+
 fn node(runtime: &Runtime, bus: &Arc<MemoryBus>, table: &Table, dir: &Path, name: &str, role: &str) -> Node {
     let text = format!(
         "interval = \"1s\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
@@ -80,10 +115,6 @@ fn node(runtime: &Runtime, bus: &Arc<MemoryBus>, table: &Table, dir: &Path, name
     Node { running: daemon.start().expect("it starts"), udp, http }
 }
 
-fn stop(runtime: &Runtime, node: Node) {
-    runtime.block_on(node.running.stop(Instant::now() + GRACE)).expect("it stops");
-}
-
 /// Sends lines to nodes in turn, for a while; how many.
 fn send(to: &[SocketAddr], name: &str, during: Duration) -> f64 {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
@@ -101,75 +132,65 @@ fn send(to: &[SocketAddr], name: &str, during: Duration) -> f64 {
 
 #[test]
 fn what_was_sent_to_any_node_is_at_the_sinks_once_while_nodes_come_and_go() {
-    let (runtime, dir) = (runtime(), tempfile::tempdir().expect("a folder"));
-    let (bus, table) = (MemoryBus::new(MemoryOptions::default()), Table::default());
-    let start = |name: &str, role: &str| node(&runtime, &bus, &table, dir.path(), name, role);
-    let (a, b, c) = (start("a", "edge+global"), start("b", "edge+global"), start("c", "edge"));
+    let fleet = Fleet::new();
+    let (a, b, c) = (fleet.start("a", "edge+global"), fleet.start("b", "edge+global"), fleet.start("c", "edge"));
     let mut sent = send(&[a.udp, b.udp, c.udp], "all", Duration::from_secs(3));
     // One that merges leaves, and comes back; then an edge does.
-    stop(&runtime, b);
+    fleet.stop(b);
     sent += send(&[a.udp, c.udp], "all", Duration::from_secs(2));
-    let b = start("b", "edge+global");
-    stop(&runtime, c);
+    let b = fleet.start("b", "edge+global");
+    fleet.stop(c);
     sent += send(&[a.udp, b.udp], "all", Duration::from_secs(3));
-    until("all of it is there", || table.sum("all.") >= sent);
-    assert_eq!(table.sum("all."), sent);
+    fleet.has_all("all.", sent);
     let status: serde_json::Value = serde_json::from_str(&get(a.http, "/api/v1/cluster", "").1).expect("JSON");
     assert_eq!(status["partitions"].as_array().map(Vec::len), Some(8), "{status}");
     let said = systole(&["cluster", "status", "--url", &format!("http://{}", a.http)], b"");
     let screen = text(&said.stdout);
     assert!(screen.starts_with("All is well.\n\nnode        a (edge+global)\n") && said.status.success(), "{screen}");
-    stop(&runtime, a);
-    stop(&runtime, b);
+    fleet.stop(a);
+    fleet.stop(b);
 }
 
 #[test]
 fn a_bus_that_is_away_costs_nothing_that_was_sent_meanwhile() {
-    let (runtime, dir) = (runtime(), tempfile::tempdir().expect("a folder"));
-    let (bus, table) = (MemoryBus::new(MemoryOptions::default()), Table::default());
-    let start = |name: &str, role: &str| node(&runtime, &bus, &table, dir.path(), name, role);
-    let (edge, global) = (start("edge", "edge"), start("global", "global"));
+    let fleet = Fleet::new();
+    let (edge, global) = (fleet.start("edge", "edge"), fleet.start("global", "global"));
     let mut sent = send(&[edge.udp], "away", Duration::from_secs(2));
-    bus.set_fault(MemoryFault::Away);
+    fleet.bus.set_fault(MemoryFault::Away);
     sent += send(&[edge.udp], "away", Duration::from_secs(8));
-    bus.set_fault(MemoryFault::None);
+    fleet.bus.set_fault(MemoryFault::None);
     sent += send(&[edge.udp], "away", Duration::from_secs(2));
-    until("all of it is there", || table.sum("away.") >= sent);
-    assert_eq!(table.sum("away."), sent);
-    stop(&runtime, edge);
-    stop(&runtime, global);
+    fleet.has_all("away.", sent);
+    fleet.stop(edge);
+    fleet.stop(global);
 }
 
 #[test]
 fn what_a_bus_does_not_take_before_a_stop_is_sent_by_the_next_start() {
-    let (runtime, dir) = (runtime(), tempfile::tempdir().expect("a folder"));
-    let (bus, table) = (MemoryBus::new(MemoryOptions::default()), Table::default());
-    let start = |name: &str, role: &str| node(&runtime, &bus, &table, dir.path(), name, role);
-    let (edge, global) = (start("edge", "edge"), start("global", "global"));
+    let fleet = Fleet::new();
+    let (edge, global) = (fleet.start("edge", "edge"), fleet.start("global", "global"));
     let mut sent = send(&[edge.udp], "kept", Duration::from_secs(2));
-    bus.set_fault(MemoryFault::Away);
+    fleet.bus.set_fault(MemoryFault::Away);
     sent += send(&[edge.udp], "kept", Duration::from_secs(2));
-    runtime.block_on(edge.running.stop(Instant::now() + Duration::from_secs(1))).expect("it stops");
-    bus.set_fault(MemoryFault::None);
-    let edge = start("edge", "edge");
+    fleet.stop_within(edge, Duration::from_secs(1));
+    fleet.bus.set_fault(MemoryFault::None);
+    let edge = fleet.start("edge", "edge");
     sent += send(&[edge.udp], "kept", Duration::from_secs(1));
-    until("all of it is there", || table.sum("kept.") >= sent);
-    assert_eq!(table.sum("kept."), sent);
-    stop(&runtime, edge);
-    stop(&runtime, global);
+    fleet.has_all("kept.", sent);
+    fleet.stop(edge);
+    fleet.stop(global);
 }
 
 #[test]
 fn a_second_node_of_the_same_name_is_told() {
-    let (runtime, dir) = (runtime(), tempfile::tempdir().expect("a folder"));
-    let (bus, table) = (MemoryBus::new(MemoryOptions::default()), Table::default());
-    let start = |folder: &str| node(&runtime, &bus, &table, &dir.path().join(folder), "same", "global");
+    let fleet = Fleet::new();
+    let start = |folder: &str| fleet.start_in(&fleet.dir.path().join(folder), "same", "global");
     let (one, two) = (start("one"), start("two"));
     let says_so =
         |node: &Node| get(node.http, "/api/v1/cluster", "").1.contains("another node runs under the name same");
     until("one of them says so", || says_so(&one) || says_so(&two));
-    stop(&runtime, one);
-    stop(&runtime, two);
+    fleet.stop(one);
+    fleet.stop(two);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use systole::{Config, Daemon, Delivery, DriverOptions, Receipt, Running, Sink, SinkError, Snapshot};
 use tokio::runtime::Runtime;
 
-use crate::support::{get, until};
+use crate::support::{get, runtime, until};
 
 const GRACE: Duration = Duration::from_secs(20);
 
@@ -45,10 +45,6 @@ struct Ports {
     tcp: SocketAddr,
     http: SocketAddr,
     management: SocketAddr,
-}
-
-fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads")
 }
 
 fn bind(runtime: &Runtime, ports: Option<Ports>, kept: &Kept) -> (Daemon, Ports) {

@@ -26,6 +26,11 @@ pub use wait::{exit_within, least_of_three, pause, pause_ms, poll, until};
 
 pub const SYSTOLE: &str = env!("CARGO_BIN_EXE_systole");
 
+/// A runtime with the threads that a daemon needs at least.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads")
+}
+
 /// Held by tests that need much of the processors, and by those that measure how late something is: one runs at a time.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
