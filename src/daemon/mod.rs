@@ -538,27 +538,9 @@ impl Parts {
                 Some(flusher) => Box::pin(flusher.stop_listeners(deadline)),
                 None => Box::pin(async { Ok(()) }),
             },
-            Part::ClusterOwner => match &mut self.cluster {
-                Some(cluster) => {
-                    let stopped = cluster.stop_owner(deadline);
-                    Box::pin(async {
-                        stopped.await;
-                        Ok(())
-                    })
-                }
-                None => Box::pin(async { Ok(()) }),
-            },
+            Part::ClusterOwner => stopped(self.cluster.as_mut(), |cluster| cluster.stop_owner(deadline)),
             Part::Cluster => stopped(self.cluster.take(), |cluster| cluster.stop(deadline)),
-            Part::Judging => match &mut self.presence {
-                Some(presence) => {
-                    let stopped = presence.stop_judging();
-                    Box::pin(async {
-                        stopped.await;
-                        Ok(())
-                    })
-                }
-                None => Box::pin(async { Ok(()) }),
-            },
+            Part::Judging => stopped(self.presence.as_mut(), Presence::stop_judging),
             Part::RelayQueues => match &self.relays {
                 Some(relays) => Box::pin(relays.empty_queues(deadline)),
                 None => Box::pin(async { Ok(()) }),
