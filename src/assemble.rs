@@ -2,8 +2,6 @@
 
 use std::ffi::OsString;
 use std::fs;
-#[cfg(feature = "nats")]
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -226,7 +224,7 @@ pub fn of_role(mut config: Config) -> Config {
 /// # Errors
 /// If this node has no name.
 #[cfg(feature = "nats")]
-pub fn bus_options(config: &Config) -> Result<crate::cluster_bus::BusOptions, String> {
+pub fn bus_options(config: &Config, seed: u64) -> Result<crate::cluster_bus::BusOptions, String> {
     let cluster = &config.cluster;
     Ok(crate::cluster_bus::BusOptions {
         urls: cluster.bus.clone(),
@@ -236,15 +234,9 @@ pub fn bus_options(config: &Config) -> Result<crate::cluster_bus::BusOptions, St
         replicas: cluster.replicas,
         max_bytes: cluster.max_bytes,
         max_age: cluster.max_age,
-        login: crate::nats_client::NatsLogin {
-            credentials: cluster.credentials.clone(),
-            token: cluster.token.clone(),
-            username: cluster.username.clone(),
-            password: cluster.password.clone(),
-            tls: cluster.tls.clone(),
-        },
+        login: cluster.login.clone(),
         connection_name: format!("systole {}", cluster_node(config)?),
-        seed: RandomState::new().build_hasher().finish(),
+        seed,
         ..crate::cluster_bus::BusOptions::default()
     })
 }

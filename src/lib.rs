@@ -70,7 +70,6 @@ mod log;
 mod management;
 mod memory;
 mod named;
-#[cfg(feature = "nats")]
 mod nats_client;
 mod net;
 mod notify;

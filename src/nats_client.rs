@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+#[cfg(feature = "nats")]
 use async_nats::ConnectOptions;
 
 use crate::http_client::Tls;
@@ -21,6 +22,7 @@ pub struct NatsLogin {
     pub tls: Tls,
 }
 
+#[cfg(feature = "nats")]
 impl NatsLogin {
     /// What a connection begins with.
     ///

@@ -1,12 +1,12 @@
 //! `[cluster]`: the place of this node among others.
 
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cluster::{Late, NodeName};
-use crate::http_client::Tls;
+use crate::nats_client::NatsLogin;
 use crate::settings::{Opt, OptionVisitor, choice, count};
+use crate::sinks::nats_login_options;
 
 use super::presence::{StatePath, state_file};
 
@@ -72,16 +72,8 @@ pub struct Cluster {
     pub spool_memory: usize,
     /// Where numbers of batches, and those that wait at a stop, are kept.
     pub state_file: StatePath,
-    /// Name of the user at the bus.
-    pub username: String,
-    /// Password of the user.
-    pub password: String,
-    /// Token, in place of a name.
-    pub token: String,
-    /// File of credentials.
-    pub credentials: PathBuf,
-    /// TLS of the bus.
-    pub tls: Tls,
+    /// Who we are at the bus.
+    pub login: NatsLogin,
 }
 
 impl Default for Cluster {
@@ -100,11 +92,7 @@ impl Default for Cluster {
             late: Late::Drop,
             spool_memory: 256 << 20,
             state_file: StatePath::Auto,
-            username: String::new(),
-            password: String::new(),
-            token: String::new(),
-            credentials: PathBuf::new(),
-            tls: Tls::default(),
+            login: NatsLogin::default(),
         }
     }
 }
@@ -117,7 +105,7 @@ pub(super) fn describe(visitor: &mut dyn OptionVisitor, key: &'static str, doc: 
     visitor.section(key, doc, &mut |v| {
         place(all, v);
         log(all, v);
-        bus(all, v);
+        nats_login_options(v, &mut all.login);
     });
 }
 
@@ -172,17 +160,4 @@ fn log(all: &mut Cluster, v: &mut dyn OptionVisitor) {
     let doc = "Where numbers of batches are kept, and batches that wait at a stop: \"auto\" is in $STATE_DIRECTORY, else in \
                the user's state folder.";
     state_file(&mut all.state_file, doc, v);
-}
-
-/// Who we are at the bus.
-fn bus(all: &mut Cluster, v: &mut dyn OptionVisitor) {
-    v.field("username", "Name of the user at the bus.", Opt::TextOrNone(&mut all.username));
-    v.example("username", "\"systole\"");
-    v.field("password", "Password of the user.", Opt::Secret(&mut all.password));
-    v.example("password", "\"a secret\"");
-    v.field("token", "Token, in place of a name.", Opt::Secret(&mut all.token));
-    v.example("token", "\"a secret\"");
-    v.field("credentials", "File of credentials.", Opt::Path(&mut all.credentials));
-    v.example("credentials", "\"/etc/systole/nats.creds\"");
-    crate::sinks::tls_options(v, &mut all.tls);
 }

@@ -195,7 +195,7 @@ async fn prepare(bus: Arc<dyn Bus>, prepared: watch::Sender<bool>, status: Statu
 /// If credentials cannot be read, and the like; a server that is not there is none.
 #[cfg(feature = "nats")]
 pub(crate) fn connect(config: &Config) -> Result<Arc<dyn Bus>, String> {
-    let options = assemble::bus_options(config)?;
+    let options = assemble::bus_options(config, super::random_seed())?;
     let bus = crate::cluster_bus::JetStreamBus::connect(options).map_err(|error| error.to_string())?;
     Ok(bus)
 }

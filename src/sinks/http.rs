@@ -13,6 +13,7 @@ use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use tokio_rustls::TlsConnector;
 
 use crate::http_client::{Answer, HttpClient, Tls, append, masked, split_login};
+use crate::nats_client::NatsLogin;
 use crate::snapshot::Snapshot;
 use crate::untrusted::excerpt;
 
@@ -84,7 +85,7 @@ pub(super) fn one_login(visitor: &mut dyn OptionVisitor, url: &str, is_beside: b
 }
 
 /// Options of TLS.
-pub(crate) fn tls(visitor: &mut dyn OptionVisitor, tls: &mut Tls) {
+pub(super) fn tls(visitor: &mut dyn OptionVisitor, tls: &mut Tls) {
     visitor.in_table("tls", &mut |visitor| {
         visitor.field("ca", "Root certificates that are trusted in place of the system's.", Opt::Path(&mut tls.ca));
         visitor.example("ca", "\"/etc/ssl/certs/ca-certificates.crt\"");
@@ -97,6 +98,19 @@ pub(crate) fn tls(visitor: &mut dyn OptionVisitor, tls: &mut Tls) {
         visitor.require_one("key", has_key || !is_asked_for, "\"/etc/systole/client.key\"");
         visitor.require_one("certificate", is_asked_for || !has_key, "\"/etc/systole/client.pem\"");
     });
+}
+
+/// Who we are at servers of NATS.
+pub(crate) fn nats_login(visitor: &mut dyn OptionVisitor, login: &mut NatsLogin) {
+    visitor.field("username", "Name of the user.", Opt::TextOrNone(&mut login.username));
+    visitor.example("username", "\"systole\"");
+    visitor.field("password", "Password of the user.", Opt::Secret(&mut login.password));
+    visitor.example("password", "\"a secret\"");
+    visitor.field("token", "Token, in place of a name.", Opt::Secret(&mut login.token));
+    visitor.example("token", "\"a secret\"");
+    visitor.field("credentials", "File of credentials.", Opt::Path(&mut login.credentials));
+    visitor.example("credentials", "\"/etc/systole/nats.creds\"");
+    tls(visitor, &mut login.tls);
 }
 
 /// TLS on a connection of one's own: on where `secure` is said.

@@ -46,7 +46,7 @@ use crate::untrusted::excerpt;
 
 pub use crate::settings::{Opt, OptionVisitor};
 pub use driver::{DriverOptions, Reopen, SinkDriver, SinkStats};
-pub(crate) use http::tls as tls_options;
+pub(crate) use http::nats_login as nats_login_options;
 pub use spec::{SinkContext, SinkKind, Spec};
 pub use spool::{Order, SpoolOptions};
 

@@ -14,7 +14,7 @@ use crate::nats_client::NatsLogin;
 use crate::snapshot::Snapshot;
 use crate::sys::host_name;
 
-use super::http::tls;
+use super::http::nats_login;
 use super::spec::{bare, reach};
 use super::{Delivery, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
@@ -59,16 +59,7 @@ impl Spec for NatsSpec {
         visitor.field("subject", "Subject of the records.", Opt::TextOrNone(&mut self.subject));
         visitor.field("stream", "Stream of JetStream.", Opt::TextOrNone(&mut self.stream));
         visitor.field("create", "Create the stream if it is missing.", Opt::Flag(&mut self.create));
-        let login = &mut self.login;
-        visitor.field("username", "Name of the user.", Opt::TextOrNone(&mut login.username));
-        visitor.example("username", "\"systole\"");
-        visitor.field("password", "Password of the user.", Opt::Secret(&mut login.password));
-        visitor.example("password", "\"a secret\"");
-        visitor.field("token", "Token, in place of a name.", Opt::Secret(&mut login.token));
-        visitor.example("token", "\"a secret\"");
-        visitor.field("credentials", "File of credentials.", Opt::Path(&mut login.credentials));
-        visitor.example("credentials", "\"/etc/systole/nats.creds\"");
-        tls(visitor, &mut login.tls);
+        nats_login(visitor, &mut self.login);
     }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {
