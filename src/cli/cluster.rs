@@ -24,7 +24,7 @@ use super::{ConfigArgs, FAILED, load_config, print, print_error, sources};
 const PATIENCE: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// Rows of each list; of the rest the number is shown.
+/// Rows of each list that are shown.
 const MAX_ROWS: usize = 20;
 
 /// An edge that was silent for longer is named.

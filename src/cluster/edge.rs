@@ -265,10 +265,15 @@ impl Edge {
         self.dropped
     }
 
+    /// The last number of each partition.
+    pub fn numbers(&self) -> Vec<u64> {
+        self.lanes.iter().map(|lane| lane.n).collect()
+    }
+
     /// What is to be kept for the next start.
     pub fn saved(&self) -> SavedEdge {
         SavedEdge {
-            numbers: self.lanes.iter().map(|lane| lane.n).collect(),
+            numbers: self.numbers(),
             spool: self.lanes.iter().map(|lane| lane.spool.iter().cloned().collect()).collect(),
             is_clean: self.left,
         }

@@ -15,7 +15,7 @@ use crate::sys::unix_time;
 
 use super::Clock;
 use super::state::EdgeState;
-use super::status::{EdgeStatus, MOST_CLOCK_SECS, StatusBoard};
+use super::status::{EdgeStatus, MOST_CLOCK_SECS, STATUS_SECS, StatusBoard};
 
 /// Bytes of a header without an account, at most.
 const HEADER_BYTES: usize = 256;
@@ -30,9 +30,6 @@ const SHORTEST: Duration = Duration::from_millis(20);
 /// How often an edge that is nothing else says that it lives, and reads the clock of the bus.
 const SESSION_SECS: f64 = 2.0;
 const CLOCK_SECS: f64 = 10.0;
-
-/// How often the status is published, in seconds.
-const STATUS_SECS: f64 = 0.5;
 
 /// Owners refuse batches of who is more ahead, in seconds.
 const BAD_CLOCK_SECS: f64 = 5.0;
@@ -221,15 +218,11 @@ impl EdgeDriver {
 
     /// Saves the numbers that were given; what waits is saved with the last interval, before any of it is waited for.
     fn save_numbers(&mut self) {
-        let saved = self.edge.saved();
         if self.has_left {
-            self.state.save(saved);
-            return;
+            self.state.save(self.edge.saved());
+        } else if !self.keeps_saved {
+            self.state.save(SavedEdge { numbers: self.edge.numbers(), ..SavedEdge::default() });
         }
-        if self.keeps_saved {
-            return;
-        }
-        self.state.save(SavedEdge { spool: Vec::new(), is_clean: false, ..saved });
     }
 
     fn send(&mut self) {
@@ -316,15 +309,12 @@ impl EdgeDriver {
             dropped_batches: self.edge.dropped(),
             left_out: self.left_out,
         };
-        let bus = self.bus.status();
-        self.status.change(|status| {
-            (status.edge, status.connected, status.bus) = (Some(edge), bus.connected, bus.to_string());
-        });
+        self.status.change(|status| status.edge = Some(edge));
     }
 }
 
-/// Whether the last session of our name is another start's, though ours was stored.
-pub(super) fn has_twin(all: &[Stored], id: &SessionId) -> bool {
-    let sessions = all.iter().filter_map(|stored| Session::decode(&stored.payload));
-    sessions.into_iter().any(|session| session.id.node == id.node && session.id.start != id.start)
+/// Whether one of these sessions is of our name and another start.
+pub(super) fn has_twin<'s>(all: impl IntoIterator<Item = &'s Stored>, id: &SessionId) -> bool {
+    let mut sessions = all.into_iter().filter_map(|stored| Session::decode(&stored.payload));
+    sessions.any(|session| session.id.node == id.node && session.id.start != id.start)
 }

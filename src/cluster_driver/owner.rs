@@ -17,7 +17,7 @@ use crate::sys::unix_time;
 use super::Clock;
 use super::edge::has_twin;
 use super::emissions::Emissions;
-use super::status::{LastInterval, StatusBoard};
+use super::status::{LastInterval, STATUS_SECS, StatusBoard};
 
 /// Share of an interval for which emissions wait for those of other partitions.
 const GATHER: f64 = 0.3;
@@ -25,9 +25,6 @@ const GATHER: f64 = 0.3;
 /// Intervals that sinks may have and have not taken, so that a backlog does not overflow their queues. One that fails is not
 /// waited for.
 const MOST_UNTAKEN: usize = 2;
-
-/// How often the status is published, in seconds.
-const STATUS_SECS: f64 = 0.5;
 
 /// How an owner is run.
 #[derive(Debug)]
@@ -140,8 +137,8 @@ impl OwnerDriver {
             }
             // One that was stored after ours.
             Event::Sessions(all) if self.own_session > 0 => {
-                let later: Vec<_> = all.iter().filter(|one| one.sequence > self.own_session).cloned().collect();
-                if has_twin(&later, self.node.id()) {
+                let later = all.iter().filter(|one| one.sequence > self.own_session);
+                if has_twin(later, self.node.id()) {
                     self.status.has_twin();
                 }
             }
@@ -229,11 +226,10 @@ impl OwnerDriver {
         }
         self.published_at = now;
         let now = self.clock.now();
-        let (nodes, partitions, bus) = (self.node.nodes(now), self.node.partitions(now), self.bus.status());
+        let (nodes, partitions) = (self.node.nodes(now), self.node.partitions(now));
         let ahead = self.node.bus_time(now).map(|bus| unix_time() - bus);
         self.status.change(|status| {
             (status.nodes, status.partitions) = (nodes, partitions);
-            (status.connected, status.bus) = (bus.connected, bus.to_string());
             status.clock_ahead_secs = ahead.or(status.clock_ahead_secs);
         });
     }

@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::cluster::{NodeView, PartitionView};
+use crate::cluster_bus::Bus;
 
 /// The status of a node. Times are seconds.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
@@ -35,9 +36,9 @@ pub struct ClusterStatus {
     pub other_settings: BTreeSet<String>,
     /// The last interval that was handed to the sinks and had the accounts of the edges: those are with partition 0.
     pub last: Option<LastInterval>,
-    /// All nodes that were seen; of an edge alone, itself.
+    /// All nodes that were seen; none by an edge alone.
     pub nodes: Vec<NodeView>,
-    /// All partitions; none of an edge alone.
+    /// All partitions; none by an edge alone.
     pub partitions: Vec<PartitionView>,
 }
 
@@ -72,6 +73,9 @@ pub struct EdgeStatus {
     /// Series that are left out because they are too large for a message.
     pub left_out: u64,
 }
+
+/// How often the threads put there what they know, in seconds.
+pub(super) const STATUS_SECS: f64 = 0.5;
 
 /// A wall clock that is off by more is a problem, in seconds.
 pub(super) const MOST_CLOCK_SECS: f64 = 1.0;
@@ -125,19 +129,23 @@ impl ClusterStatus {
 }
 
 /// Where both threads of a node put what they know. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct StatusBoard(Arc<Mutex<ClusterStatus>>);
+#[derive(Clone, Debug)]
+pub struct StatusBoard {
+    bus: Arc<dyn Bus>,
+    status: Arc<Mutex<ClusterStatus>>,
+}
 
 impl StatusBoard {
-    /// A board of a node of which nothing is known yet.
-    pub fn new(node: &str, role: &str) -> StatusBoard {
+    /// A board of a node on this bus, of which nothing is known yet.
+    pub fn new(node: &str, role: &str, bus: Arc<dyn Bus>) -> StatusBoard {
         let status = ClusterStatus { node: node.to_string(), role: role.to_string(), ..ClusterStatus::default() };
-        StatusBoard(Arc::new(Mutex::new(status)))
+        StatusBoard { bus, status: Arc::new(Mutex::new(status)) }
     }
 
     /// What is known.
     pub fn read(&self) -> ClusterStatus {
-        let status = self.lock().clone();
+        let bus = self.bus.status();
+        let status = ClusterStatus { connected: bus.connected, bus: bus.to_string(), ..self.lock().clone() };
         ClusterStatus { problems: status.find_problems(), ..status }
     }
 
@@ -189,6 +197,6 @@ impl StatusBoard {
 
     fn lock(&self) -> MutexGuard<'_, ClusterStatus> {
         // Every change leaves it whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -74,7 +74,7 @@ impl Cluster {
         let is_own = bus.is_none();
         let bus = bus.map_or_else(|| connect(config), Ok).map_err(cannot)?;
         let (prepared, is_prepared) = watch::channel(false);
-        let status = StatusBoard::new(node.as_str(), role.name());
+        let status = StatusBoard::new(node.as_str(), role.name(), Arc::clone(&bus));
         let part = supervisor.part("cluster:streams", Role::Ordinary);
         tokio::spawn(prepare(Arc::clone(&bus), prepared, status.clone(), part));
         let mut cluster =
