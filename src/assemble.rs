@@ -14,7 +14,8 @@ use rapidhash::v3::rapidhash_v3;
 use crate::acl::AccessList;
 use crate::aggregate::rules::Rules;
 use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
-use crate::cluster::{ContentOptions, EdgeOptions, NodeName, Terms};
+use crate::cluster::{ContentOptions, EdgeOptions, NodeName, NodeRole, Terms};
+use crate::cluster_driver::BoardOptions;
 use crate::config::{self, Config, Listen, ListenUrl, Origins, Profile, StatePath, Workers, show_size};
 use crate::explain::{Destination, Explainer, ExplainerOptions, RulePlace};
 use crate::history::{Archive, HistoryOptions};
@@ -303,6 +304,23 @@ pub fn cluster_terms(config: &Config) -> Terms {
         lateness_secs: config.cluster.lateness.as_secs_f64(),
         late: config.cluster.late,
         forget_secs: config.cluster.max_age.as_secs_f64(),
+        config: cluster_hash(config),
+    }
+}
+
+/// What the status of the cluster is told of this node.
+pub fn board_options(config: &Config, node: &NodeName) -> BoardOptions {
+    let cluster = &config.cluster;
+    BoardOptions {
+        node: node.to_string(),
+        role: match cluster.role {
+            config::Role::Global => NodeRole::Global,
+            config::Role::Both => NodeRole::Both,
+            config::Role::Standalone | config::Role::Edge => NodeRole::Edge,
+        },
+        interval_secs: config.interval.as_secs_f64(),
+        lateness_secs: cluster.lateness.as_secs_f64(),
+        forget_secs: cluster.max_age.as_secs_f64(),
         config: cluster_hash(config),
     }
 }

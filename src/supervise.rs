@@ -18,6 +18,7 @@
 
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -192,16 +193,25 @@ impl Supervisor {
 }
 
 /// Whether the daemon is ready: it has started, no stop was asked for, and every part works. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Readiness {
     is_open: Arc<AtomicBool>,
     parts: Supervisor,
+    surroundings: Option<Arc<Check>>,
 }
+
+/// Why a daemon is not ready for a reason outside of it.
+type Check = dyn Fn() -> Option<String> + Send + Sync;
 
 impl Readiness {
     /// Not ready until it is opened.
     pub fn new(parts: &Supervisor) -> Readiness {
-        Readiness { is_open: Arc::default(), parts: parts.clone() }
+        Readiness { is_open: Arc::default(), parts: parts.clone(), surroundings: None }
+    }
+
+    /// Asks this as well.
+    pub fn if_not(self, check: impl Fn() -> Option<String> + Send + Sync + 'static) -> Readiness {
+        Readiness { surroundings: Some(Arc::new(check)), ..self }
     }
 
     /// The start is done, or a stop begins.
@@ -213,9 +223,15 @@ impl Readiness {
     /// Why it is not ready; `None` if it is.
     pub fn obstacle(&self) -> Option<String> {
         match self.is_open.load(Ordering::Relaxed) {
-            true => self.parts.trouble(),
+            true => self.parts.trouble().or_else(|| self.surroundings.as_ref().and_then(|check| check())),
             false => Some("starting or stopping".into()),
         }
+    }
+}
+
+impl fmt::Debug for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readiness").field("is_open", &self.is_open).field("parts", &self.parts).finish_non_exhaustive()
     }
 }
 

@@ -263,8 +263,18 @@ fn report(status: &Value) -> (String, usize) {
 
 fn nodes(out: &mut String, status: &Value) {
     for node in list(status, "nodes").take(MAX_ROWS) {
-        let is_live = if node["is_live"] == true { "" } else { ", dead" };
-        let what = if node["takes"] == true { format!("{} partitions", node["load"]) } else { "edge".into() };
+        let is_live = match (node["has_left"] == true, node["is_live"] == true) {
+            (true, _) => ", stopped",
+            (false, true) => "",
+            (false, false) => ", dead",
+        };
+        let draining = if node["is_draining"] == true { ", drained" } else { "" };
+        let role = text(&node["role"]);
+        let what = match &*role {
+            "edge" => role,
+            _ if node["has_left"] == true => role,
+            _ => format!("{role}, {} partitions{draining}", node["load"]),
+        };
         let _ = writeln!(
             out,
             "node        {}: {what}, {} batches wait, heard {} ago{is_live}",

@@ -61,8 +61,8 @@ pub use preference::preferred;
 pub use record::{Amendment, Chain, Record};
 pub use replay::{Account, LateBatch};
 pub use roster::{Finding, Member, Roster};
-pub use session::{Session, SessionId};
-pub use view::{EdgeView, NodeView, PartitionView};
+pub use session::{NodeRole, Session, SessionId, SessionNote};
+pub use view::{EdgeView, LastInterval, NodeView, PartitionView};
 
 /// The number of an interval: its start in Unix seconds, divided by its length.
 pub type Interval = u64;

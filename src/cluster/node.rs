@@ -13,7 +13,7 @@ use super::content::{Content, Emission};
 use super::owner::{Owner, Step, Terms};
 use super::preference::preferred;
 use super::record::{Chain, FORMAT, Record};
-use super::session::{OwnSession, SessionId, Sessions};
+use super::session::{OwnSession, SessionId, SessionNote, Sessions};
 use super::view::{NodeView, PartitionView};
 
 /// Seconds between two calls of [`Node::tick`].
@@ -24,6 +24,10 @@ const READ_SESSIONS_SECS: f64 = 0.5;
 
 /// The records of a partition are read so often, in seconds; more often while one of ours is on its way.
 const READ_RECORDS_SECS: f64 = 1.0;
+
+/// A node that owns nothing reads them less often the more nodes there are: so many seconds for each, but at least these.
+const WATCH_SECS: f64 = 0.1;
+const WATCH_LEAST_SECS: f64 = 10.0;
 
 /// A record of which nothing was seen for so many seconds is sent again.
 const RESEND_SECS: f64 = 1.5;
@@ -100,6 +104,8 @@ pub struct Node<C: Content> {
     tickets: u64,
     seed: u64,
     is_leaving: bool,
+    /// Never owns anything.
+    only_watches: bool,
     spooled: u64,
     claims: u64,
     out: Vec<Command<Emission<C>>>,
@@ -127,10 +133,16 @@ impl<C: Content> Node<C> {
             tickets: 0,
             seed: options.seed,
             is_leaving: false,
+            only_watches: false,
             spooled: 0,
             claims: 0,
             out: Vec::new(),
         }
+    }
+
+    /// One that takes no partitions, and only sees what others do.
+    pub fn watching(options: NodeOptions, content: Arc<C>) -> Node<C> {
+        Node { is_leaving: true, only_watches: true, ..Node::new(options, content) }
     }
 
     /// Which start of which node it is.
@@ -157,6 +169,11 @@ impl<C: Content> Node<C> {
     /// Batches that its edge has yet to send, which the others see with its next session.
     pub fn set_spooled(&mut self, batches: u64) {
         self.spooled = batches;
+    }
+
+    /// What it says for people, which the others see with its next session.
+    pub fn set_note(&mut self, note: SessionNote) {
+        self.session.note = note;
     }
 
     /// Whether it may act: nobody calls it dead yet.
@@ -206,10 +223,15 @@ impl<C: Content> Node<C> {
     /// Lets time pass.
     pub fn tick(&mut self, now: f64) {
         let owned = self.owned().count() as u32;
-        self.out.extend(self.session.renew(!self.is_leaving, owned, self.spooled, now));
+        // Before our own session replaces that of another node of our name.
         if now >= self.read_sessions_at {
-            self.read_sessions_at = now + READ_SESSIONS_SECS;
+            let every = if self.only_watches { self.sessions.watch_secs() } else { READ_SESSIONS_SECS };
+            self.read_sessions_at = now + every;
             self.out.push(Command::ReadSessions);
+        }
+        self.out.extend(self.session.renew(!self.is_leaving, owned, self.spooled, now));
+        if self.only_watches {
+            return self.watch(now);
         }
         let takers = self.sessions.takers(now);
         let me = takers.iter().position(|node| *node == self.session.id.node.as_str());
@@ -227,6 +249,18 @@ impl<C: Content> Node<C> {
             } else if me.is_some() && slot.write.is_none() {
                 let is_preferred = wanted.get(partition as usize).is_some_and(|node| Some(*node) == me);
                 self.claim(partition, is_preferred, now);
+            }
+        }
+    }
+
+    /// Reads records, far less often than an owner.
+    fn watch(&mut self, now: f64) {
+        let every = WATCH_LEAST_SECS.max(WATCH_SECS * self.sessions.len() as f64);
+        for partition in 0..self.terms.partitions {
+            // Those whose records were never read are asked for as an owner does.
+            let slot = &self.slots[partition as usize];
+            if slot.chain.is_none() || now >= slot.read_at + every {
+                self.read_records(partition, now);
             }
         }
     }
@@ -421,7 +455,7 @@ fn next(counter: &mut u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{TestBus, node, node_of, terms};
+    use super::super::testing::{TestBus, node, node_of, terms, watching};
     use super::super::{Command, Finding, NodeName, Terms};
 
     #[test]
@@ -455,6 +489,22 @@ mod tests {
         let [edge] = &mine.edges[..] else { panic!("{:?}", mine.edges) };
         assert_eq!((edge.name.as_str(), edge.boot, edge.n, edge.last, edge.left), ("e", 1, 2, 101, false));
         assert_eq!((edge.heard, edge.lag), (bus.time(21.0), 0.0));
+    }
+
+    #[test]
+    fn a_node_that_only_watches_sees_who_owns_what_and_owns_nothing() {
+        let (mut bus, mut a, mut w) = (TestBus::default(), node("a", 1), watching("w", 1));
+        bus.batch("e", 1, 100, 10.0);
+        bus.batch("e", 2, 101, 20.0);
+        bus.run(&mut [&mut a, &mut w], 10.0, 50.0);
+        assert!(w.owned().next().is_none() && a.owned().count() == 2);
+        let seen = w.partitions(50.0);
+        assert!(seen.iter().all(|one| one.is_owner_live && !one.is_ours && one.sealed >= 101), "{seen:?}");
+        let nodes: Vec<_> = w.nodes(50.0).iter().map(|one| (one.takes, one.load, one.is_live)).collect();
+        assert_eq!(nodes, [(true, 2, true), (false, 0, true)]);
+        // The owner dies.
+        bus.run(&mut [&mut w], 50.0, 70.0);
+        assert!(w.owned().next().is_none() && w.partitions(70.0).iter().all(|one| !one.is_owner_live));
     }
 
     #[test]

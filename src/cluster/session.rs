@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::NodeName;
 use super::bus::{Command, Sequence, Stored};
-use super::view::NodeView;
+use super::view::{LastInterval, NodeView};
 
 /// Seconds from one renewal to the next.
 const RENEW_SECS: f64 = 2.0;
@@ -23,6 +23,11 @@ const TRUST_SECS: f64 = 5.0;
 
 /// Others call it dead after so many seconds without a new one.
 pub(super) const DEAD_SECS: f64 = 6.0;
+
+/// A node that owns nothing reads sessions less often the more there are: so many seconds for each, between these bounds.
+const WATCH_SECS: f64 = 0.05;
+const WATCH_LEAST_SECS: f64 = 1.75;
+const WATCH_MOST_SECS: f64 = 30.0;
 
 /// A round trip that took longer says nothing about the clock of the bus.
 const MOST_ROUND_TRIP_SECS: f64 = 1.0;
@@ -52,6 +57,72 @@ pub struct Session {
     pub load: u32,
     /// Batches that it has yet to send.
     pub spooled: u64,
+    /// What it says for people.
+    pub note: SessionNote,
+}
+
+/// What a node does in its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+pub enum NodeRole {
+    /// It receives, and sends what it heard.
+    #[default]
+    #[serde(rename = "edge")]
+    Edge,
+    /// It merges what edges sent.
+    #[serde(rename = "global")]
+    Global,
+    /// Both.
+    #[serde(rename = "edge+global")]
+    Both,
+}
+
+impl NodeRole {
+    /// The word of the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            NodeRole::Edge => "edge",
+            NodeRole::Global => "global",
+            NodeRole::Both => "edge+global",
+        }
+    }
+
+    /// Whether it receives.
+    pub fn is_edge(self) -> bool {
+        self != NodeRole::Global
+    }
+
+    /// Whether it merges, unless it gives its partitions up.
+    pub fn is_global(self) -> bool {
+        self != NodeRole::Edge
+    }
+}
+
+/// What a node says of itself for people; nothing is decided by it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SessionNote {
+    /// What it does, as its configuration has it.
+    pub role: NodeRole,
+    /// It gives its partitions up and goes on without.
+    pub is_draining: bool,
+    /// It stops: nobody misses it.
+    pub has_left: bool,
+    /// By how much its wall clock is ahead of that of the bus, in seconds.
+    pub clock_ahead_secs: Option<f64>,
+    /// Its interval, in seconds.
+    pub interval_secs: f64,
+    /// The hash of its settings that shape records.
+    pub config: u64,
+    /// The last interval that it has merged with the accounts of the edges.
+    pub last: Option<LastInterval>,
+}
+
+impl SessionNote {
+    fn is_sound(&self) -> bool {
+        let last = self.last.as_ref();
+        let numbers = [self.clock_ahead_secs, Some(self.interval_secs), last.map(|last| last.end)];
+        let completeness = last.map_or(1.0, |last| last.completeness);
+        numbers.iter().flatten().all(|number| number.is_finite()) && (0.0..=1.0).contains(&completeness)
+    }
 }
 
 impl Session {
@@ -60,9 +131,9 @@ impl Session {
         postcard::to_stdvec(self).expect("a vector takes all of a plain structure").into()
     }
 
-    /// A session from its bytes.
+    /// A session from its bytes; `None` if it is none that this version reads, or says what can't be.
     pub fn decode(bytes: &[u8]) -> Option<Session> {
-        postcard::from_bytes(bytes).ok()
+        postcard::from_bytes(bytes).ok().filter(|session: &Session| session.note.is_sound())
     }
 }
 
@@ -82,6 +153,8 @@ pub(super) struct OwnSession {
     next_at: f64,
     trusted_until: f64,
     renewals: BTreeMap<u64, Renewal>,
+    /// What is said for people with the next renewal.
+    pub(super) note: SessionNote,
     /// What to add to our clock for that of the bus.
     offset: Option<f64>,
 }
@@ -94,6 +167,7 @@ impl OwnSession {
             next_at: f64::MIN,
             trusted_until: f64::MIN,
             renewals: BTreeMap::new(),
+            note: SessionNote::default(),
             offset: None,
         }
     }
@@ -109,7 +183,8 @@ impl OwnSession {
         if self.renewals.len() > MOST_RENEWALS {
             self.renewals.pop_first();
         }
-        let session = Session { id: self.id.clone(), number: self.number, takes, load, spooled };
+        let note = self.note.clone();
+        let session = Session { id: self.id.clone(), number: self.number, takes, load, spooled, note };
         Some(Command::PutSession { number: self.number, payload: session.encode() })
     }
 
@@ -157,29 +232,49 @@ struct View {
 
 /// The sessions of all nodes, ours among them.
 #[derive(Debug, Default)]
-pub(super) struct Sessions(BTreeMap<NodeName, View>);
+pub(super) struct Sessions {
+    all: BTreeMap<NodeName, View>,
+    /// How much longer nobody is called dead, as sessions are read more rarely.
+    patience: f64,
+}
 
 impl Sessions {
+    /// How often a node that owns nothing reads them, which it is told once it has: all of many nodes would be too much.
+    pub(super) fn watch_secs(&mut self) -> f64 {
+        let every = (WATCH_SECS * self.all.len() as f64).clamp(WATCH_LEAST_SECS, WATCH_MOST_SECS);
+        self.patience = 2.0 * (every - WATCH_LEAST_SECS);
+        every
+    }
+
+    /// How many nodes were seen.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    fn dead_secs(&self) -> f64 {
+        DEAD_SECS + self.patience
+    }
+
     /// Takes the last session of each node.
     pub(super) fn take(&mut self, all: &[Stored], own: &mut OwnSession, now: f64) {
         for stored in all {
             let Some(session) = Session::decode(&stored.payload) else { continue };
             own.read_back(&session, stored);
             let age = |session: &Session| (session.id.start, session.number);
-            let known = self.0.get(&session.id.node);
+            let known = self.all.get(&session.id.node);
             if known.is_none_or(|view| age(&session) > age(&view.session)) {
-                self.0.insert(session.id.node.clone(), View { session, since: now });
+                self.all.insert(session.id.node.clone(), View { session, since: now });
             }
         }
     }
 
     /// Whether a session is over.
     pub(super) fn is_dead(&self, id: &SessionId, now: f64) -> bool {
-        match self.0.get(&id.node) {
+        match self.all.get(&id.node) {
             None => true,
             // What we see of it is older than what it did.
             Some(view) if view.session.id.start < id.start => false,
-            Some(view) => view.session.id != *id || now - view.since >= DEAD_SECS,
+            Some(view) => view.session.id != *id || now - view.since >= self.dead_secs(),
         }
     }
 
@@ -191,15 +286,22 @@ impl Sessions {
             load: session.load,
             spooled: session.spooled,
             age: now - since,
-            is_live: now - since < DEAD_SECS,
+            is_live: now - since < self.dead_secs(),
+            role: session.note.role,
+            is_draining: session.note.is_draining,
+            has_left: session.note.has_left,
+            clock_ahead_secs: session.note.clock_ahead_secs,
+            interval_secs: session.note.interval_secs,
+            config: session.note.config,
+            last: session.note.last.clone(),
         };
-        self.0.values().map(view).collect()
+        self.all.values().map(view).collect()
     }
 
     /// Live nodes that take partitions, by name.
     pub(super) fn takers(&self, now: f64) -> Vec<&str> {
-        let lives = |view: &&View| view.session.takes && now - view.since < DEAD_SECS;
-        self.0.values().filter(lives).map(|view| view.session.id.node.as_str()).collect()
+        let lives = |view: &&View| view.session.takes && now - view.since < self.dead_secs();
+        self.all.values().filter(lives).map(|view| view.session.id.node.as_str()).collect()
     }
 }
 
@@ -212,7 +314,8 @@ mod tests {
     }
 
     fn stored(node: &str, start: u64, number: u64, stored: f64) -> Stored {
-        let session = Session { id: id(node, start), number, takes: true, load: 0, spooled: 0 };
+        let session =
+            Session { id: id(node, start), number, takes: true, load: 0, spooled: 0, note: SessionNote::default() };
         Stored { sequence: 1, stored, payload: session.encode() }
     }
 
@@ -263,5 +366,26 @@ mod tests {
         sessions.take(&[stored("b", 2, 1, 0.0)], &mut own, 16.0);
         assert!(sessions.is_dead(&id("b", 1), 16.0));
         assert_eq!((sessions.takers(21.9), sessions.takers(22.0)), (vec!["b"], vec![]));
+    }
+
+    #[test]
+    fn who_owns_nothing_reads_sessions_of_many_nodes_less_often_and_calls_them_dead_later() {
+        let (mut own, mut sessions) = (OwnSession::new(id("a", 1)), Sessions::default());
+        sessions.take(&[stored("b", 1, 1, 0.0)], &mut own, 10.0);
+        assert_eq!((sessions.watch_secs(), sessions.is_dead(&id("b", 1), 16.0)), (1.75, true));
+        let all: Vec<_> = (0..199).map(|n| stored(&format!("n{n}"), 1, 1, 0.0)).collect();
+        sessions.take(&all, &mut own, 10.0);
+        assert_eq!((sessions.watch_secs(), sessions.is_dead(&id("b", 1), 32.0)), (10.0, false));
+        assert!(sessions.is_dead(&id("b", 1), 32.5));
+    }
+
+    #[test]
+    fn a_session_that_says_what_can_not_be_is_none() {
+        let session = |note| Session { id: id("a", 1), number: 1, takes: true, load: 0, spooled: 0, note };
+        let is_read = |note| Session::decode(&session(note).encode()).is_some();
+        assert!(is_read(SessionNote::default()));
+        let last = LastInterval { completeness: 1.5, ..LastInterval::default() };
+        assert!(!is_read(SessionNote { last: Some(last), ..SessionNote::default() }));
+        assert!(!is_read(SessionNote { clock_ahead_secs: Some(f64::NAN), ..SessionNote::default() }));
     }
 }

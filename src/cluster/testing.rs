@@ -92,6 +92,12 @@ pub(super) fn node(name: &str, start: u64) -> Node<Bodies> {
     node_of(name, start, terms())
 }
 
+/// One that only watches.
+pub(super) fn watching(name: &str, start: u64) -> Node<Bodies> {
+    let id = SessionId { node: name.parse().expect("a name"), start };
+    Node::watching(NodeOptions { seed: start, id, terms: terms() }, Arc::new(Bodies))
+}
+
 /// A node of other terms.
 pub(super) fn node_of(name: &str, start: u64, terms: Terms) -> Node<Bodies> {
     let id = SessionId { node: name.parse().expect("a name"), start };

@@ -1,11 +1,12 @@
 //! What a node tells of itself and of others, for status and command line. Nothing is decided by it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::bus::Sequence;
 use super::record::Record;
 use super::roster::Roster;
+use super::session::NodeRole;
 use super::{Interval, NodeName, SessionId};
 
 /// A partition, as a node sees it: by its valid record, and if it is the node's own also by what was read and marked since.
@@ -73,6 +74,35 @@ pub struct NodeView {
     pub age: f64,
     /// Whether it is not called dead.
     pub is_live: bool,
+    /// What it does, as its configuration has it.
+    pub role: NodeRole,
+    /// It gives its partitions up and goes on without.
+    pub is_draining: bool,
+    /// It has stopped, as it was asked to.
+    pub has_left: bool,
+    /// By how much its wall clock is ahead of that of the bus, in seconds; absent until it is known.
+    pub clock_ahead_secs: Option<f64>,
+    /// Its interval, in seconds.
+    pub interval_secs: f64,
+    /// The hash of its settings that shape records.
+    pub config: u64,
+    /// The last interval that it has merged with the accounts of the edges.
+    pub last: Option<LastInterval>,
+}
+
+/// How complete an interval was.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct LastInterval {
+    /// Its end, Unix seconds.
+    pub end: f64,
+    /// Share of the datagrams that were read, times the share of the edges that were heard, 0 to 1.
+    pub completeness: f64,
+    /// Edges of which it was expected.
+    pub edges_expected: u64,
+    /// Edges that delivered all of it in time.
+    pub edges_heard: u64,
+    /// The first 20 edges that are missing, or of which something came too late.
+    pub edges_behind: Vec<String>,
 }
 
 impl PartitionView {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use crate::cluster::batch::{EdgeAccount, bodies, partition};
-use crate::cluster::{Edge, EdgeOptions, Heard, NodeName, SavedEdge, Session, SessionId, Stored};
+use crate::cluster::{Edge, EdgeOptions, Heard, NodeName, SavedEdge};
 use crate::cluster_bus::{Bus, BusError};
 use crate::flush::OwnInterval;
 use crate::supervise::Part;
@@ -15,7 +15,7 @@ use crate::sys::unix_time;
 
 use super::Clock;
 use super::state::EdgeState;
-use super::status::{EdgeStatus, MOST_CLOCK_SECS, STATUS_SECS, StatusBoard};
+use super::status::{EdgeStatus, STATUS_SECS, StatusBoard};
 
 /// Bytes of a header without an account, at most.
 const HEADER_BYTES: usize = 256;
@@ -27,13 +27,6 @@ const ACCOUNT_BYTES: usize = 66 << 10;
 const LONGEST: Duration = Duration::from_millis(500);
 const SHORTEST: Duration = Duration::from_millis(20);
 
-/// How often an edge that is nothing else says that it lives, and reads the clock of the bus.
-const SESSION_SECS: f64 = 2.0;
-const CLOCK_SECS: f64 = 10.0;
-
-/// Owners refuse batches of who is more ahead, in seconds.
-const BAD_CLOCK_SECS: f64 = 5.0;
-
 /// How an edge is run.
 #[derive(Debug)]
 pub struct EdgeDriverOptions {
@@ -41,8 +34,6 @@ pub struct EdgeDriverOptions {
     pub edge: EdgeOptions,
     /// Length of an interval, in seconds.
     pub interval_secs: f64,
-    /// Whether it renews the session of this node; an owner does that otherwise.
-    pub is_alone: bool,
 }
 
 /// An edge and what it is connected with.
@@ -55,11 +46,11 @@ pub struct EdgeDriver {
     state: EdgeState,
     status: StatusBoard,
     partitions: u16,
+    spool_bytes: usize,
     sealed: u64,
     left_out: u64,
     has_left: bool,
     publish_at: f64,
-    session: Option<OwnSession>,
     /// The streams are as they should be.
     is_prepared: watch::Receiver<bool>,
     /// What the last start has left is still on its way: until then the file keeps it.
@@ -74,20 +65,6 @@ enum Answer {
     Batch { partition: u16, boot: u64, n: u64 },
     /// The bus refuses something, and says why.
     Failed(String),
-    /// Another node has our name.
-    Twin,
-    /// By how much our wall clock is ahead of that of the bus, in seconds.
-    ClockAhead(f64),
-}
-
-/// The session of an edge that is nothing else.
-#[derive(Debug)]
-struct OwnSession {
-    id: SessionId,
-    number: u64,
-    renew_at: f64,
-    read_clock_at: f64,
-    warned: bool,
 }
 
 impl EdgeDriver {
@@ -99,13 +76,12 @@ impl EdgeDriver {
         is_prepared: watch::Receiver<bool>,
         status: StatusBoard,
     ) -> EdgeDriver {
-        let EdgeDriverOptions { edge, interval_secs, is_alone } = options;
+        let EdgeDriverOptions { edge, interval_secs } = options;
         let clock = Clock::default();
         let (name, partitions, boot) = (edge.name.clone(), edge.partitions, state.boot());
+        let spool_bytes = edge.spool_bytes;
         let interval = (unix_time() / interval_secs) as u64;
-        let id = SessionId { node: name.clone(), start: boot };
         let keeps_saved = saved.spool.iter().any(|spool| !spool.is_empty());
-        let session = OwnSession { id, number: 0, renew_at: f64::MIN, read_clock_at: f64::MIN, warned: false };
         let mut driver = EdgeDriver {
             edge: Edge::start(EdgeOptions { boot, ..edge }, saved, interval, clock.now()),
             bus,
@@ -114,11 +90,11 @@ impl EdgeDriver {
             state,
             status,
             partitions,
+            spool_bytes,
             sealed: 0,
             left_out: 0,
             has_left: false,
             publish_at: f64::MIN,
-            session: is_alone.then_some(session),
             is_prepared,
             keeps_saved,
             acknowledged: mpsc::unbounded_channel(),
@@ -244,35 +220,6 @@ impl EdgeDriver {
                 let _ = answers.send(answer);
             });
         }
-        self.renew_session(now);
-    }
-
-    fn renew_session(&mut self, now: f64) {
-        let spooled = self.edge.spooled_batches();
-        let Some(session) = self.session.as_mut().filter(|session| now >= session.renew_at) else { return };
-        session.renew_at = now + SESSION_SECS;
-        session.number += 1;
-        let own = Session { id: session.id.clone(), number: session.number, takes: false, load: 0, spooled };
-        let reads_clock = now >= session.read_clock_at;
-        if reads_clock {
-            session.read_clock_at = now + CLOCK_SECS;
-        }
-        let (bus, answers) = (Arc::clone(&self.bus), self.acknowledged.0.clone());
-        tokio::spawn(async move {
-            if reads_clock && own.number > 1 && has_twin(&bus.sessions().await.unwrap_or_default(), &own.id) {
-                let _ = answers.send(Answer::Twin);
-            }
-            let before = unix_time();
-            let Ok(sequence) = bus.put_session(&own.id.node, own.encode()).await else { return };
-            let middle = (before + unix_time()) / 2.0;
-            if !reads_clock {
-                return;
-            }
-            let all = bus.sessions().await.unwrap_or_default();
-            if let Some(stored) = all.iter().find(|stored| stored.sequence == sequence) {
-                let _ = answers.send(Answer::ClockAhead(middle - stored.stored));
-            }
-        });
     }
 
     fn take(&mut self, answer: Answer) {
@@ -282,20 +229,6 @@ impl EdgeDriver {
                 self.status.works();
             }
             Answer::Failed(error) => self.status.fails(&error),
-            Answer::Twin => self.status.has_twin(),
-            Answer::ClockAhead(ahead) => {
-                self.status.change(|status| status.clock_ahead_secs = Some(ahead));
-                let Some(session) = &mut self.session else { return };
-                let is_off = ahead.abs() > MOST_CLOCK_SECS;
-                if is_off && !session.warned {
-                    tracing::warn!(
-                        ahead_secs = ahead,
-                        "the clock of this node differs from that of the bus; owners refuse what is more than \
-                         {BAD_CLOCK_SECS} s ahead, and do not wait for what is as much behind"
-                    );
-                }
-                session.warned = is_off;
-            }
         }
     }
 
@@ -306,15 +239,10 @@ impl EdgeDriver {
             sealed: self.sealed,
             spooled_batches: self.edge.spooled_batches(),
             spooled_bytes: self.edge.spooled_bytes() as u64,
+            spool_bytes: self.spool_bytes as u64,
             dropped_batches: self.edge.dropped(),
             left_out: self.left_out,
         };
         self.status.change(|status| status.edge = Some(edge));
     }
-}
-
-/// Whether one of these sessions is of our name and another start.
-pub(super) fn has_twin<'s>(all: impl IntoIterator<Item = &'s Stored>, id: &SessionId) -> bool {
-    let mut sessions = all.into_iter().filter_map(|stored| Session::decode(&stored.payload));
-    sessions.any(|session| session.id.node == id.node && session.id.start != id.start)
 }

@@ -4,21 +4,26 @@
 //! flusher ── own intervals ──► edge thread ──► bus ──► owner thread ── merged intervals ──► flusher ──► sinks
 //! ```
 //!
+//! An edge that is nothing else has the owner's thread, too: it owns nothing, says that this node lives, and watches the others.
 //! Each of the two threads owns its machine. Calls of the bus are tasks, whose answers come back by a queue; so a bus that
 //! hangs holds up neither thread.
 
+mod changes;
 mod edge;
 mod emissions;
+mod failures;
 mod owner;
+mod problems;
 mod state;
 mod status;
+mod watched;
 
 use std::time::{Duration, Instant};
 
 pub use edge::{EdgeDriver, EdgeDriverOptions};
 pub use owner::{OwnerDriver, OwnerDriverOptions};
 pub use state::EdgeState;
-pub use status::{ClusterStatus, EdgeStatus, LastInterval, StatusBoard};
+pub use status::{BoardOptions, ClusterStatus, EdgeStatus, StatusBoard};
 
 /// The clocks of a node: a monotonic one that begins with its start, and the wall clock, both in seconds.
 #[derive(Clone, Copy, Debug)]

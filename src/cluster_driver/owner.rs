@@ -8,16 +8,18 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::cluster::{Command, Emission, Event, Finding, IntervalContent, Node, NodeName, NodeOptions, Sequence};
+use crate::cluster::{
+    Command, Emission, Event, Finding, IntervalContent, LastInterval, Node, NodeName, NodeOptions, Sequence, Session,
+    SessionId, SessionNote, Stored,
+};
 use crate::cluster_bus::{Bus, BusError};
 use crate::snapshot::{DeliveryGuard, Snapshot};
 use crate::supervise::Part;
 use crate::sys::unix_time;
 
 use super::Clock;
-use super::edge::has_twin;
 use super::emissions::Emissions;
-use super::status::{LastInterval, STATUS_SECS, StatusBoard};
+use super::status::{STATUS_SECS, StatusBoard};
 
 /// Share of an interval for which emissions wait for those of other partitions.
 const GATHER: f64 = 0.3;
@@ -33,6 +35,8 @@ pub struct OwnerDriverOptions {
     pub node: NodeOptions,
     /// What merges.
     pub content: Arc<IntervalContent>,
+    /// Whether it owns nothing, and watches what others do.
+    pub only_watches: bool,
 }
 
 /// A node that owns partitions, and what it is connected with.
@@ -51,6 +55,10 @@ pub struct OwnerDriver {
     untaken: Arc<AtomicUsize>,
     /// Where our last session is.
     own_session: Sequence,
+    /// The node stops, and the number of the first session that says so.
+    is_stopping: bool,
+    goodbye: Option<u64>,
+    has_said_goodbye: bool,
     events: (mpsc::UnboundedSender<Event>, mpsc::UnboundedReceiver<Event>),
 }
 
@@ -63,17 +71,23 @@ impl OwnerDriver {
         merged: mpsc::Sender<Snapshot>,
         status: StatusBoard,
     ) -> OwnerDriver {
-        let OwnerDriverOptions { node, content } = options;
+        let OwnerDriverOptions { node, content, only_watches } = options;
         let gather_secs = (GATHER * node.terms.interval_secs).clamp(0.5, 3.0);
         OwnerDriver {
             bus,
             clock: Clock::default(),
-            node: Node::new(node, Arc::clone(&content)),
+            node: match only_watches {
+                true => Node::watching(node, Arc::clone(&content)),
+                false => Node::new(node, Arc::clone(&content)),
+            },
             content,
             emissions: Emissions::new(gather_secs),
             is_prepared,
             untaken: Arc::default(),
             own_session: 0,
+            is_stopping: false,
+            goodbye: None,
+            has_said_goodbye: false,
             merged,
             status,
             published_at: f64::MIN,
@@ -81,7 +95,7 @@ impl OwnerDriver {
         }
     }
 
-    /// Runs until a deadline is set and all partitions are given up, or that deadline has passed, or nobody can set one.
+    /// Runs until a deadline is set, all partitions are given up and the others know that it stops, or that deadline has passed, or nobody can set one.
     pub async fn run(mut self, mut deadline: watch::Receiver<Option<Instant>>, part: &Part) {
         let mut next_tick = self.clock.now();
         let mut is_leaving = false;
@@ -93,7 +107,12 @@ impl OwnerDriver {
                 next_tick = self.clock.now();
             }
             if let Some(until) = until {
-                let has_left = self.node.owned().next().is_none() && self.emissions.is_empty();
+                if !std::mem::replace(&mut self.is_stopping, true) {
+                    self.node.leave();
+                    next_tick = self.clock.now();
+                }
+                let is_known = self.has_said_goodbye || !*self.is_prepared.borrow();
+                let has_left = is_known && self.node.owned().next().is_none() && self.emissions.is_empty();
                 if has_left || Instant::now() >= until {
                     break;
                 }
@@ -102,6 +121,7 @@ impl OwnerDriver {
             if now >= next_tick && *self.is_prepared.borrow() {
                 next_tick = now + Node::<IntervalContent>::tick_secs();
                 self.node.set_spooled(self.status.spooled_batches());
+                self.node.set_note(SessionNote { has_left: self.is_stopping, ..self.status.note() });
                 self.node.tick(now);
             }
             self.carry(now);
@@ -130,19 +150,10 @@ impl OwnerDriver {
     }
 
     fn take(&mut self, event: Event) {
-        match &event {
-            Event::SessionStored { sequence, .. } => {
-                self.own_session = self.own_session.max(*sequence);
-                self.status.works();
-            }
-            // One that was stored after ours.
-            Event::Sessions(all) if self.own_session > 0 => {
-                let later = all.iter().filter(|one| one.sequence > self.own_session);
-                if has_twin(later, self.node.id()) {
-                    self.status.has_twin();
-                }
-            }
-            _ => {}
+        if let Event::SessionStored { number, sequence } = &event {
+            self.own_session = self.own_session.max(*sequence);
+            self.has_said_goodbye |= self.goodbye.is_some_and(|goodbye| *number >= goodbye);
+            self.status.works();
         }
         self.node.take(event, self.clock.now());
     }
@@ -152,12 +163,22 @@ impl OwnerDriver {
             match command {
                 Command::Emit { at, emission } => self.emissions.add(at, emission, now),
                 other => {
+                    if let (Command::PutSession { number, .. }, true) = (&other, self.is_stopping) {
+                        self.goodbye.get_or_insert(*number);
+                    }
                     let (bus, events) = (Arc::clone(&self.bus), self.events.0.clone());
-                    let (me, status) = (self.node.id().clone(), self.status.clone());
+                    let (me, status, own) = (self.node.id().clone(), self.status.clone(), self.own_session);
                     tokio::spawn(async move {
                         match call(bus.as_ref(), &me.node, other).await {
-                            // The thread may have ended.
-                            Ok(event) => _ = events.send(event),
+                            Ok(event) => {
+                                if let Event::Sessions(all) = &event
+                                    && has_twin(all, own, &me)
+                                {
+                                    status.has_twin();
+                                }
+                                // The thread may have ended.
+                                let _ = events.send(event);
+                            }
                             // It is asked for again.
                             Err(BusError::TimedOut | BusError::Refused) => {}
                             Err(error) => status.fails(&error.to_string()),
@@ -179,7 +200,7 @@ impl OwnerDriver {
             group.emissions.iter().for_each(|emission| self.report(emission));
             let (events, positions) = (self.events.0.clone(), group.positions);
             let mut snapshot = self.content.snapshot(group.emissions);
-            self.status.change(|status| status.last = last_interval(&snapshot).or(status.last.take()));
+            self.status.merged(snapshot.ledger.cluster.as_ref(), last_interval(&snapshot));
             self.untaken.fetch_add(1, Ordering::AcqRel);
             let untaken = Arc::clone(&self.untaken);
             snapshot.delivery = Some(DeliveryGuard::new(move || {
@@ -209,15 +230,7 @@ impl OwnerDriver {
             _ => None,
         };
         let differing: BTreeSet<String> = account.findings.iter().filter_map(differs).collect();
-        self.status.change(|status| {
-            for edge in differing.iter().filter(|edge| !status.other_settings.contains(*edge)) {
-                tracing::warn!(
-                    edge,
-                    "an edge has other settings than this node (interval, percentiles, rules and the like); give all nodes the same"
-                );
-            }
-            status.other_settings = differing;
-        });
+        self.status.edges_differ(differing);
     }
 
     fn publish(&mut self, now: f64) {
@@ -228,11 +241,16 @@ impl OwnerDriver {
         let now = self.clock.now();
         let (nodes, partitions) = (self.node.nodes(now), self.node.partitions(now));
         let ahead = self.node.bus_time(now).map(|bus| unix_time() - bus);
-        self.status.change(|status| {
-            (status.nodes, status.partitions) = (nodes, partitions);
-            status.clock_ahead_secs = ahead.or(status.clock_ahead_secs);
-        });
+        self.status.sees(nodes, partitions, ahead);
     }
+}
+
+/// Whether one of these sessions is of our name and another start, and was stored after the last one of ours, `own`, that was
+/// known when they were asked for.
+fn has_twin(all: &[Stored], own: Sequence, id: &SessionId) -> bool {
+    let later = all.iter().filter(|stored| own > 0 && stored.sequence > own);
+    let mut sessions = later.filter_map(|stored| Session::decode(&stored.payload));
+    sessions.any(|session| session.id.node == id.node && session.id.start != id.start)
 }
 
 /// How complete an interval was, if it has the accounts of the edges.

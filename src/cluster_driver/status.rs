@@ -1,13 +1,20 @@
-//! What a node knows of its cluster, for the API, the page and the command line.
+//! What a node knows of its cluster, for the API, the page, the command line and the log.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::cluster::{NodeView, PartitionView};
+use crate::cluster::{LastInterval, NodeRole, NodeView, PartitionView, SessionNote};
 use crate::cluster_bus::Bus;
+use crate::telemetry::ClusterAccount;
+
+use super::changes::ChangeLog;
+use super::failures::Failures;
+use super::problems::{BAD_CLOCK_SECS, is_other, off_by};
+use super::watched::Watched;
 
 /// The status of a node. Times are seconds.
 #[derive(Clone, Debug, Default, Serialize, ToSchema)]
@@ -15,46 +22,47 @@ pub struct ClusterStatus {
     /// Its name.
     pub node: String,
     /// What it does, as the configuration has it.
-    pub role: String,
+    pub role: NodeRole,
     /// Whether the bus is connected, and to which server.
     pub bus: String,
     /// Whether the bus is connected.
     pub connected: bool,
+    /// Whether the bus has stored something of this node in the last 8 s. Connected and without an answer, most of its servers are away.
+    pub answers: bool,
     /// Why the bus has refused something last, if nothing went well since.
     pub error: Option<String>,
     /// Whether another node has its name.
     pub has_twin: bool,
     /// By how much its wall clock is ahead of that of the bus; absent until it is known.
     pub clock_ahead_secs: Option<f64>,
-    /// What is wrong, in sentences.
+    /// What is wrong, in sentences, the worst first.
     pub problems: Vec<String>,
+    /// How many of them need somebody now; these are the first.
+    pub errors: usize,
     /// Whether it gives its partitions up, and takes none.
     pub is_draining: bool,
     /// The edge, if it is one.
     pub edge: Option<EdgeStatus>,
-    /// Edges whose settings differ from those of this node, as of the last interval; the owner of partition 0 knows.
+    /// Edges and nodes whose settings differ from those of this node.
     pub other_settings: BTreeSet<String>,
-    /// The last interval that was handed to the sinks and had the accounts of the edges: those are with partition 0.
+    /// The last interval that was merged with the accounts of the edges, here or elsewhere.
     pub last: Option<LastInterval>,
-    /// All nodes that were seen; none by an edge alone.
+    /// The last 60 of them, oldest first.
+    pub intervals: Vec<LastInterval>,
+    /// All nodes that were seen and are not forgotten.
     pub nodes: Vec<NodeView>,
-    /// All partitions; none by an edge alone.
+    /// All partitions. Of those of others a node that does not merge knows what was so some seconds ago.
     pub partitions: Vec<PartitionView>,
-}
-
-/// How complete an interval was.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, ToSchema)]
-pub struct LastInterval {
-    /// Its end, Unix seconds.
-    pub end: f64,
-    /// Share of the datagrams that were read, times the share of the edges that were heard, 0 to 1.
-    pub completeness: f64,
-    /// Edges of which it was expected.
-    pub edges_expected: u64,
-    /// Edges that delivered all of it in time.
-    pub edges_heard: u64,
-    /// The first 20 edges that are missing, or of which something came too late.
-    pub edges_behind: Vec<String>,
+    /// Whether the bus answers for long enough for others to be seen.
+    #[serde(skip)]
+    pub(super) is_settled: bool,
+    /// Partitions that had no live owner for longer than others need to take them.
+    pub ownerless: Vec<u16>,
+    /// Partitions that have closed no interval for long.
+    pub stuck: Vec<u16>,
+    /// What the intervals lack that this node has merged since its start.
+    #[serde(skip)]
+    pub account: ClusterAccount,
 }
 
 /// What waits at an edge.
@@ -68,85 +76,116 @@ pub struct EdgeStatus {
     pub spooled_batches: u64,
     /// Their bytes.
     pub spooled_bytes: u64,
+    /// Most bytes that may wait.
+    pub spool_bytes: u64,
     /// Batches that were dropped because too much waited.
     pub dropped_batches: u64,
     /// Series that are left out because they are too large for a message.
     pub left_out: u64,
 }
 
+/// What a board is told of its node.
+#[derive(Clone, Debug, Default)]
+pub struct BoardOptions {
+    /// Its name.
+    pub node: String,
+    /// What it does.
+    pub role: NodeRole,
+    /// Its interval, in seconds.
+    pub interval_secs: f64,
+    /// How long an interval waits for an edge, in seconds.
+    pub lateness_secs: f64,
+    /// A node that is dead for longer is forgotten, in seconds.
+    pub forget_secs: f64,
+    /// The hash of its settings that shape records.
+    pub config: u64,
+}
+
 /// How often the threads put there what they know, in seconds.
 pub(super) const STATUS_SECS: f64 = 0.5;
 
-/// A wall clock that is off by more is a problem, in seconds.
-pub(super) const MOST_CLOCK_SECS: f64 = 1.0;
+/// A bus that has stored nothing of us for so long does not work: a session is sent every 2 s.
+const ANSWER: Duration = Duration::from_secs(8);
 
-impl ClusterStatus {
-    fn find_problems(&self) -> Vec<String> {
-        let mut all = Vec::new();
-        if !self.connected {
-            all.push(format!("the bus of the cluster is {}", self.bus));
-        }
-        if let Some(error) = self.error.as_ref().filter(|_| self.connected) {
-            all.push(format!("the bus of the cluster refuses: {error}"));
-        }
-        if self.has_twin {
-            let node = &self.node;
-            all.push(format!(
-                "another node runs under the name {node}: what one of them sends is taken for old; set `cluster.node`"
-            ));
-        }
-        if let Some(ahead) = self.clock_ahead_secs.filter(|ahead| ahead.abs() > MOST_CLOCK_SECS) {
-            let where_it_is = if ahead > 0.0 { "ahead of" } else { "behind" };
-            all.push(format!("the clock of this node is {:.1} s {where_it_is} that of the bus", ahead.abs()));
-        }
-        if let Some(dropped) = self.edge.as_ref().map(|edge| edge.dropped_batches).filter(|dropped| *dropped > 0) {
-            all.push(format!("{dropped} batches were dropped, as too much waits for the bus (`cluster.spool_memory`)"));
-        }
-        if !self.other_settings.is_empty() {
-            let names: Vec<&str> = self.other_settings.iter().map(String::as_str).collect();
-            all.push(format!("edges have other settings than this node: {}", names.join(", ")));
-        }
-        if let Some(last) = self.last.as_ref().filter(|last| last.edges_heard < last.edges_expected) {
-            let (heard, expected) = (last.edges_heard, last.edges_expected);
-            let names = last.edges_behind.join(", ");
-            all.push(format!("of the last interval {heard} of {expected} edges were heard; not {names}"));
-        }
-        for node in self.nodes.iter().filter(|node| node.takes && !node.is_live && self.connected) {
-            all.push(format!("the node {} is dead since {:.0} s", node.id.node, node.age));
-        }
-        let count = |is_bad: fn(&PartitionView) -> bool| self.partitions.iter().filter(|one| is_bad(one)).count();
-        // Without the bus nothing is known of owners.
-        let ownerless = if self.connected { count(|one| !one.is_owner_live) } else { 0 };
-        if ownerless > 0 {
-            all.push(format!("{ownerless} partitions of the cluster have no live owner"));
-        }
-        let lost = count(|one| one.log_lost);
-        if lost > 0 {
-            all.push(format!("the bus has lost batches of {lost} partitions"));
-        }
-        all
-    }
-}
+/// Another node of our name is told for so long after it was seen.
+const TWIN_STAYS: Duration = Duration::from_secs(60);
+
+/// Intervals that are kept.
+const INTERVALS: usize = 60;
+
+/// Share of the room for what waits from which on an edge is not ready.
+const FULL: f64 = 0.95;
 
 /// Where both threads of a node put what they know. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct StatusBoard {
     bus: Arc<dyn Bus>,
-    status: Arc<Mutex<ClusterStatus>>,
+    options: Arc<BoardOptions>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    status: ClusterStatus,
+    started: Instant,
+    /// When the bus has stored something of ours last.
+    stored: Option<Instant>,
+    twin_seen: Option<Instant>,
+    failures: Failures,
+    watched: Watched,
+    changes: ChangeLog,
 }
 
 impl StatusBoard {
     /// A board of a node on this bus, of which nothing is known yet.
-    pub fn new(node: &str, role: &str, bus: Arc<dyn Bus>) -> StatusBoard {
-        let status = ClusterStatus { node: node.to_string(), role: role.to_string(), ..ClusterStatus::default() };
-        StatusBoard { bus, status: Arc::new(Mutex::new(status)) }
+    pub fn new(options: BoardOptions, bus: Arc<dyn Bus>) -> StatusBoard {
+        let status = ClusterStatus { node: options.node.clone(), role: options.role, ..ClusterStatus::default() };
+        let inner = Inner {
+            status,
+            started: Instant::now(),
+            stored: None,
+            twin_seen: None,
+            failures: Failures::default(),
+            watched: Watched::default(),
+            changes: ChangeLog::default(),
+        };
+        StatusBoard { bus, options: Arc::new(options), inner: Arc::new(Mutex::new(inner)) }
     }
 
     /// What is known.
     pub fn read(&self) -> ClusterStatus {
+        self.look(&self.lock())
+    }
+
+    fn look(&self, inner: &Inner) -> ClusterStatus {
         let bus = self.bus.status();
-        let status = ClusterStatus { connected: bus.connected, bus: bus.to_string(), ..self.lock().clone() };
-        ClusterStatus { problems: status.find_problems(), ..status }
+        let is_recent = |at: Option<Instant>, within| at.is_some_and(|at| at.elapsed() < within);
+        let mut status = ClusterStatus {
+            connected: bus.connected,
+            bus: bus.to_string(),
+            answers: bus.connected && is_recent(inner.stored, ANSWER),
+            has_twin: is_recent(inner.twin_seen, TWIN_STAYS),
+            ..inner.status.clone()
+        };
+        let is_starting = inner.stored.is_none() && inner.started.elapsed() < ANSWER;
+        (status.problems, status.errors) = status.find_problems(&self.options, is_starting);
+        status
+    }
+
+    /// Why this node should get no traffic; `None` if it should. An edge that can keep what it hears is ready though the bus is away.
+    pub fn obstacle(&self) -> Option<String> {
+        self.read().obstacle()
+    }
+
+    /// What is said to who asks whether it is ready, beside that it is.
+    pub fn caveat(&self) -> Option<String> {
+        let status = self.read();
+        let edge = status.edge.as_ref().filter(|_| !status.answers)?;
+        let (batches, most) = (edge.spooled_batches, edge.spool_bytes >> 20);
+        Some(format!(
+            "the bus of the cluster is away; {batches} batches wait, {} of {most} MiB",
+            edge.spooled_bytes >> 20
+        ))
     }
 
     /// Lets the node give its partitions up, and take none until its next start.
@@ -156,47 +195,135 @@ impl StatusBoard {
 
     /// The bus refuses something, and says why.
     pub fn fails(&self, error: &str) {
-        self.change(|status| {
-            if status.error.as_deref() != Some(error) {
-                tracing::warn!(error, "the bus of the cluster refuses something; trying again");
-                status.error = Some(error.to_string());
-            }
-        });
+        let mut inner = self.lock();
+        inner.failures.fails(error, Instant::now());
+        inner.status.error = Some(error.to_string());
     }
 
-    /// Something went well.
+    /// The bus has stored something of ours.
     pub(super) fn works(&self) {
-        self.lock().error = None;
+        let mut inner = self.lock();
+        let now = Instant::now();
+        inner.status.error = None;
+        inner.failures.works(now);
+        inner.stored = Some(now);
     }
 
     /// Another node has our name.
     pub(super) fn has_twin(&self) {
-        self.change(|status| {
-            if !std::mem::replace(&mut status.has_twin, true) {
-                tracing::error!(
-                    node = status.node,
-                    "another node of the cluster runs under this name: what one of them sends is taken for old; set `cluster.node`"
-                );
-            }
-        });
+        let mut inner = self.lock();
+        let now = Instant::now();
+        if inner.twin_seen.replace(now).is_none_or(|seen| now - seen >= TWIN_STAYS) {
+            tracing::error!(
+                node = inner.status.node,
+                "another node of the cluster runs under this name: what one of them sends is taken for old; set `cluster.node`"
+            );
+        }
+    }
+
+    /// What the node says of itself to the others.
+    pub(super) fn note(&self) -> SessionNote {
+        let inner = self.lock();
+        let status = &inner.status;
+        SessionNote {
+            role: self.options.role,
+            is_draining: status.is_draining,
+            has_left: false,
+            clock_ahead_secs: status.clock_ahead_secs,
+            interval_secs: self.options.interval_secs,
+            config: self.options.config,
+            // What others have told is theirs to tell.
+            last: inner.watched.own_last.clone(),
+        }
+    }
+
+    /// An interval was merged here.
+    pub(super) fn merged(&self, account: Option<&ClusterAccount>, last: Option<LastInterval>) {
+        let mut inner = self.lock();
+        if let Some(account) = account {
+            inner.status.account.add_later(account);
+        }
+        if let Some(last) = last {
+            inner.watched.own_last = Some(last.clone());
+            inner.status.heard_of(last);
+        }
+    }
+
+    /// These edges of the last interval have other settings.
+    pub(super) fn edges_differ(&self, edges: BTreeSet<String>) {
+        self.lock().watched.edges_differ = edges;
+    }
+
+    /// What the node sees now.
+    pub(super) fn sees(&self, nodes: Vec<NodeView>, partitions: Vec<PartitionView>, clock_ahead: Option<f64>) {
+        let mut inner = self.lock();
+        let inner = &mut *inner;
+        let status = &mut inner.status;
+        let is_forgotten = |node: &NodeView| !node.is_live && node.age > self.options.forget_secs;
+        status.nodes = nodes.into_iter().filter(|node| !is_forgotten(node)).collect();
+        status.partitions = partitions;
+        status.clock_ahead_secs = clock_ahead.or(status.clock_ahead_secs);
+        let told: Vec<LastInterval> = status.nodes.iter().filter_map(|node| node.last.clone()).collect();
+        told.into_iter().for_each(|last| status.heard_of(last));
+        let other = |node: &&NodeView| {
+            let is_other_only_so = !is_other(node.interval_secs, self.options.interval_secs);
+            node.is_live && node.config != 0 && node.config != self.options.config && is_other_only_so
+        };
+        let others = status.nodes.iter().filter(other).map(|node| node.id.node.to_string());
+        status.other_settings = others.chain(inner.watched.edges_differ.iter().cloned()).collect();
+        let now = inner.started.elapsed().as_secs_f64();
+        let answers = self.bus.status().connected && inner.stored.is_some_and(|at| at.elapsed() < ANSWER);
+        inner.watched.look(status, &self.options, answers, now);
+        let connected = self.bus.status();
+        inner.changes.log_all(status, &connected, status.is_settled, now);
     }
 
     /// Whether it was asked to.
     pub(super) fn is_draining(&self) -> bool {
-        self.lock().is_draining
+        self.lock().status.is_draining
     }
 
     /// Batches that wait at its edge.
     pub(super) fn spooled_batches(&self) -> u64 {
-        self.lock().edge.as_ref().map_or(0, |edge| edge.spooled_batches)
+        self.lock().status.edge.as_ref().map_or(0, |edge| edge.spooled_batches)
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut ClusterStatus)) {
-        change(&mut self.lock());
+        change(&mut self.lock().status);
     }
 
-    fn lock(&self) -> MutexGuard<'_, ClusterStatus> {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
         // Every change leaves it whole.
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClusterStatus {
+    /// Keeps how complete an interval was, if it is a later one.
+    fn heard_of(&mut self, last: LastInterval) {
+        if self.last.as_ref().is_some_and(|known| known.end >= last.end) {
+            return;
+        }
+        if self.intervals.len() == INTERVALS {
+            self.intervals.remove(0);
+        }
+        self.intervals.push(last.clone());
+        self.last = Some(last);
+    }
+
+    /// Why it should get no traffic.
+    fn obstacle(&self) -> Option<String> {
+        if let Some(ahead) = self.clock_ahead_secs.filter(|ahead| ahead.abs() > BAD_CLOCK_SECS) {
+            return Some(format!("the clock of this node is {} that of the bus", off_by(ahead)));
+        }
+        match &self.edge {
+            _ if self.answers => None,
+            Some(edge) => {
+                let is_full = edge.spooled_bytes as f64 >= FULL * edge.spool_bytes as f64 && edge.spool_bytes > 0;
+                is_full.then(|| "the bus of the cluster is away, and no more can wait for it here".to_string())
+            }
+            None if self.role.is_edge() => None,
+            None => Some(format!("nothing is merged here: the bus of the cluster is away ({})", self.bus)),
+        }
     }
 }

@@ -14,7 +14,7 @@ use crate::cluster_bus::{Bus, BusError};
 use crate::cluster_driver::{EdgeDriver, EdgeDriverOptions, EdgeState, OwnerDriver, OwnerDriverOptions, StatusBoard};
 use crate::config::{self, Config};
 use crate::flush::{ClusterLinks, ClusterProblems};
-use crate::supervise::{Part, Role, Supervisor};
+use crate::supervise::{Part, Readiness, Role, Supervisor};
 use crate::sys::unix_time;
 
 use super::StartError;
@@ -74,13 +74,16 @@ impl Cluster {
         let is_own = bus.is_none();
         let bus = bus.map_or_else(|| connect(config), Ok).map_err(cannot)?;
         let (prepared, is_prepared) = watch::channel(false);
-        let status = StatusBoard::new(node.as_str(), role.name(), Arc::clone(&bus));
+        let status = StatusBoard::new(assemble::board_options(config, &node), Arc::clone(&bus));
         let part = supervisor.part("cluster:streams", Role::Ordinary);
         tokio::spawn(prepare(Arc::clone(&bus), prepared, status.clone(), part));
         let mut cluster =
             Cluster { status: Some(status.clone()), bus: is_own.then(|| Arc::clone(&bus)), ..Cluster::default() };
         let board = status.clone();
-        let problems = Some(ClusterProblems::new(move || board.read().problems));
+        let problems = Some(ClusterProblems::new(move || {
+            let status = board.read();
+            (status.problems, status.errors)
+        }));
         let mut links = ClusterLinks { problems, ..ClusterLinks::default() };
         let now = (unix_time() * 1e3) as u64;
         let path = assemble::cluster_state_file(config, |name| std::env::var(name).ok());
@@ -89,29 +92,28 @@ impl Cluster {
             cannot(format!("cannot read `cluster.state_file` {shown}: {error}; move it away to begin anew"))
         })?;
         let id = SessionId { node: node.clone(), start: state.boot() };
-        if role.is_global() {
-            let (queue, merged) = mpsc::channel(QUEUE);
-            links.merged = Some(merged);
-            let content = Arc::new(IntervalContent::new(assemble::cluster_content(config)));
-            let node = NodeOptions { id, terms: assemble::cluster_terms(config), seed };
-            let driver = OwnerDriver::new(
-                OwnerDriverOptions { node, content },
-                Arc::clone(&bus),
-                is_prepared.clone(),
-                queue,
-                status.clone(),
-            );
-            let part = supervisor.part("cluster:owner", Role::Essential);
-            cluster.owner =
-                Some(thread(&part, "cluster-owner", |deadline, part, on| on.block_on(driver.run(deadline, part)))?);
-        }
+        let (queue, merged) = mpsc::channel(QUEUE);
+        links.merged = role.is_global().then_some(merged);
+        let content = Arc::new(IntervalContent::new(assemble::cluster_content(config)));
+        let owner = OwnerDriverOptions {
+            node: NodeOptions { id, terms: assemble::cluster_terms(config), seed },
+            content,
+            only_watches: !role.is_global(),
+        };
+        let driver = OwnerDriver::new(owner, Arc::clone(&bus), is_prepared.clone(), queue, status.clone());
+        let (name, weight) = match role.is_global() {
+            true => ("cluster:owner", Role::Essential),
+            false => ("cluster:watch", Role::Ordinary),
+        };
+        let part = supervisor.part(name, weight);
+        let run = |deadline, part: &Part, on: &Runtime| on.block_on(driver.run(deadline, part));
+        cluster.owner = Some(thread(&part, "cluster-owner", run)?);
         if role.is_edge() {
             let (queue, intervals) = mpsc::channel(QUEUE);
             links.edge = Some(queue);
             let options = EdgeDriverOptions {
                 edge: assemble::edge_options(config, node, seed),
                 interval_secs: config.interval.as_secs_f64(),
-                is_alone: !role.is_global(),
             };
             let driver = EdgeDriver::new(options, (state, saved), bus, is_prepared, status);
             let part = supervisor.part("cluster:edge", Role::Essential);
@@ -124,6 +126,14 @@ impl Cluster {
     /// What is known of the cluster; `None` if this node is in none.
     pub(super) fn status(&self) -> Option<StatusBoard> {
         self.status.clone()
+    }
+
+    /// Is not ready while the cluster has no use for this node.
+    pub(super) fn readiness(&self, readiness: Readiness) -> Readiness {
+        match self.status.clone() {
+            Some(board) => readiness.if_not(move || board.obstacle()),
+            None => readiness,
+        }
     }
 
     /// Gives up all partitions, in a third of the time that is left.

@@ -352,7 +352,7 @@ impl Daemon {
                 .controlled_by(inputs)
                 .supervised_by(&supervisor, &flush_part);
 
-        let readiness = Readiness::new(&supervisor);
+        let readiness = cluster.readiness(Readiness::new(&supervisor));
         let http = http.map(|bound| {
             let (flusher, history) = (flusher_handle.clone(), history.handle());
             let sources = server::sources(&config, started, flusher, presence_handle, journal, history);

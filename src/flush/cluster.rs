@@ -24,16 +24,18 @@ pub struct OwnInterval {
 
 /// Says what is wrong with the cluster. Cheap to clone.
 #[derive(Clone)]
-pub struct ClusterProblems(Arc<dyn Fn() -> Vec<String> + Send + Sync>);
+pub struct ClusterProblems(Arc<dyn Fn() -> (Vec<String>, usize) + Send + Sync>);
 
 impl ClusterProblems {
-    /// Asks this whenever somebody looks.
-    pub fn new(ask: impl Fn() -> Vec<String> + Send + Sync + 'static) -> ClusterProblems {
+    /// Asks this whenever somebody looks: for problems, and how many of them, from the first, need somebody now.
+    pub fn new(ask: impl Fn() -> (Vec<String>, usize) + Send + Sync + 'static) -> ClusterProblems {
         ClusterProblems(Arc::new(ask))
     }
 
     pub(super) fn warnings(&self) -> impl Iterator<Item = Warning> {
-        (self.0)().into_iter().map(|text| Concern::Cluster.says(text))
+        let (problems, errors) = (self.0)();
+        let about = move |n| if n < errors { Concern::ClusterDown } else { Concern::Cluster };
+        problems.into_iter().enumerate().map(move |(n, text)| about(n).says(text))
     }
 }
 

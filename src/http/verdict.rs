@@ -330,7 +330,9 @@ impl Seen<'_> {
         findings.extend(self.other_warnings());
         // What is as bad keeps its order.
         findings.sort_by_key(|finding| std::cmp::Reverse(finding.level));
-        let is_quiet = self.ledger.lines.read == 0 && findings.iter().all(|finding| finding.level != Grade::Error);
+        let is_quiet = self.ledger.lines.read == 0
+            && self.receives()
+            && findings.iter().all(|finding| finding.level != Grade::Error);
         let worst = if is_quiet || findings.is_empty() { self.calm() } else { findings.remove(0) };
         let pill = |finding: Finding| Pill {
             level: finding.level,
@@ -359,8 +361,27 @@ impl Seen<'_> {
         }
     }
 
+    /// Whether it listens anywhere; a node of a cluster that only merges does not.
+    fn receives(&self) -> bool {
+        !self.ledger.listeners.is_empty()
+    }
+
+    /// Nothing is wrong with a node that only merges.
+    fn calm_merging(&self) -> Finding {
+        let lines = self.last.map_or(0.0, |last| last.ledger.lines.read as f64 / last.interval_secs.max(0.001));
+        if lines == 0.0 {
+            let detail = "This node listens nowhere: send lines to an edge of the cluster.".into();
+            return Finding::new(Grade::Ok, About::First, "Nothing is merged yet".into(), detail);
+        }
+        let detail = format!("{} lines/s of all edges merged here.", amount(lines));
+        Finding::new(Grade::Ok, About::Fine, "All data accounted for".into(), detail)
+    }
+
     /// Nothing is wrong.
     fn calm(&self) -> Finding {
+        if !self.receives() {
+            return self.calm_merging();
+        }
         let read = self.ledger.lines.read;
         if read == 0 {
             let listener = self.ledger.listeners.first().map_or("udp://127.0.0.1:8125", |listener| &listener.url);
@@ -583,18 +604,23 @@ impl Seen<'_> {
             | Concern::Certificate
             | Concern::Senders
             | Concern::Unsaved
-            | Concern::Cluster => false,
+            | Concern::Cluster
+            | Concern::ClusterDown => false,
         };
         let of = |warning: &Warning| match warning.about {
             Concern::Senders => self.of_senders(warning),
             _ => {
                 let (sentence, detail) = warning.text.split_once(": ").unwrap_or((&warning.text, ""));
-                let about = match warning.about {
-                    Concern::Unsaved | Concern::Cluster => About::Part,
-                    _ => About::Limit,
+                let (about, grade) = match warning.about {
+                    Concern::ClusterDown => (About::Part, Grade::Error),
+                    Concern::Unsaved | Concern::Cluster => (About::Part, Grade::Warning),
+                    _ => (About::Limit, Grade::Warning),
                 };
-                let pill = warning.short.clone().unwrap_or_else(|| cut(&warning.text));
-                Finding::new(Grade::Warning, about, cut(sentence), upper_first(&cut(detail))).pill(pill)
+                let is_cluster = matches!(warning.about, Concern::Cluster | Concern::ClusterDown);
+                let short = if is_cluster { sentence } else { &*warning.text };
+                let pill = warning.short.clone().unwrap_or_else(|| cut(short));
+                let sentence = if is_cluster { upper_first(&cut(sentence)) } else { cut(sentence) };
+                Finding::new(grade, about, sentence, upper_first(&cut(detail))).pill(pill)
             }
         };
         self.warnings.iter().filter(|warning| !is_told(warning)).map(of).collect()

@@ -405,6 +405,11 @@ accounts! {
 }
 
 impl ClusterAccount {
+    /// Adds that of a later interval.
+    pub fn add_later(&mut self, later: &ClusterAccount) {
+        self.add(later);
+    }
+
     /// The share of the edges that were heard, of those that were expected.
     pub fn heard(&self) -> f64 {
         if self.edges_expected == 0 { 1.0 } else { self.edges_heard as f64 / self.edges_expected as f64 }

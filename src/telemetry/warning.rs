@@ -44,6 +44,8 @@ pub enum Concern {
     Unsaved,
     /// The cluster that this node is in.
     Cluster,
+    /// The same, where somebody has to act.
+    ClusterDown,
 }
 
 impl Concern {
