@@ -1,13 +1,28 @@
 //! The daemon's own numbers since the start, as Prometheus text 0.0.4 or OpenMetrics 1.0: the table of counters, and what
 //! presence says.
 
+use crate::cluster::{LastInterval, NodeRole, NodeView, PartitionView};
+use crate::cluster_driver::ClusterStatus;
 use crate::presence::Reading;
 use crate::prometheus_text::{PrometheusText, Shape, labels};
 use crate::telemetry::Ledger;
 
+/// What is written beside the ledger and presence.
+pub(super) struct About {
+    /// Since the start.
+    pub(super) uptime_secs: f64,
+    /// `None` if this node is in no cluster.
+    pub(super) cluster: Option<ClusterStatus>,
+    /// As OpenMetrics.
+    pub(super) is_open: bool,
+}
+
 /// `presence` is what presence says for a scrape.
-pub(super) fn render(ledger: &Ledger, uptime_secs: f64, presence: &[Reading], is_open: bool) -> String {
-    let mut out = PrometheusText::new(is_open);
+pub(super) fn render(mut ledger: Ledger, presence: &[Reading], about: &About) -> String {
+    let mut out = PrometheusText::new(about.is_open);
+    let uptime_secs = about.uptime_secs;
+    // What this node has merged is not in its own ledger, which is of what it received.
+    ledger.cluster = about.cluster.as_ref().map(|cluster| cluster.account.clone());
     out.family("systole_build_info", Shape::Gauge, "The version that runs.");
     out.sample("systole_build_info", "", &labels([("version", env!("CARGO_PKG_VERSION"))]), None, 1.0);
     out.family("systole_uptime_seconds", Shape::Gauge, "Time since the start.");
@@ -19,12 +34,73 @@ pub(super) fn render(ledger: &Ledger, uptime_secs: f64, presence: &[Reading], is
             out.sample(metric.name, suffix, &labels(tags.iter().map(|(key, value)| (key, value))), None, *value);
         });
     }
+    if let Some(status) = &about.cluster {
+        cluster(status, &mut out);
+    }
     readings(presence, &mut out);
     out.finish()
 }
 
 fn shape(is_counter: bool) -> (Shape, &'static str) {
     if is_counter { (Shape::Counter, "_total") } else { (Shape::Gauge, "") }
+}
+
+/// The cluster, as this node sees it.
+fn cluster(status: &ClusterStatus, out: &mut PrometheusText) {
+    let of_partitions =
+        |count: fn(&PartitionView) -> bool| status.partitions.iter().filter(|one| count(one)).count() as f64;
+    let edge = status.edge.clone().unwrap_or_default();
+    let unemitted = status.partitions.iter().filter(|one| one.is_ours).map(|one| one.unemitted).sum::<u64>() as f64;
+    let is_connected = f64::from(u8::from(status.connected));
+    let answers = f64::from(u8::from(status.answers));
+    let one = |value| vec![(String::new(), value)];
+    let by_state = |role: NodeRole, is_live: bool| {
+        let is_it = |node: &&NodeView| node.role == role && !node.has_left && node.is_live == is_live;
+        let state = if is_live { "live" } else { "dead" };
+        let count = status.nodes.iter().filter(is_it).count() as f64;
+        (labels([("role", role.name()), ("state", state)]), count)
+    };
+    let roles = [NodeRole::Edge, NodeRole::Global, NodeRole::Both];
+    let nodes = roles.into_iter().flat_map(|role| [by_state(role, true), by_state(role, false)]).collect();
+    let last = |value: fn(&LastInterval) -> f64| status.last.iter().map(|last| (String::new(), value(last))).collect();
+    let ahead = status.clock_ahead_secs.iter().map(|ahead| (String::new(), *ahead)).collect();
+    let mut put = |name: &str, help: &str, is_counter: bool, samples: Vec<(String, f64)>| {
+        let (name, (shape, suffix)) = (format!("systole_cluster_{name}"), shape(is_counter));
+        out.family(&name, shape, help);
+        samples.iter().for_each(|(labels, value)| out.sample(&name, suffix, labels, None, *value));
+    };
+
+    put("bus_connected", "Whether the bus is connected.", false, one(is_connected));
+    put("bus_answers", "Whether the bus has stored something of this node in the last 8 s.", false, one(answers));
+    put("nodes", "Nodes that were seen, by role and state.", false, nodes);
+    put("partitions", "Partitions that are known here.", false, one(status.partitions.len() as f64));
+    put("partitions_owned", "Partitions of this node.", false, one(of_partitions(|one| one.is_ours)));
+    put(
+        "partitions_catching_up",
+        "Partitions of this node that have fallen behind.",
+        false,
+        one(of_partitions(|one| one.catching_up)),
+    );
+    put("partitions_ownerless", "Partitions without a live owner for 15 s.", false, one(status.ownerless.len() as f64));
+    put("partitions_stuck", "Partitions that close no interval.", false, one(status.stuck.len() as f64));
+    put("unemitted_intervals", "Intervals of partitions of this node that wait for sinks.", false, one(unemitted));
+    put("waiting_batches", "Batches that wait for the bus.", false, one(edge.spooled_batches as f64));
+    put("waiting_bytes", "Bytes that wait for the bus.", false, one(edge.spooled_bytes as f64));
+    put("batches_dropped", "Batches dropped because too much waited.", true, one(edge.dropped_batches as f64));
+    put("clock_ahead_seconds", "How much this clock is ahead of that of the bus.", false, ahead);
+    put(
+        "completeness_ratio",
+        "How complete the last merged interval is, here or elsewhere.",
+        false,
+        last(|last| last.completeness),
+    );
+    put(
+        "last_interval_timestamp_seconds",
+        "End of the last merged interval, Unix seconds.",
+        false,
+        last(|last| last.end),
+    );
+    put("problems", "Problems that the status names.", false, one(status.problems.len() as f64));
 }
 
 /// Presence, name by name: a family stands together.

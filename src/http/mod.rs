@@ -165,6 +165,7 @@ pub struct AppState {
 pub const STREAMS: usize = 64;
 
 const HTML: &str = "text/html; charset=utf-8";
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// Answers that are made once for all who wait for the same.
 #[derive(Clone, Debug, Default)]
@@ -253,7 +254,8 @@ async fn health(Parameters(TokenAlone): Parameters<TokenAlone>) -> Response {
 
 /// Whether everything works
 ///
-/// All listeners are bound, the first tick is scheduled, and every part works.
+/// All listeners are bound, the first tick is scheduled, and every part works. In a cluster the clock is right by that of the bus, and
+/// the bus works, or there is room for what waits for it; a node that only merges needs the bus.
 #[utoipa::path(
     get,
     path = "/ready",
@@ -267,7 +269,10 @@ async fn health(Parameters(TokenAlone): Parameters<TokenAlone>) -> Response {
 )]
 async fn ready(State(state): State<AppState>, Parameters(TokenAlone): Parameters<TokenAlone>) -> Response {
     match state.readiness.obstacle() {
-        None => text("ready\n"),
+        None => match state.cluster.as_ref().and_then(StatusBoard::caveat) {
+            None => text("ready\n"),
+            Some(caveat) => with_type(TEXT, format!("ready; {caveat}\n")),
+        },
         Some(obstacle) => error(StatusCode::SERVICE_UNAVAILABLE, "not_ready", &obstacle),
     }
 }
@@ -299,7 +304,9 @@ async fn own_metrics(
         // Without an answer the rest is still worth showing.
         let presence = presence::ask(&state, |presence| presence.scraped()).await.unwrap_or_default();
         let (ledger, uptime) = (state.flusher.live().await.ledger(), state.about.uptime_secs());
-        state.bodies.work(move || metrics::render(&ledger, uptime, &presence, open).into()).await
+        let cluster = state.cluster.as_ref().map(StatusBoard::read);
+        let about = metrics::About { uptime_secs: uptime, cluster, is_open: open };
+        state.bodies.work(move || metrics::render(ledger, &presence, &about).into()).await
     });
     state.bodies.shared(kind, text.await?).await
 }

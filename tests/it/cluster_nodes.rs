@@ -93,9 +93,27 @@ impl Fleet {
     }
 }
 
+/// What is wrong with the cluster, as a node sees it.
+fn problems(node: &Node) -> String {
+    let status: serde_json::Value = serde_json::from_str(&get(node.http, "/api/v1/cluster", "").1).expect("JSON");
+    status["problems"].to_string()
+}
+
 fn node(runtime: &Runtime, bus: &Arc<MemoryBus>, table: &Table, dir: &Path, name: &str, role: &str) -> Node {
+    node_with(runtime, bus, table, dir, name, role, "1s")
+}
+
+fn node_with(
+    runtime: &Runtime,
+    bus: &Arc<MemoryBus>,
+    table: &Table,
+    dir: &Path,
+    name: &str,
+    role: &str,
+    interval: &str,
+) -> Node {
     let text = format!(
-        "interval = \"1s\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+        "interval = \"{interval}\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
          [http]\naddress = \"127.0.0.1:0\"\n[presence]\nstate_file = \"off\"\n\
          [cluster]\nrole = \"{role}\"\nbus = [\"memory:1\"]\nnode = \"{name}\"\npartitions = 8\nlateness = \"3s\"\n\
          state_file = \"{}\"\n",
@@ -186,11 +204,69 @@ fn a_second_node_of_the_same_name_is_told() {
     let fleet = Fleet::new();
     let start = |folder: &str| fleet.start_in(&fleet.dir.path().join(folder), "same", "global");
     let (one, two) = (start("one"), start("two"));
-    let says_so =
-        |node: &Node| get(node.http, "/api/v1/cluster", "").1.contains("another node runs under the name same");
-    until("one of them says so", || says_so(&one) || says_so(&two));
+    until("both say so", || {
+        [&one, &two].iter().all(|node| problems(node).contains("another node runs under the name same"))
+    });
     fleet.stop(one);
     fleet.stop(two);
+}
+
+#[test]
+fn an_edge_tells_that_no_node_merges_and_which_one_has_another_interval() {
+    let fleet = Fleet::new();
+    let (edge, global) = (fleet.start("edge", "edge"), fleet.start("global", "global"));
+    let slow = node_with(&fleet.runtime, &fleet.bus, &fleet.table, fleet.dir.path(), "slow", "edge", "2s");
+    until("partitions have owners", || {
+        get(edge.http, "/api/v1/cluster", "").1.contains("\"node\":\"global\",\"start\"")
+    });
+    for node in [&edge, &global] {
+        until("the other interval is told", || {
+            problems(node).contains("the node slow has an interval of 2 s, this one 1 s: they cannot be merged")
+        });
+        assert!(!problems(node).contains("no node merges"), "{}", problems(node));
+    }
+    fleet.stop(global);
+    until("the edge says so", || problems(&edge).contains("no node merges: none with the role"));
+    assert!(!problems(&edge).contains("not heard"), "it has stopped on purpose: {}", problems(&edge));
+    let url = format!("http://{}", edge.http);
+    let said = systole(&["cluster", "status", "--url", &url], b"");
+    let screen = text(&said.stdout);
+    assert!(
+        screen.contains("node        global: global, ")
+            && screen.contains(", stopped\n")
+            && said.status.code() == Some(1),
+        "{screen}"
+    );
+    assert_eq!(systole(&["status", "--url", &url], b"").status.code(), Some(1));
+    let scraped = get(edge.http, "/metrics", "").1;
+    for line in ["systole_cluster_nodes{role=\"edge\",state=\"live\"} 2", "systole_cluster_bus_answers 1"] {
+        assert!(scraped.lines().any(|one| one == line), "{line}: {scraped}");
+    }
+    fleet.stop(edge);
+    fleet.stop(slow);
+}
+
+#[test]
+fn without_the_bus_an_edge_is_ready_as_long_as_it_can_keep_what_it_hears_and_who_only_merges_is_not() {
+    let fleet = Fleet::new();
+    let (edge, global) = (fleet.start("edge", "edge"), fleet.start("global", "global"));
+    let ready = |node: &Node| get(node.http, "/ready", "");
+    until("both are ready", || [&edge, &global].iter().all(|node| ready(node) == (200, "ready\n".into())));
+    fleet.bus.set_fault(MemoryFault::Away);
+    until("the node that merges is not", || ready(&global).0 == 503);
+    let why = ready(&global).1;
+    assert!(why.contains("nothing is merged here: the bus of the cluster is away"), "{why}");
+    until("the edge says what it keeps", || ready(&edge).1.starts_with("ready; the bus of the cluster is away; "));
+    assert_eq!(ready(&edge).0, 200);
+    assert!(
+        problems(&edge).contains("connected and stores nothing: do most of its servers run"),
+        "{}",
+        problems(&edge)
+    );
+    fleet.bus.set_fault(MemoryFault::None);
+    until("both are ready again", || [&edge, &global].iter().all(|node| ready(node).1 == "ready\n"));
+    fleet.stop(edge);
+    fleet.stop(global);
 }
 
 #[test]
