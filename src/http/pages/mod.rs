@@ -15,6 +15,7 @@
 //! `parts::Wire`; nothing else puts it into a page.
 
 pub(super) mod board;
+mod cluster;
 pub(super) mod config;
 mod data;
 pub(super) mod events;

@@ -4,6 +4,7 @@ use axum::extract::State as Extract;
 use axum::response::Response;
 use maud::{Markup, html};
 
+use crate::cluster_driver::{ClusterStatus, StatusBoard};
 use crate::http::AppState;
 use crate::http::series as of_series;
 use crate::http::verdict::{self, About, Grade, Look};
@@ -52,7 +53,10 @@ struct Shown {
     loudest: Found,
     senders: Senders,
     happened: Vec<Happened>,
+    /// `None` if this node is in none.
+    cluster: Option<ClusterStatus>,
 }
+
 /// Whether the data can be trusted, how much arrives, and what changed
 #[utoipa::path(
     get,
@@ -79,7 +83,8 @@ pub(super) async fn page(
             let paths: Vec<&str> = PATHS.into_iter().chain(sinks.iter().map(String::as_str)).collect();
             let trends = data::trends(&for_work, &look, time, &paths);
             let loudest = data::search(&for_work, &look, &data::loudest(SERIES))?;
-            Ok(Shown { look, query, trends, loudest, senders, happened })
+            let cluster = for_work.cluster.as_ref().map(StatusBoard::read);
+            Ok(Shown { look, query, trends, loudest, senders, happened, cluster })
         })
         .await?
         .map_err(of_series::refused)?;
@@ -98,6 +103,7 @@ impl Shown {
             div.grid {
                 (self.throughput())
                 section.card.c4.full data-live="ledger" { (self.ledger()) }
+                @if let Some(cluster) = &self.cluster { (super::cluster::cards(cluster, self.look.now)) }
                 section.card.c5 data-live="loudest" { (self.series()) }
                 section.card.c4 data-live="senders" { (self.senders()) }
                 section.card.c3 data-live="changed" { (self.changed()) }
@@ -420,7 +426,11 @@ impl Shown {
         html! {
             header { h2 { "Sinks" } span.sub { "records per interval" } @if sinks.len() > SINKS { span.muted { (SINKS) " of " (sinks.len()) } } }
             @if sinks.is_empty() {
-                p.empty { "No sink is configured: nothing leaves this daemon." }
+                @if self.cluster.is_some() {
+                    p.empty { "What is heard here goes to the cluster; nodes that merge have its sinks." }
+                } @else {
+                    p.empty { "No sink is configured: nothing leaves this daemon." }
+                }
             } @else {
                 table {
                     thead {
