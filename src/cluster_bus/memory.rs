@@ -2,7 +2,8 @@
 //!
 //! Its clock is tokio's, so that a paused runtime has a virtual time here, too.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::cluster::{NodeName, Sequence, Stored, StoredBatch};
 
-use super::{Answer, Bus, BusError, BusStatus, LIMIT, PUT_BATCH_LIMIT, Page, Pulses};
+use super::{Answer, Bus, BusError, BusStatus, LIMIT, PUT_BATCH_LIMIT, Page, Responder};
 
 /// What a bus in memory keeps, and how much of it a read gives.
 #[derive(Clone, Copy, Debug)]
@@ -21,8 +22,6 @@ pub struct MemoryOptions {
     pub max_age: Duration,
     /// Sessions are kept for so long.
     pub session_max_age: Duration,
-    /// Pulses are kept for so long.
-    pub pulse_max_age: Duration,
     /// Records of a partition that are kept.
     pub max_records: usize,
     /// Checkpoints of a partition that are kept.
@@ -36,7 +35,6 @@ impl Default for MemoryOptions {
         MemoryOptions {
             max_age: Duration::from_secs(7200),
             session_max_age: Duration::from_secs(60),
-            pulse_max_age: Duration::from_secs(600),
             max_records: 64,
             max_checkpoints: 128,
             page: 256,
@@ -133,7 +131,6 @@ impl Message {
 #[derive(Debug)]
 struct Streams {
     batches: Stream,
-    pulses: Stream,
     records: Stream,
     checkpoints: Stream,
     sessions: Stream,
@@ -141,9 +138,39 @@ struct Streams {
     is_closed: bool,
 }
 
+/// Who answers at each node, the last one that began to; each has a number.
+#[derive(Default)]
+struct Responders {
+    all: BTreeMap<NodeName, (u64, Responder)>,
+    last: u64,
+}
+
+impl fmt::Debug for Responders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.all.keys()).finish()
+    }
+}
+
+/// Answers at a node until it is dropped.
+struct Serving<'a> {
+    bus: &'a MemoryBus,
+    node: NodeName,
+    number: u64,
+}
+
+impl Drop for Serving<'_> {
+    fn drop(&mut self) {
+        let mut responders = self.bus.responders();
+        if responders.all.get(&self.node).is_some_and(|(number, _)| *number == self.number) {
+            responders.all.remove(&self.node);
+        }
+    }
+}
+
 /// A bus in memory.
 #[derive(Debug)]
 pub struct MemoryBus {
+    responders: Mutex<Responders>,
     page: usize,
     /// Unix time at `begun`.
     epoch: f64,
@@ -156,7 +183,6 @@ impl MemoryBus {
     pub fn new(options: MemoryOptions) -> Arc<MemoryBus> {
         let streams = Streams {
             batches: Stream::new(Some(options.max_age), usize::MAX),
-            pulses: Stream::new(Some(options.pulse_max_age), usize::MAX),
             records: Stream::new(None, options.max_records),
             checkpoints: Stream::new(None, options.max_checkpoints),
             sessions: Stream::new(Some(options.session_max_age), 1),
@@ -164,7 +190,13 @@ impl MemoryBus {
             is_closed: false,
         };
         let epoch = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs_f64();
-        Arc::new(MemoryBus { page: options.page, epoch, begun: Instant::now(), streams: Mutex::new(streams) })
+        Arc::new(MemoryBus {
+            responders: Mutex::default(),
+            page: options.page,
+            epoch,
+            begun: Instant::now(),
+            streams: Mutex::new(streams),
+        })
     }
 
     /// Makes calls fail from now on, or no longer.
@@ -179,6 +211,10 @@ impl MemoryBus {
 
     fn lock(&self) -> MutexGuard<'_, Streams> {
         self.streams.lock().expect("nobody panics with the lock")
+    }
+
+    fn responders(&self) -> MutexGuard<'_, Responders> {
+        self.responders.lock().expect("nobody panics with the lock")
     }
 
     /// Does something with the streams at once, and answers as the fault allows.
@@ -301,21 +337,25 @@ impl Bus for MemoryBus {
         })
     }
 
-    fn put_pulse(&self, edge: &NodeName, payload: Bytes) -> Answer<'_, ()> {
-        let subject = edge.to_string();
-        self.call(LIMIT, move |streams, now| {
-            streams.pulses.put(subject, now, 0.0, payload);
-            Ok(())
+    fn ask(&self, node: &NodeName, question: Bytes) -> Answer<'_, Bytes> {
+        let responder = self.responders().all.get(node).map(|(_, responder)| responder.clone());
+        let asked = self.call(LIMIT, |_, _| Ok(()));
+        Box::pin(async move {
+            asked.await?;
+            let unanswered = || BusError::Failed("the node is not connected with the bus".into());
+            responder.ok_or_else(unanswered)?(question).await.ok_or(BusError::TimedOut)
         })
     }
 
-    fn pulses(&self, from: Sequence) -> Answer<'_, Pulses> {
-        let page = self.page;
-        self.call(LIMIT, move |streams, now| {
-            streams.pulses.expire(now);
-            let (pulses, is_end) = streams.pulses.page(from, "", page);
-            let pulses = pulses.into_iter().map(Message::to_stored).collect();
-            Ok(Pulses { pulses, is_end, first: streams.pulses.first(), last: streams.pulses.last })
+    fn serve(&self, node: &NodeName, responder: Responder) -> Answer<'_, ()> {
+        let mut responders = self.responders();
+        responders.last += 1;
+        let number = responders.last;
+        responders.all.insert(node.clone(), (number, responder));
+        let serving = Serving { bus: self, node: node.clone(), number };
+        Box::pin(async move {
+            let _serving = serving;
+            std::future::pending().await
         })
     }
 

@@ -1,18 +1,20 @@
-//! The bus of scale-out: what carries batches, pulses, records, checkpoints and sessions between nodes, and keeps them.
+//! The bus of scale-out: what carries batches, records, checkpoints and sessions between nodes and keeps them, and
+//! what they ask each other.
 //! [`Bus`] is what a driver of the machines in `cluster` needs of it, `JetStreamBus` is that on NATS JetStream (with the
 //! feature `nats`), and `MemoryBus` is the same inside of a process, for tests. The streams are:
 //!
 //! | stream | subjects | has |
 //! |---|---|---|
 //! | `<NAME>_P<i>` | `<name>.p.<partition>.<edge>` | batches; partition modulo the number of streams is `i` |
-//! | `<NAME>_B` | `<name>.b.<edge>` | pulses |
-//! | `<NAME>_R` | `<name>.r.<partition>`, `<name>.r.judge` | records |
-//! | `<NAME>_C` | `<name>.c.<partition>`, `<name>.c.judge` | checkpoints, in chunks |
+//! | `<NAME>_R` | `<name>.r.<partition>` | records |
+//! | `<NAME>_C` | `<name>.c.<partition>` | checkpoints, in chunks |
 //! | `<NAME>_N` | `<name>.n.<node>` | sessions |
+//!
+//! Questions go to `<name>.q.<node>`, and no stream keeps them.
 //!
 //! What a caller may rely on:
 //!
-//! * Every call answers within [`PUT_BATCH_LIMIT`], [`PREPARE_LIMIT`] or [`LIMIT`]. One that failed may have been done, or
+//! * Every call but `serve` answers within [`PUT_BATCH_LIMIT`], [`PREPARE_LIMIT`] or [`LIMIT`]. One that failed may have been done, or
 //!   be done later.
 //! * What `put_batch` and `put_session` acknowledged stays, as long as the stream keeps it. A batch that is sent twice is
 //!   there twice. Batches that are put one after the other, each acknowledged, are read in that order.
@@ -23,6 +25,7 @@
 
 use std::fmt::{self, Debug};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -41,9 +44,6 @@ pub use jetstream::{BusOptions, JetStreamBus};
 #[cfg(any(test, feature = "internals"))]
 pub use memory::{MemoryBus, MemoryFault, MemoryOptions};
 
-/// The partition that stands for the judge's record and its checkpoints.
-pub const JUDGE: u16 = u16::MAX;
-
 /// Longest wait for the acknowledgement of a batch.
 pub const PUT_BATCH_LIMIT: Duration = Duration::from_secs(2);
 
@@ -56,7 +56,13 @@ pub const PREPARE_LIMIT: Duration = Duration::from_secs(10);
 /// What comes of a call. Object safe, so that a driver has an `Arc<dyn Bus>`.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, BusError>> + Send + 'a>>;
 
-/// A replicated log. The partition of records and checkpoints may be [`JUDGE`].
+/// What a node answers to a question; `None` is no answer.
+pub type Answering = Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>;
+
+/// Answers questions of other nodes.
+pub type Responder = Arc<dyn Fn(Bytes) -> Answering + Send + Sync>;
+
+/// A replicated log, and a way to ask other nodes.
 pub trait Bus: Send + Sync + Debug {
     /// Creates the streams that are missing, and compares the others with what they should be.
     fn prepare(&self) -> Answer<'_, ()>;
@@ -91,11 +97,12 @@ pub trait Bus: Send + Sync + Debug {
     /// A checkpoint; `None` if it is gone.
     fn read_checkpoint(&self, partition: u16, sequence: Sequence) -> Answer<'_, Option<Bytes>>;
 
-    /// Appends a pulse.
-    fn put_pulse(&self, edge: &NodeName, payload: Bytes) -> Answer<'_, ()>;
+    /// Asks another node. It may be asked twice.
+    fn ask(&self, node: &NodeName, question: Bytes) -> Answer<'_, Bytes>;
 
-    /// Pulses of all edges from a sequence on: the first ones, not always all.
-    fn pulses(&self, from: Sequence) -> Answer<'_, Pulses>;
+    /// Has `responder` answer what other nodes ask this one, until the bus is closed or this is not waited for any more. It
+    /// ends earlier if it fails.
+    fn serve(&self, node: &NodeName, responder: Responder) -> Answer<'_, ()>;
 
     /// Whether it can be reached.
     fn status(&self) -> BusStatus;
@@ -114,19 +121,6 @@ pub struct Page {
     /// The first sequence that the stream still has, of any partition; one after `last` if it is empty.
     pub first: Sequence,
     /// The last sequence of the stream, of any partition; 0 if there never was one.
-    pub last: Sequence,
-}
-
-/// Pulses that were read.
-#[derive(Clone, Debug, Default)]
-pub struct Pulses {
-    /// In order and without gaps.
-    pub pulses: Vec<Stored>,
-    /// Whether these were all that there were when the read began.
-    pub is_end: bool,
-    /// The first sequence that the stream still has; one after `last` if it is empty.
-    pub first: Sequence,
-    /// The last sequence of the stream; 0 if there never was one.
     pub last: Sequence,
 }
 

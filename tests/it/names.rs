@@ -25,7 +25,7 @@ const RETIRED: &[Retired] = &[
     ("Crew", &[], "Notifiers"),
     ("snitch", &[], "dead_man_switch"),
     ("Pulse", &[], "Watchdog"),
-    ("pulse", &["cluster_bus/"], "watchdog"),
+    ("pulse", &[], "watchdog"),
     ("hear", &[], "observe"),
     ("judge", &[], "evaluate"),
     ("judge_service", &[], "evaluate_service"),

@@ -308,6 +308,17 @@ impl Api {
         answer.map(|stored| stored.seq).map_err(|error| error.explain(subject))
     }
 
+    /// Asks whoever subscribes to a subject.
+    pub(super) async fn question(&self, subject: &str, payload: Bytes) -> Result<Bytes, BusError> {
+        let request = Request::new().payload(payload).timeout(None);
+        let answer = self.client.send_request(subject.to_string(), request).await;
+        answer.map(|answer| answer.payload).map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => BusError::Failed("the node is not connected with the bus".into()),
+            RequestErrorKind::TimedOut => BusError::TimedOut,
+            _ => BusError::Failed(error.to_string()),
+        })
+    }
+
     /// One message, as the leader of the stream has it.
     pub(super) async fn get(&self, stream: &str, which: &Value) -> Result<Option<Raw>, BusError> {
         let found = match self.ask::<Found>(&format!("STREAM.MSG.GET.{stream}"), which).await? {

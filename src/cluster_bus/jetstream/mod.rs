@@ -2,7 +2,7 @@
 //!
 //! What is read comes from the leaders of the streams, or is held against what they say; no answer to a write is believed
 //! beyond that something was stored. No ids of messages are sent, and nothing rests on the age of keys but that old
-//! sessions, pulses and batches go.
+//! sessions and batches go.
 
 mod api;
 mod checkpoints;
@@ -24,7 +24,7 @@ use crate::cluster::{NodeName, Sequence, Stored, StoredBatch};
 use crate::nats_client::NatsLogin;
 use crate::random::Random;
 
-use super::{Answer, Bus, BusError, BusStatus, JUDGE, LIMIT, PREPARE_LIMIT, PUT_BATCH_LIMIT, Page, Pulses};
+use super::{Answer, Bus, BusError, BusStatus, LIMIT, PREPARE_LIMIT, PUT_BATCH_LIMIT, Page, Responder};
 use api::{Api, Connection, SENT};
 use reader::Reader;
 use streams::Streams;
@@ -40,6 +40,9 @@ const FOR_EVER: Duration = Duration::from_secs(1 << 32);
 
 /// Single messages that are asked for at once.
 const BODIES_AT_ONCE: usize = 16;
+
+/// Questions of other nodes that are answered at once; more wait.
+const ANSWERS_AT_ONCE: usize = 16;
 
 /// Where the bus is, and what the streams are made with.
 #[derive(Clone, Debug)]
@@ -92,8 +95,6 @@ pub struct JetStreamBus {
     streams: Streams,
     batches: Vec<Reader>,
     records: Vec<Reader>,
-    judge: Reader,
-    pulses: Reader,
     sessions: Reader,
     seen: Mutex<SeenSessions>,
     seed: u64,
@@ -123,7 +124,7 @@ impl JetStreamBus {
         if let Err(error) = options.name.parse::<NodeName>() {
             return bad(format!("`name` of the cluster: {error}"));
         }
-        if options.streams == 0 || options.partitions == JUDGE || options.streams > options.partitions {
+        if options.streams == 0 || options.streams > options.partitions {
             return bad(format!("{} streams for {} partitions", options.streams, options.partitions));
         }
         let connection = Arc::new(Connection::default());
@@ -163,8 +164,6 @@ impl JetStreamBus {
                 .map(|partition| reader(streams.batch_filter(partition), &format!("p{partition}")))
                 .collect(),
             records: (0..options.partitions).map(|partition| Reader::of_few(streams.record(partition))).collect(),
-            judge: Reader::of_few(streams.record(JUDGE)),
-            pulses: reader(streams.pulse_filter(), "b"),
             sessions: reader(streams.session_filter(), "n"),
             seen: Mutex::default(),
             seed: options.seed,
@@ -223,7 +222,7 @@ impl JetStreamBus {
     }
 
     async fn read_records(&self, partition: u16, after: Sequence) -> Result<Vec<Stored>, BusError> {
-        let reader = if partition == JUDGE { &self.judge } else { at(&self.records, partition)? };
+        let reader = at(&self.records, partition)?;
         let read = reader.read(&self.api, &self.streams.records, after + 1).await?;
         Ok(read.messages.into_iter().map(api::Raw::into_stored).collect())
     }
@@ -319,16 +318,30 @@ impl Bus for JetStreamBus {
         Box::pin(async move { checkpoints::read(&self.api, &self.streams.checkpoints, &subject, sequence).await })
     }
 
-    fn put_pulse(&self, edge: &NodeName, payload: Bytes) -> Answer<'_, ()> {
-        let subject = self.streams.pulse(edge);
-        self.limited(LIMIT, async move { self.api.put(&subject, &[], payload).await.map(|_| ()) })
+    fn ask(&self, node: &NodeName, question: Bytes) -> Answer<'_, Bytes> {
+        let subject = self.streams.question(node);
+        let asked = async move { self.api.question(&subject, question).await };
+        self.limited(LIMIT, asked)
     }
 
-    fn pulses(&self, from: Sequence) -> Answer<'_, Pulses> {
-        self.limited(LIMIT, async move {
-            let read = self.pulses.read(&self.api, &self.streams.pulses, from).await?;
-            let pulses = read.messages.into_iter().map(api::Raw::into_stored).collect();
-            Ok(Pulses { pulses, is_end: read.is_end, first: read.state.first, last: read.state.last })
+    fn serve(&self, node: &NodeName, responder: Responder) -> Answer<'_, ()> {
+        let subject = self.streams.question(node);
+        Box::pin(async move {
+            let failed = |error: &dyn fmt::Display| BusError::Failed(error.to_string());
+            let client = &self.api.client;
+            let questions = client.subscribe(subject).await.map_err(|error| failed(&error))?;
+            let answer = |question: async_nats::Message| {
+                let responder = responder.clone();
+                async move {
+                    let Some(to) = question.reply else { return };
+                    if let Some(answer) = responder(question.payload).await {
+                        // Who asked asks again.
+                        let _ = client.publish(to, answer).await;
+                    }
+                }
+            };
+            questions.for_each_concurrent(ANSWERS_AT_ONCE, answer).await;
+            Ok(())
         })
     }
 

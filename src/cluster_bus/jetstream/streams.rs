@@ -12,16 +12,13 @@ use tokio::time::Instant;
 
 use crate::cluster::{NodeName, Sequence};
 
-use super::super::{BusError, JUDGE, LIMIT};
+use super::super::{BusError, LIMIT};
 use super::BusOptions;
 use super::api::{Api, NO_STREAM};
 
 /// For how long the server knows ids of messages, of which we send none. It must not change while a stream lives: replicas
 /// have differed after that.
 const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
-
-/// For how long pulses are kept.
-const PULSE_MAX_AGE: Duration = Duration::from_secs(600);
 
 /// Records of each partition that are kept.
 const MAX_RECORDS: i64 = 64;
@@ -194,7 +191,7 @@ fn show(field: &str, value: Option<&Value>) -> String {
 
 /// A partition as it stands in subjects.
 fn token(partition: u16) -> String {
-    if partition == JUDGE { "judge".into() } else { format!("{partition:02}") }
+    format!("{partition:02}")
 }
 
 /// All streams of a cluster, and their subjects.
@@ -202,7 +199,6 @@ fn token(partition: u16) -> String {
 pub(super) struct Streams {
     prefix: String,
     pub(super) batches: Vec<Stream>,
-    pub(super) pulses: Stream,
     pub(super) records: Stream,
     pub(super) checkpoints: Stream,
     pub(super) sessions: Stream,
@@ -223,7 +219,6 @@ impl Streams {
                 json!({ "num_replicas": replicas, "max_bytes": max_bytes, "max_age": max_age, "discard": "new" });
             Stream::new(name(format!("P{i}")), &subjects, special)
         });
-        let pulses = json!({ "num_replicas": replicas, "storage": "memory", "max_age": nanoseconds(PULSE_MAX_AGE) });
         let records = json!({ "num_replicas": replicas, "max_msgs_per_subject": MAX_RECORDS, "deny_delete": true });
         let checkpoints = json!({ "num_replicas": replicas, "max_msgs_per_subject": MAX_CHUNKS });
         let sessions = json!({
@@ -232,7 +227,6 @@ impl Streams {
         });
         Streams {
             batches: batches.collect(),
-            pulses: Stream::new(name("B".into()), &[subject("b.*")], pulses),
             records: Stream::new(name("R".into()), &[subject("r.*")], records),
             checkpoints: Stream::new(name("C".into()), &[subject("c.*")], checkpoints),
             sessions: Stream::new(name("N".into()), &[subject("n.*")], sessions),
@@ -241,7 +235,7 @@ impl Streams {
     }
 
     pub(super) fn all(&self) -> impl Iterator<Item = &Stream> {
-        self.batches.iter().chain([&self.pulses, &self.records, &self.checkpoints, &self.sessions])
+        self.batches.iter().chain([&self.records, &self.checkpoints, &self.sessions])
     }
 
     /// The stream of a partition's batches.
@@ -263,12 +257,9 @@ impl Streams {
         subject.starts_with(self.batch_filter(partition).trim_end_matches('*'))
     }
 
-    pub(super) fn pulse(&self, edge: &NodeName) -> String {
-        format!("{}.b.{edge}", self.prefix)
-    }
-
-    pub(super) fn pulse_filter(&self) -> String {
-        format!("{}.b.*", self.prefix)
+    /// Where a node is asked.
+    pub(super) fn question(&self, node: &NodeName) -> String {
+        format!("{}.q.{node}", self.prefix)
     }
 
     pub(super) fn record(&self, partition: u16) -> String {
@@ -300,9 +291,9 @@ mod tests {
     fn partitions_are_spread_over_streams() {
         let all = streams(5, 2);
         let names: Vec<&str> = all.all().map(|stream| &stream.name[..]).collect();
-        assert_eq!(names, ["SYSTOLE_P0", "SYSTOLE_P1", "SYSTOLE_B", "SYSTOLE_R", "SYSTOLE_C", "SYSTOLE_N"]);
+        assert_eq!(names, ["SYSTOLE_P0", "SYSTOLE_P1", "SYSTOLE_R", "SYSTOLE_C", "SYSTOLE_N"]);
         assert_eq!(all.batches[1].config["subjects"], json!(["systole.p.01.*", "systole.p.03.*"]));
-        assert_eq!((&all.of(3).name[..], &all.record(JUDGE)[..]), ("SYSTOLE_P1", "systole.r.judge"));
+        assert_eq!((&all.of(3).name[..], &all.record(3)[..]), ("SYSTOLE_P1", "systole.r.03"));
         assert!(all.is_batch_of(1, "systole.p.01.a") && !all.is_batch_of(1, "systole.p.010.a"));
         assert_eq!(all.sessions.config["duplicate_window"], json!(60_000_000_000_u64));
     }

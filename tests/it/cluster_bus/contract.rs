@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use systole::internals::cluster::{Chain, NodeName, Record, Sequence, Stored, StoredBatch};
-use systole::internals::cluster_bus::{Answer, Bus, BusError, JUDGE, Page};
+use systole::internals::cluster_bus::{Answer, Bus, BusError, Page, Responder};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -34,7 +34,7 @@ pub async fn holds(place: Arc<impl Place>) {
     let buses = [place.bus(0), place.bus(1), place.bus(2)];
     nodes_that_start_at_once_prepare_it(&buses).await;
     batches_are_read_in_order_from_anywhere(&*buses[0], &*buses[1]).await;
-    pulses_are_read_in_order(&*buses[0], &*buses[1]).await;
+    nodes_answer_each_other(&*buses[0], &buses[1]).await;
     records_follow_each_other(&*buses[0], &*buses[1]).await;
     of_two_that_race_one_wins(&buses, 4, 20).await;
     checkpoints_of_any_length_are_read_back(&*buses[0], &*buses[1]).await;
@@ -138,31 +138,33 @@ async fn batches_are_read_in_order_from_anywhere(a: &dyn Bus, b: &dyn Bus) {
     assert_eq!((bodies[0].sent, bodies[0].stored), (all[30].sent, all[30].stored));
 }
 
-async fn pulses_are_read_in_order(a: &dyn Bus, b: &dyn Bus) {
-    for n in 0..20 {
-        again(|| a.put_pulse(&name(if n % 3 == 0 { "one" } else { "two" }), bytes(n.to_string()))).await;
+async fn nodes_answer_each_other(a: &dyn Bus, b: &Arc<dyn Bus>) {
+    let two = name("two");
+    // Nobody is there yet.
+    assert!(matches!(a.ask(&two, bytes("?")).await, Err(BusError::Failed(_))));
+    let (serving, long) = (b.clone(), vec![b'x'; 300 << 10]);
+    let responder: Responder = Arc::new(move |question| {
+        let (is_silent, answer) = (question == "silent", [&question[..], &long[..]].concat());
+        Box::pin(async move { (!is_silent).then(|| Bytes::from(answer)) })
+    });
+    let served = tokio::spawn(async move { serving.serve(&name("two"), responder).await });
+    for question in ["one", "two"] {
+        let answer = again(|| a.ask(&two, bytes(question))).await;
+        assert_eq!((&answer[..3], answer.len()), (question.as_bytes(), 3 + (300 << 10)));
     }
-    let (mut all, mut from) = (Vec::<Stored>::new(), 1);
-    loop {
-        let mut answer = again(|| b.pulses(from)).await;
-        all.append(&mut answer.pulses);
-        from = all.last().map_or(from, |pulse| pulse.sequence + 1);
-        if answer.is_end {
-            assert_eq!((answer.first, answer.last), (1, all[19].sequence));
-            break;
-        }
+    assert_eq!(a.ask(&two, bytes("silent")).await, Err(BusError::TimedOut));
+    served.abort();
+    let begun = Instant::now();
+    while a.ask(&two, bytes("?")).await.is_ok() {
+        assert!(begun.elapsed() < PATIENCE, "it answers still");
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let found: Vec<&[u8]> = all.iter().map(|pulse| &pulse.payload[..]).collect();
-    let expected: Vec<String> = (0..20).map(|n| n.to_string()).collect();
-    assert_eq!(found, expected.iter().map(String::as_bytes).collect::<Vec<_>>());
-    let rest = again(|| b.pulses(all[15].sequence)).await;
-    assert_eq!(rest.pulses[0].payload, all[15].payload);
 }
 
 async fn records_follow_each_other(a: &dyn Bus, b: &dyn Bus) {
     let mut last = 0;
     for n in 0..10 {
-        for partition in [3, JUDGE] {
+        for partition in [3, 5] {
             let expected = again(|| a.last_record(partition)).await.map_or(0, |record| record.sequence);
             assert_eq!(a.write_record(partition, expected, bytes(n.to_string())).await, Ok(()));
             last = again(|| a.last_record(partition)).await.expect("a record").sequence;
@@ -170,7 +172,7 @@ async fn records_follow_each_other(a: &dyn Bus, b: &dyn Bus) {
     }
     let (mut all, mut after) = (Vec::<Stored>::new(), 0);
     while all.len() < 10 {
-        let mut some = again(|| b.records(JUDGE, after)).await;
+        let mut some = again(|| b.records(5, after)).await;
         assert!(!some.is_empty());
         all.append(&mut some);
         after = all[all.len() - 1].sequence;
@@ -179,11 +181,11 @@ async fn records_follow_each_other(a: &dyn Bus, b: &dyn Bus) {
     let expected: Vec<String> = (0..10).map(|n| n.to_string()).collect();
     assert_eq!(found, expected.iter().map(String::as_bytes).collect::<Vec<_>>());
     assert_eq!(all[9].sequence, last);
-    assert!(again(|| b.records(JUDGE, last)).await.is_empty());
+    assert!(again(|| b.records(5, last)).await.is_empty());
     // What follows another one than the last is rubbish, and stays out.
-    assert_eq!(a.write_record(JUDGE, all[8].sequence, bytes("late")).await, Err(BusError::Refused));
-    assert_eq!(a.write_record(JUDGE, 0, bytes("first")).await, Err(BusError::Refused));
-    assert_eq!(again(|| b.last_record(JUDGE)).await.expect("a record").sequence, last);
+    assert_eq!(a.write_record(5, all[8].sequence, bytes("late")).await, Err(BusError::Refused));
+    assert_eq!(a.write_record(5, 0, bytes("first")).await, Err(BusError::Refused));
+    assert_eq!(again(|| b.last_record(5)).await.expect("a record").sequence, last);
 }
 
 /// The valid record, found as a node finds it that begins: old ones are gone.
@@ -231,7 +233,7 @@ async fn of_two_that_race_one_wins(buses: &[Arc<dyn Bus>; 3], partition: u16, ro
 
 async fn checkpoints_of_any_length_are_read_back(a: &dyn Bus, b: &dyn Bus) {
     let long: Bytes = (0..2_500_000_u32).map(|n| (n.wrapping_mul(n) >> 7) as u8).collect();
-    let all = [(0, bytes("short")), (0, long.clone()), (JUDGE, bytes("")), (0, long.slice(..512 << 10)), (1, long)];
+    let all = [(0, bytes("short")), (0, long.clone()), (5, bytes("")), (0, long.slice(..512 << 10)), (1, long)];
     let mut written = Vec::new();
     for (partition, payload) in &all {
         written.push(again(|| a.write_checkpoint(*partition, payload.clone())).await);
