@@ -53,6 +53,8 @@ pub struct OwnerDriver {
     is_prepared: watch::Receiver<bool>,
     /// Intervals that a sink has yet to take.
     untaken: Arc<AtomicUsize>,
+    /// Parts of intervals that were handed to the sinks.
+    parts: u64,
     /// Where our last session is.
     own_session: Sequence,
     /// The node stops, and the number of the first session that says so.
@@ -88,6 +90,7 @@ impl OwnerDriver {
             is_stopping: false,
             goodbye: None,
             has_said_goodbye: false,
+            parts: 0,
             merged,
             status,
             published_at: f64::MIN,
@@ -201,6 +204,8 @@ impl OwnerDriver {
             let (events, positions) = (self.events.0.clone(), group.positions);
             let mut snapshot = self.content.snapshot(group.emissions);
             self.status.merged(snapshot.ledger.cluster.as_ref(), last_interval(&snapshot));
+            self.parts += 1;
+            snapshot.part = self.parts;
             self.untaken.fetch_add(1, Ordering::AcqRel);
             let untaken = Arc::clone(&self.untaken);
             snapshot.delivery = Some(DeliveryGuard::new(move || {

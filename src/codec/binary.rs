@@ -88,7 +88,7 @@ impl Snapshot {
         let mut packed = DeflateEncoder::new(vec![VERSION], Compression::fast());
         let written = postcard::to_io(&encoded, io::BufWriter::new(&mut packed)).map_err(invalid)?;
         // At the end, where versions that do not know it do not read.
-        postcard::to_io(&self.deleted, written)
+        postcard::to_io(&(&self.deleted, self.part), written)
             .map_err(invalid)?
             .into_inner()
             .map_err(|error| io::Error::other(error.to_string()))?
@@ -107,10 +107,11 @@ impl Snapshot {
         let mut plain = Vec::new();
         DeflateDecoder::new(packed).take(MOST_BYTES).read_to_end(&mut plain)?;
         let (encoded, rest): (Encoded<'_>, _) = postcard::take_from_bytes(&plain).map_err(invalid)?;
-        let deleted: Vec<Deletion> = match rest {
-            [] => Vec::new(),
-            rest => postcard::from_bytes(rest).map_err(invalid)?,
+        let (deleted, rest): (Vec<Deletion>, _) = match rest {
+            [] => (Vec::new(), rest),
+            rest => postcard::take_from_bytes(rest).map_err(invalid)?,
         };
+        let part = if rest.is_empty() { 0 } else { postcard::from_bytes(rest).map_err(invalid)? };
         let presence = encoded.presence.iter().map(|(at, text)| {
             let event: Event = serde_json::from_str(text)?;
             Ok(Event { at: *at, ..event })
@@ -118,6 +119,7 @@ impl Snapshot {
         let rules = (!encoded.all_overrides.is_empty()).then(|| Arc::new(Rules::of_overrides(encoded.all_overrides)));
         Ok(Snapshot {
             sequence: encoded.sequence,
+            part,
             end: encoded.end,
             interval_secs: encoded.interval_secs,
             rate_secs: encoded.rate_secs,
@@ -261,9 +263,13 @@ mod tests {
             "notify":false,"version":"1.2","silence_s":3.5,"blind_s":0.0,"timeout_s":30.0,"service_state":"up","present":1,
             "total":2}"#;
         let event: Event = serde_json::from_str(text).expect("an event");
-        let snapshot =
-            Snapshot { presence: vec![Event { at: UnixTime::from_secs(5.0), ..event }], ..Snapshot::default() };
+        let snapshot = Snapshot {
+            presence: vec![Event { at: UnixTime::from_secs(5.0), ..event }],
+            part: 3,
+            ..Snapshot::default()
+        };
         let decoded = Snapshot::decode(&snapshot.encode().expect("encoded")).expect("decoded");
+        assert_eq!(decoded.identity(), snapshot.identity());
         assert_eq!(decoded.presence, snapshot.presence);
         let only = Records { only: Some(vec![RecordType::Presence]), ..Records::ALL };
         let mut out = Vec::new();

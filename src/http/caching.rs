@@ -17,8 +17,8 @@ pub(super) fn tag(parts: &[&str]) -> String {
 
 /// The tag of what is made of a closed interval alone.
 pub(super) fn interval_tag(snapshot: &Snapshot) -> String {
-    let (sequence, end) = snapshot.identity();
-    tag(&[&format!("{sequence:x}"), &format!("{end:x}")])
+    let (sequence, end, part) = snapshot.identity();
+    tag(&[sequence, end, part].map(|number| format!("{number:x}")).each_ref().map(String::as_str))
 }
 
 /// The tag of what is made of the history alone: it changes with the interval. `None` before the first.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::task::{JoinError, JoinHandle, block_in_place, spawn_blocking};
 
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, SnapshotId};
 
 use super::{Receipt, SinkError};
 
@@ -45,7 +45,7 @@ type Work<W> = JoinHandle<(W, io::Result<Receipt>)>;
 pub(super) struct Blocking<W> {
     idle: Option<W>,
     /// The snapshot being written, and the work.
-    busy: Option<((u64, u64), Work<W>)>,
+    busy: Option<(SnapshotId, Work<W>)>,
 }
 
 impl<W: Writer> Blocking<W> {
@@ -131,6 +131,17 @@ mod tests {
         assert!(cut_short.is_err());
         writer.deliver(&later).await.expect("written");
         assert_eq!(*written.lock().expect("no panic"), [1.0, 2.0]);
+    }
+
+    #[tokio::test]
+    async fn a_part_of_an_interval_is_taken_for_no_other_part_of_it() {
+        let written = Arc::default();
+        let mut writer = Blocking::new(Slow(Arc::clone(&written)));
+        let [one, two] = [1, 2].map(|part| Arc::new(Snapshot { sequence: 7, part, end: 1.0, ..Snapshot::default() }));
+        let cut_short = tokio::time::timeout(Duration::from_millis(10), writer.deliver(&one)).await;
+        assert!(cut_short.is_err());
+        writer.deliver(&two).await.expect("written");
+        assert_eq!(*written.lock().expect("no panic"), [1.0, 1.0]);
     }
 
     #[test]

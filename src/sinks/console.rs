@@ -16,7 +16,7 @@ use crate::aggregate::{EventOrCheck, EventOrCheckBody};
 use crate::codec::Records;
 use crate::presence::{Event, SERIES, WarningCode};
 use crate::series::Series;
-use crate::snapshot::{Point, Snapshot, number, short_number};
+use crate::snapshot::{Point, Snapshot, SnapshotId, number, short_number};
 use crate::telemetry::Ledger;
 use crate::untrusted::Escaped;
 
@@ -99,7 +99,7 @@ struct ConsoleWriter {
 }
 
 struct Begun {
-    identity: (u64, u64),
+    identity: SnapshotId,
     bytes: Vec<u8>,
     written: usize,
 }

@@ -14,7 +14,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::http_client::{Answer, HttpClient, Tls, append, masked, split_login};
 use crate::nats_client::NatsLogin;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, SnapshotId};
 use crate::untrusted::excerpt;
 
 use super::{Opt, OptionVisitor, SinkContext, SinkError};
@@ -239,7 +239,7 @@ impl Post {
 /// what is sent as a difference would count twice.
 pub(super) struct Ready<R> {
     /// Which interval.
-    of: Option<(u64, u64)>,
+    of: Option<SnapshotId>,
     left: VecDeque<R>,
     /// Records that were refused so far.
     pub(super) refused: u64,

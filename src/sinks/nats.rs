@@ -121,7 +121,7 @@ impl NatsSink {
         let bytes = messages.iter().map(Vec::len).sum::<usize>() as u64;
         let mut acknowledged = Vec::new();
         for (n, message) in messages.into_iter().enumerate() {
-            let id = format!("{}/{:.3}/{}/{n}", self.id, snapshot.end, snapshot.sequence);
+            let id = format!("{}/{:.3}/{}/{}/{n}", self.id, snapshot.end, snapshot.sequence, snapshot.part);
             let publish = PublishMessage::build().payload(Bytes::from(message)).message_id(id);
             let sent = context.send_publish(self.spec.subject.clone(), publish).await;
             acknowledged.push(sent.map_err(|error| error.to_string())?);

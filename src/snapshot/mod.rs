@@ -42,6 +42,8 @@ pub use summary::{Bins, Percentile, Summary, SummaryPolicy, cumulative, summariz
 pub struct Snapshot {
     /// Number of the interval since the start, from 1.
     pub sequence: u64,
+    /// Of an interval of a cluster that sinks get in parts: which one it is for this node. 0 is a whole interval.
+    pub part: u64,
     /// End of the interval, Unix seconds.
     pub end: f64,
     /// Measured length, seconds.
@@ -153,7 +155,23 @@ pub struct KvPoint {
     pub values: Vec<f64>,
 }
 
+/// What tells snapshots apart.
+pub type SnapshotId = (u64, u64, u64);
+
 impl Snapshot {
+    /// The same interval with nothing in it.
+    pub fn without_data(&self) -> Snapshot {
+        Snapshot {
+            sequence: self.sequence,
+            end: self.end,
+            interval_secs: self.interval_secs,
+            rate_secs: self.rate_secs,
+            policy: Arc::clone(&self.policy),
+            stats_prefix: self.stats_prefix.clone(),
+            ..Snapshot::default()
+        }
+    }
+
     /// The number of records: one per series, event and check, one per value of a `kv` pair. The ledger is not counted.
     pub fn len(&self) -> usize {
         let kvs: usize = self.kvs.iter().map(|point| point.values.len()).sum();
@@ -219,9 +237,10 @@ impl Snapshot {
         (self.events_and_checks.len() + self.presence.len()) as u64
     }
 
-    /// Sequence number and end, which identify an interval, also among those of earlier starts, which reuse the numbers.
-    pub fn identity(&self) -> (u64, u64) {
-        (self.sequence, self.end.to_bits())
+    /// Sequence number, end and part, which identify what a sink is given, also among those of earlier starts, which reuse the
+    /// numbers.
+    pub fn identity(&self) -> SnapshotId {
+        (self.sequence, self.end.to_bits(), self.part)
     }
 
     fn count_series(&self) -> SeriesAccount {

@@ -200,6 +200,7 @@ impl Snapshot {
         let timestamped = self.timestamped.iter().filter(|one| passing.timestamped(one));
         let mut own = Snapshot {
             sequence: self.sequence,
+            part: self.part,
             end: self.end,
             interval_secs: self.interval_secs,
             rate_secs: self.rate_secs,

@@ -39,7 +39,7 @@ use crate::ports::{
     self, Buffers, ConnectionLimits, Patience, Port, PortOptions, ServerTls, TlsFiles, limit_options, serve_http,
     tls_options, token_in_plain_text,
 };
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, SnapshotId};
 use crate::web::{self, Bodies, MOST_BODY, Parameters, TokenAlone};
 
 use super::blocking::joined;
@@ -190,7 +190,7 @@ impl Spec for PrometheusSpec {
 #[derive(Debug)]
 pub(super) struct ScrapeState {
     pub(super) exposition: Exposition,
-    last: Option<((u64, u64), Outcome)>,
+    last: Option<(SnapshotId, Outcome)>,
     /// What was asked for since the last interval, by format and whether it is gzipped.
     written: HashMap<(Format, bool), Bytes>,
     /// What that takes.
@@ -393,6 +393,9 @@ mod tests {
         memory.set_level(Level::Calm);
         state.written(Format::Text, true).expect("written");
         assert!(held(&memory) > 0);
+        // Another part of the same interval is no repetition of it.
+        let part = |part| Snapshot { sequence: 1, part, end: 1.0, ..Snapshot::default() };
+        assert!(state.apply(&part(1)).1 && !state.apply(&part(1)).1 && state.apply(&part(2)).1);
         // An answer that takes more than half of the share is kept for nobody.
         let long = "n".repeat(60_000);
         let series = |n: usize| Series::new(Kind::Counter, &format!("{long}{n}"), &[]);
