@@ -25,10 +25,11 @@ use crate::net::{Framing, ListenAddress, ListenerOptions, Transport};
 use crate::notify::{TargetOptions, Targets};
 use crate::ports::{Ports, TlsFiles, token_in_plain_text};
 use crate::presence::describe::length;
+use crate::presence::observers::MemberOptions;
 use crate::presence::observers::is_node_name;
 use crate::presence::policy::Policy;
 use crate::presence::{Identity, JobRule, Severity, UnixTime};
-use crate::presence_driver::{PresenceOptions, shown_peers};
+use crate::presence_driver::{Peering, PresenceOptions, shown_peers};
 use crate::protocol::{Heartbeats, Options};
 use crate::rollup::{GaugeLife, RegistryOptions, SelfMetrics};
 use crate::sinks::SinkContext;
@@ -90,6 +91,11 @@ pub fn watches(config: &Config) -> Arc<Watches> {
 
 /// The name of this node among observers.
 pub fn node(config: &Config) -> String {
+    if config.cluster.role != config::Role::Standalone
+        && let Ok(name) = cluster_node(config)
+    {
+        return name.as_str().into();
+    }
     let name = &config.presence.peers.node;
     if !name.is_empty() {
         return name.clone();
@@ -115,8 +121,22 @@ pub fn presence(
         group_wait: presence.group_wait,
         queue: presence.queue,
         memory: Memory::unlimited(),
-        peers: presence.peers.are_on().then(|| shown_peers(&presence.peers.urls)),
+        peering: peering(config),
     })
+}
+
+/// Who observes the fleet beside this node.
+fn peering(config: &Config) -> Peering {
+    let peers = &config.presence.peers;
+    match config.cluster.role {
+        config::Role::Standalone if peers.are_on() => Peering::Urls(shown_peers(&peers.urls)),
+        config::Role::Standalone => Peering::Alone,
+        role => Peering::Cluster(MemberOptions {
+            cluster: config.cluster.name.as_str().into(),
+            listens_only: !role.is_global(),
+            forget_after: config.cluster.max_age.as_secs_f64(),
+        }),
+    }
 }
 
 /// Where a state is kept, in a file of this name where the configuration leaves it to us; `None` is nowhere.
@@ -140,8 +160,10 @@ pub fn targets(config: &Config, identity: &Identity, page: Option<String>) -> Ta
     if !presence.enabled {
         return Targets::default();
     }
+    // In a cluster those who judge notify.
+    let is_told = config.cluster.role != config::Role::Edge;
     Targets {
-        all: config::targets(config),
+        all: if is_told { config::targets(config) } else { Vec::new() },
         dead_man_switch: presence.snitch_url.clone(),
         page: Some(config.http.external_url.clone()).filter(|url| !url.is_empty()).or(page),
         identity: Some(identity.clone()),
@@ -214,7 +236,6 @@ pub fn of_role(mut config: Config) -> Config {
         config::Role::Global => {
             config.listen.clear();
             config.relays.clear();
-            config.presence.enabled = false;
         }
     }
     config

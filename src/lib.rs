@@ -47,10 +47,7 @@ mod cli;
     allow(dead_code, reason = "simulations and benches look deeper than the daemon")
 )]
 mod cluster;
-#[cfg_attr(
-    not(feature = "internals"),
-    allow(dead_code, reason = "without NATS there is none, and pulses are not judged yet")
-)]
+#[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "without NATS there is none"))]
 mod cluster_bus;
 mod cluster_driver;
 mod codec;

@@ -284,12 +284,24 @@ pub(super) fn idle_watches(status: &Value) -> impl Iterator<Item = String> {
     idle.map(|pattern| format!("{} has taken no line since the start", Escaped(pattern)))
 }
 
+/// Most observers that are named though all is well.
+const MOST_NAMED: usize = 3;
+
 /// The other observers of the same fleet, and who notifies.
 pub(super) fn observers(status: &Value) -> Vec<String> {
     let all = &status["observers"];
     let said = |value: &Value| Escaped(value.as_str().unwrap_or("")).to_string();
     let mut out: Vec<String> = Vec::new();
-    for peer in all["peers"].as_array().into_iter().flatten() {
+    if all["listens_only"] == true {
+        out.push("this node only receives: who is there is judged by the nodes of the cluster that merge".into());
+    }
+    let peers = all["peers"].as_array().map_or(&[][..], Vec::as_slice);
+    let are_many = peers.len() > MOST_NAMED;
+    if are_many {
+        let answering = peers.iter().filter(|peer| peer["reachable"] == true).count();
+        out.push(format!("{answering} of {} nodes answer", peers.len()));
+    }
+    for peer in peers.iter().filter(|peer| !(are_many && peer["reachable"] == true)) {
         let name = if peer["node"].is_null() { said(&peer["url"]) } else { said(&peer["node"]) };
         let age = peer["digest_age_s"].as_f64().unwrap_or(0.0);
         out.push(match (peer["same_name"] == true, peer["reachable"] == true) {

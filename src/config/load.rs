@@ -13,6 +13,7 @@ use crate::cluster::Late;
 use crate::http_client::without_login;
 use crate::settings::{Described, List, Opt, OptionVisitor, Parsed, Tables, Wrong, suggestion};
 
+use super::cluster::Role;
 use super::effective::Origins;
 use super::environment::{LISTEN, SINK, urls};
 use super::presence_peers;
@@ -237,6 +238,21 @@ fn check_addresses(config: &Config, s: &mut Source<'_>, of_sink: impl Fn(usize) 
 
 /// A peer is another node, and its URL that of all its pages.
 fn check_peers(config: &Config, s: &mut Source<'_>) {
+    if config.cluster.role != Role::Standalone {
+        let peers = &config.presence.peers;
+        let own = &config.cluster.node;
+        let why = "the nodes of a cluster ask each other over its bus, by their names there";
+        let settings = [
+            ("presence.peers", !peers.urls.is_empty()),
+            ("presence.peer_token", peers.token.is_some()),
+            ("presence.node", !peers.node.is_empty() && peers.node != *own),
+        ];
+        for (key, _) in settings.into_iter().filter(|(_, is_set)| *is_set) {
+            let place = s.places.get(key).cloned().unwrap_or_default();
+            s.problem(place, key, format!("{why}: leave it out"));
+        }
+        return;
+    }
     let own = config.http.address;
     for (n, url) in config.presence.peers.urls.iter().enumerate() {
         let key = format!("presence.peers[{n}]");

@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use compact_str::CompactString;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use crate::assemble;
-use crate::cluster::{IntervalContent, NodeOptions, SessionId};
-use crate::cluster_bus::{Bus, BusError};
+use crate::cluster::{IntervalContent, NodeName, NodeOptions, SessionId};
+use crate::cluster_bus::{Bus, BusError, Responder};
 use crate::cluster_driver::{EdgeDriver, EdgeDriverOptions, EdgeState, OwnerDriver, OwnerDriverOptions, StatusBoard};
 use crate::config::{self, Config};
 use crate::flush::{ClusterLinks, ClusterProblems};
+use crate::presence_driver::{self, AskNode, ClusterLink, PresenceHandle, Seen};
 use crate::supervise::{Part, Readiness, Role, Supervisor};
 use crate::sys::unix_time;
 
@@ -47,12 +49,26 @@ impl Running {
     }
 }
 
+/// The task that answers other nodes; it ends when this is dropped.
+#[derive(Debug)]
+struct Answering(tokio::task::JoinHandle<()>);
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// The part of the daemon that is in a cluster; without one there is none of it.
 #[derive(Debug, Default)]
 pub(super) struct Cluster {
     owner: Option<Running>,
     edge: Option<Running>,
     status: Option<StatusBoard>,
+    /// Answers what other nodes ask.
+    answering: Option<Answering>,
+    /// How others are asked, if this node judges.
+    link: Option<ClusterLink>,
     /// The connection, if it is ours to close.
     bus: Option<Arc<dyn Bus>>,
 }
@@ -63,6 +79,7 @@ impl Cluster {
         config: &Config,
         bus: Option<Arc<dyn Bus>>,
         seed: u64,
+        presence: Option<PresenceHandle>,
         supervisor: &Supervisor,
     ) -> Result<(Cluster, ClusterLinks), StartError> {
         let role = config.cluster.role;
@@ -77,8 +94,14 @@ impl Cluster {
         let status = StatusBoard::new(assemble::board_options(config, &node), Arc::clone(&bus));
         let part = supervisor.part("cluster:streams", Role::Ordinary);
         tokio::spawn(prepare(Arc::clone(&bus), prepared, status.clone(), part));
-        let mut cluster =
-            Cluster { status: Some(status.clone()), bus: is_own.then(|| Arc::clone(&bus)), ..Cluster::default() };
+        let part = supervisor.part("cluster:answers", Role::Ordinary);
+        let mut cluster = Cluster {
+            status: Some(status.clone()),
+            answering: Some(Answering(part.task(serve(Arc::clone(&bus), node.clone(), presence, part.clone())))),
+            link: role.is_global().then(|| link(&bus, &status)),
+            bus: is_own.then(|| Arc::clone(&bus)),
+            ..Cluster::default()
+        };
         let board = status.clone();
         let problems = Some(ClusterProblems::new(move || {
             let status = board.read();
@@ -136,6 +159,11 @@ impl Cluster {
         }
     }
 
+    /// How the other nodes are asked what they have heard, if this node judges.
+    pub(super) fn link(&self) -> Option<ClusterLink> {
+        self.link.clone()
+    }
+
     /// Gives up all partitions, in a third of the time that is left.
     pub(super) fn stop_owner(&mut self, deadline: Instant) -> impl Future<Output = ()> + Send + use<> {
         let owner = self.owner.take();
@@ -153,6 +181,7 @@ impl Cluster {
         if let Some(edge) = self.edge {
             edge.stop(deadline, "the edge of the cluster").await;
         }
+        drop(self.answering);
         if let Some(bus) = self.bus {
             // What is not sent is saved.
             let _ = bus.close().await;
@@ -171,6 +200,38 @@ fn thread(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot)?;
     let thread = part.thread(name, move |part| work(stopped, part, &runtime)).map_err(cannot)?;
     Ok(Running { deadline, thread })
+}
+
+/// Answers what other nodes ask, again and again.
+async fn serve(bus: Arc<dyn Bus>, node: NodeName, presence: Option<PresenceHandle>, part: Part) {
+    let name = CompactString::from(node.as_str());
+    let responder: Responder =
+        Arc::new(move |question| Box::pin(presence_driver::respond(presence.clone(), name.clone(), question)));
+    loop {
+        part.alive();
+        // The nodes that ask say why they have no answer.
+        let _ = bus.serve(&node, Arc::clone(&responder)).await;
+        tokio::time::sleep(PREPARE_EVERY).await;
+    }
+}
+
+/// How other nodes are asked what they have heard.
+fn link(bus: &Arc<dyn Bus>, status: &StatusBoard) -> ClusterLink {
+    let (asked, seen, status) = (Arc::clone(bus), Arc::clone(bus), status.clone());
+    let ask: AskNode = Arc::new(move |node, question| {
+        let (bus, node) = (Arc::clone(&asked), node.parse::<NodeName>());
+        Box::pin(async move {
+            let node = node.map_err(|error| error.to_string())?;
+            bus.ask(&node, question).await.map_err(|error| error.to_string())
+        })
+    });
+    let see = move || {
+        let bus = seen.status();
+        let no_bus = (!bus.connected).then(|| bus.to_string());
+        let live = status.read().nodes.into_iter().filter(|node| node.is_live);
+        Seen { nodes: live.map(|node| node.id.node.as_str().into()).collect(), no_bus }
+    };
+    ClusterLink { ask, see: Arc::new(see) }
 }
 
 /// Creates the streams, or compares them with what they should be, again and again. With others nothing can work, and this node is

@@ -303,7 +303,7 @@ impl Daemon {
         let page = http.as_ref().map(|http| http.url().to_string());
         let outboxes = Outboxes::new(assemble::targets(&config, &identity, page))
             .map_err(|error| StartError(format!("cannot send alerts: {error}")))?;
-        let presence = Presence::start(&config, &memory, seed, identity, outboxes.queues(), &supervisor)?;
+        let mut presence = Presence::start(&config, &memory, seed, identity, outboxes.queues(), &supervisor)?;
         let presence_handle = presence.as_ref().map(Presence::handle);
         let watchdog =
             health::watchdog(flusher_handle.clone(), config.interval, presence_handle.clone(), supervisor.clone());
@@ -335,7 +335,8 @@ impl Daemon {
         let drivers = sinks::start(sinks, &memory, &supervisor)?;
 
         let (history, history_queue) = History::start(&config, &memory, &supervisor)?;
-        let (cluster, links) = Cluster::start(&config, bus, seed, &supervisor)?;
+        let (cluster, links) = Cluster::start(&config, bus, seed, presence_handle.clone(), &supervisor)?;
+        presence.iter_mut().for_each(|presence| presence.join(&cluster, &supervisor));
         let registry = registry(&config, links.edge.is_some(), shards).in_memory(&memory);
         let (control, inputs) = flush::control();
         let senders = Senders::default();

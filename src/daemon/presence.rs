@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::assemble;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::http_client::{HttpClient, Tls};
 use crate::memory::Memory;
 use crate::notify::Outbox;
@@ -15,6 +15,7 @@ use crate::presence_driver::{self, Pollers, PresenceHandle, PresenceOptions};
 use crate::supervise::{Role, Supervisor};
 
 use super::StartError;
+use super::cluster::Cluster;
 use super::thread::join_by;
 
 /// Presence, where it is on.
@@ -43,11 +44,21 @@ impl Presence {
         let (handle, thread) = presence_driver::start(options, outboxes, &part).map_err(cannot)?;
         let peers = &config.presence.peers;
         let client = || HttpClient::with(&Tls { ca: peers.ca.clone(), ..Tls::default() });
-        let pollers = peers.token.as_deref().map(|token| {
+        let is_alone = config.cluster.role == config::Role::Standalone;
+        let pollers = peers.token.as_deref().filter(|_| is_alone).map(|token| {
             let client = client().map_err(|error| StartError(format!("cannot ask other observers: {error}")))?;
             Ok(presence_driver::start_pollers(&handle, &client, &peers.urls, token, supervisor))
         });
         Ok(Some(Presence { handle, thread, pollers: pollers.transpose()? }))
+    }
+
+    /// Is asked by the nodes of the cluster from now on what it has heard, and asks them if it judges.
+    pub(super) fn join(&mut self, cluster: &Cluster, supervisor: &Supervisor) {
+        if cluster.status().is_none() {
+            return;
+        }
+        let members = |link| presence_driver::start_members(&self.handle, link, supervisor);
+        self.pollers = Some(cluster.link().map_or_else(Pollers::default, members));
     }
 
     pub(super) fn handle(&self) -> PresenceHandle {

@@ -1,15 +1,22 @@
 //! What connects a flusher with a cluster: where the intervals of this node go in place of its sinks, and where those of the
 //! cluster come from.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use compact_str::CompactString;
 use tokio::sync::mpsc;
 
+use crate::presence::{Event, Reading};
 use crate::rollup::Interval;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Concern, Warning};
+
+/// A node to which no interval of the cluster comes for so long owns no partition.
+const ALONE_AFTER: Duration = Duration::from_secs(60);
 
 /// What an edge heard of an interval.
 #[derive(Clone, Debug)]
@@ -42,6 +49,55 @@ impl ClusterProblems {
 impl fmt::Debug for ClusterProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClusterProblems").finish_non_exhaustive()
+    }
+}
+
+/// What presence has for the sinks of a cluster, until an interval of the cluster takes it along: those that keep series take
+/// what an interval does not have for gone.
+#[derive(Debug, Default)]
+pub(super) struct WaitingPresence {
+    readings: HashMap<(&'static str, Tags), Reading>,
+    events: Vec<Event>,
+    /// When one last took something along.
+    taken: Option<Instant>,
+    /// Its end.
+    end: f64,
+}
+
+type Tags = Vec<(&'static str, CompactString)>;
+
+impl WaitingPresence {
+    /// Takes a report: of levels the last one counts, and what counts is summed.
+    pub(super) fn add(&mut self, readings: Vec<Reading>, mut events: Vec<Event>) {
+        self.readings.retain(|_, reading| reading.counts);
+        for reading in readings {
+            match self.readings.entry((reading.name, reading.tags.clone())) {
+                Entry::Occupied(known) => known.into_mut().value += reading.value,
+                Entry::Vacant(room) => drop(room.insert(reading)),
+            }
+        }
+        self.events.append(&mut events);
+    }
+
+    /// What goes along with an interval of the cluster that ends then; nothing if an earlier part of it has taken it.
+    pub(super) fn take_along(&mut self, end: f64) -> Option<(Vec<Reading>, Vec<Event>)> {
+        if end <= self.end {
+            return None;
+        }
+        (self.end, self.taken) = (end, Some(Instant::now()));
+        Some(self.take())
+    }
+
+    /// What goes by itself, for no interval of the cluster has come here for long: this node owns no partition.
+    pub(super) fn take_alone(&mut self) -> Option<(Vec<Reading>, Vec<Event>)> {
+        let taken = *self.taken.get_or_insert_with(Instant::now);
+        let is_due = taken.elapsed() >= ALONE_AFTER && !(self.readings.is_empty() && self.events.is_empty());
+        is_due.then(|| self.take())
+    }
+
+    fn take(&mut self) -> (Vec<Reading>, Vec<Event>) {
+        let readings = std::mem::take(&mut self.readings).into_values().collect();
+        (readings, std::mem::take(&mut self.events))
     }
 }
 

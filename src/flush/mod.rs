@@ -45,6 +45,7 @@ use handle::Request;
 use repeats::Repeats;
 use sources::Sources;
 
+use cluster::WaitingPresence;
 pub use cluster::{ClusterLinks, ClusterProblems, OwnInterval};
 pub use handle::{Deleted, FlusherHandle, Inbox, Listing, MAX_ITEMS, MAX_SERIES, OpenValue, Published, Stats, channel};
 pub use recent::LostTime;
@@ -140,6 +141,7 @@ pub struct Flusher {
     inputs: FlusherInputs,
     /// Where intervals go, and come from, in a cluster.
     cluster: ClusterLinks,
+    waiting_presence: WaitingPresence,
     /// Who sends what.
     senders: senders::SenderAccount,
     /// What is being merged, and drained columns.
@@ -230,6 +232,7 @@ impl Flusher {
             presence,
             inputs: FlusherInputs::default(),
             cluster: ClusterLinks::default(),
+            waiting_presence: WaitingPresence::default(),
             senders: senders::SenderAccount::default(),
             in_flush: Memory::unlimited().holding(Holder::ClosedIntervals),
             in_spare: Memory::unlimited().holding(Holder::Values),
@@ -558,13 +561,20 @@ impl Flusher {
     async fn add_presence(&mut self) {
         let mut patience = self.patience(PRESENCE_PATIENCE);
         let Flusher { presence: Some(presence), collected: Some(collected), registry, .. } = self else { return };
+        let (cluster, waiting_presence) = (&self.cluster, &mut self.waiting_presence);
         let (Some(snapshot), false) = (&mut collected.snapshot, collected.has_presence) else { return };
         match patience.wait(presence.ask(PresenceState::report)).await {
             Some(Ok(report)) => {
                 collected.has_presence = true;
                 snapshot.ledger.presence = report.account;
                 self.open_presence = PresenceAccount::default();
-                registry.add_presence(snapshot, report.readings, report.events);
+                if cluster.is_global() {
+                    // The sinks get nothing of what this node closes itself.
+                    snapshot.presence.clone_from(&report.events);
+                    waiting_presence.add(report.readings, report.events);
+                } else {
+                    registry.add_presence(snapshot, report.readings, report.events);
+                }
             }
             Some(Err(_)) | None => tracing::error!("presence does not answer; it is not in this flush"),
         }
@@ -638,10 +648,18 @@ impl Flusher {
     fn hand_on(&mut self, snapshot: Arc<Snapshot>, interval: Interval) -> Result<(), Panic> {
         self.totals.add(&snapshot.ledger);
         let outcome = match self.cluster.is_edge() || self.cluster.is_global() {
-            // Sinks get the intervals of the cluster alone.
+            // Sinks get the intervals of the cluster, and what this node knows of presence.
             true => {
                 self.cluster.send(&snapshot, interval, self.interval);
-                Ok(())
+                match self.waiting_presence.take_alone() {
+                    Some((readings, events)) => {
+                        let mut alone = snapshot.without_data();
+                        self.registry.add_presence(&mut alone, readings, events);
+                        alone.hold(&self.sources.memory);
+                        self.offer(&Arc::new(alone))
+                    }
+                    None => Ok(()),
+                }
             }
             false => self.offer(&snapshot),
         };
@@ -676,6 +694,9 @@ impl Flusher {
     fn hand_on_merged(&mut self, mut snapshot: Snapshot) {
         // The page and the history have a copy, for they keep it longer than a sink takes.
         let delivery = snapshot.delivery.take();
+        if let Some((readings, events)) = self.waiting_presence.take_along(snapshot.end) {
+            self.registry.add_presence(&mut snapshot, readings, events);
+        }
         snapshot.hold(&self.sources.memory);
         let shown = Arc::new(snapshot);
         if let Some(delivery) = &delivery {

@@ -186,10 +186,12 @@ pub(super) async fn check(
         let is_up = || service.state == ServiceState::Up && (heard > 0 || service.present == 0 && jobs.jobs > 0);
         let is_there = wanted.min.map_or_else(is_up, |min| heard >= min);
         let enough = is_there && jobs.critical + jobs.warning == 0;
-        Ok((service.state, (is_there, enough), checked(&service, &jobs, presence.is_mass_silence())))
+        let checked = checked(&service, &jobs, presence.is_mass_silence());
+        Ok((service.state, (is_there, enough), checked, presence.listens_only()))
     });
-    let (is, (is_there, enough), checked) = found.await?.map_err(|near| unknown("service", near))?;
+    let (is, (is_there, enough), checked, listens_only) = found.await?.map_err(|near| unknown("service", near))?;
     let absent = match is {
+        _ if listens_only => Some("this node only receives: ask one of its cluster that merges"),
         ServiceState::Unknown => Some("this service was not heard yet"),
         ServiceState::Left => Some("this service has left: all of its instances said goodbye or gave up"),
         ServiceState::Up | ServiceState::Degraded | ServiceState::Down | ServiceState::Maintenance => None,

@@ -7,8 +7,8 @@ use compact_str::CompactString;
 
 use super::alert_book::{AlertKey, AlertName};
 use super::event::{
-    Change, Event, Health, InstanceContext, MassSilencePhase, PeerContext, Phase, Reason, WarningCode, WatchReason,
-    WatchState,
+    Change, Event, Health, InstanceContext, MassSilencePhase, PeerContext, PeerKind, Phase, Reason, WarningCode,
+    WatchReason, WatchState,
 };
 use super::instance::State;
 use super::jobs::{JobReason, JobState};
@@ -82,6 +82,7 @@ fn instance_text<T>(to: Option<State>, reason: Reason, context: Option<&Instance
         (Some(State::Up | State::Unknown), _) => "is up",
         (Some(State::Late), _) => "is late",
         (Some(State::Left), Reason::Goodbye) => "said goodbye",
+        (Some(State::Left), Reason::Elsewhere) => "is not heard by this node any more; others may hear it",
         (Some(State::Left), Reason::NeverEstablished) => "fell silent before its interval was known",
         (Some(State::Left), Reason::Replaced) => "was replaced by a newer instance",
         (Some(State::Left), Reason::BecameJob) => "is a job now; its runs are judged, not its silence",
@@ -123,6 +124,7 @@ fn down_text<T>(reason: Reason, context: Option<&InstanceContext<T>>) -> String 
         | Reason::Hold
         | Reason::Goodbye
         | Reason::NeverEstablished
+        | Reason::Elsewhere
         | Reason::Replaced
         | Reason::BecameJob
         | Reason::Irregular
@@ -214,10 +216,19 @@ fn watch_text(to: WatchState, reason: WatchReason) -> &'static str {
 fn peer_text(phase: Phase, nodes: Option<&[CompactString; 2]>, context: Option<&PeerContext>) -> String {
     let who = nodes.map_or("two observers".to_string(), |[one, other]| format!("the observers {one} and {other}"));
     match (phase, context) {
-        (Phase::Start, Some(PeerContext { peer, by, why, .. })) => {
+        (Phase::Start, Some(PeerContext { peer, by, why, kind, .. })) => {
             let why = why.as_deref().map_or(String::new(), |why| format!("; {why}"));
-            format!("the observer {peer} does not answer {by}{why}")
+            match kind {
+                PeerKind::Observer => format!("the observer {peer} does not answer {by}{why}"),
+                PeerKind::Node => format!("the node {peer} of the cluster does not answer {by}{why}"),
+                PeerKind::Bus => format!("{by} does not reach {peer}{why}"),
+            }
         }
+        (Phase::End, Some(PeerContext { peer, former, kind: PeerKind::Node, .. })) => match former {
+            true => format!("the node {peer} does not belong to the cluster any more"),
+            false => format!("the node {peer} of the cluster answers again"),
+        },
+        (Phase::End, Some(PeerContext { peer, by, kind: PeerKind::Bus, .. })) => format!("{by} reaches {peer} again"),
         (Phase::End, Some(context)) if context.former => format!("{who} do not ask each other any more"),
         (Phase::Start, None) => format!("{who} cannot reach each other"),
         (Phase::End, _) => format!("{who} reach each other again"),

@@ -91,6 +91,8 @@ named_enum! {
         NeverEstablished = "never_established",
         /// A newer instance took its place.
         Replaced = "replaced",
+        /// Silent at a node of a cluster that judges nobody: others may hear it.
+        Elsewhere = "elsewhere",
         /// It is a job now, whose silence means nothing.
         BecameJob = "became_job",
         /// A watched metric that comes and goes, so that its silence means nothing.
@@ -448,6 +450,25 @@ pub struct Event<T = UnixTime> {
     pub job: Option<JobContext>,
 }
 
+/// What does not answer a node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerKind {
+    /// Another observer.
+    #[default]
+    Observer,
+    /// A node of the same cluster.
+    Node,
+    /// The bus of the cluster.
+    Bus,
+}
+
+impl PeerKind {
+    fn is_observer(&self) -> bool {
+        *self == PeerKind::Observer
+    }
+}
+
 /// What a node knew of a peer that does not answer it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PeerContext {
@@ -458,6 +479,9 @@ pub struct PeerContext {
     /// Why, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<CompactString>,
+    /// What it is.
+    #[serde(default, skip_serializing_if = "PeerKind::is_observer")]
+    pub kind: PeerKind,
     /// It is no peer any more by the configuration: nobody knows whether it answers.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub former: bool,

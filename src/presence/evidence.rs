@@ -130,6 +130,8 @@ pub(super) struct Evidence {
     /// When deafness was last looked for, and warned of.
     pub(super) listened_at: EngineTime,
     pub(super) deaf_at: EngineTime,
+    /// This node judges nobody.
+    pub(super) listens_only: bool,
     /// What operators did, and peers are not told of yet.
     pub(super) acts: Vec<Act>,
     /// The same of seconds in which too much was dropped here.
@@ -156,6 +158,7 @@ impl Evidence {
             followed: now,
             listened_at: EngineTime::LONG_AGO,
             deaf_at: EngineTime::LONG_AGO,
+            listens_only: false,
             acts: Vec::new(),
             dropped: Vec::new(),
             jobs: JobLines::default(),

@@ -64,8 +64,8 @@ pub use engine::{
     peer_reading,
 };
 pub use event::{
-    Change, Event, EventKind, Health, Identity, InstanceContext, JobContext, MassSilencePhase, PeerContext, Phase,
-    Reason, ServiceContext, Severity, WarningCode, WatchReason, WatchState, rfc3339,
+    Change, Event, EventKind, Health, Identity, InstanceContext, JobContext, MassSilencePhase, PeerContext, PeerKind,
+    Phase, Reason, ServiceContext, Severity, WarningCode, WatchReason, WatchState, rfc3339,
 };
 pub use instance::{Instance, State};
 pub use jobs::{CronSchedule, JobReason, JobRule, JobState, JobView, NamedZone, OpenRunView, RunResult, RunView};

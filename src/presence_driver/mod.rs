@@ -2,6 +2,7 @@
 //! waits for; every quarter of a second what has come is applied, and then everybody is evaluated. What it knows survives a
 //! restart in a state file.
 
+mod members;
 mod observers;
 mod poller;
 mod state;
@@ -21,8 +22,8 @@ use tokio::sync::{oneshot, watch};
 use crate::fault;
 use crate::memory::{Holder, Memory};
 use crate::notify::Outbox;
-use crate::presence::observers::{Observers, SavedObservers};
-use crate::presence::{AlertBook, Engine, EngineTime, Epoch, Identity, PeerContext, Phase, Policy, UnixTime};
+use crate::presence::observers::{MemberOptions, Observers, SavedObservers};
+use crate::presence::{Alarm, AlertBook, Engine, EngineTime, Epoch, Identity, PeerContext, Phase, Policy, UnixTime};
 use crate::protocol::Signal;
 use crate::supervise::{Part, catch};
 use crate::sys::unix_time;
@@ -30,6 +31,7 @@ use crate::untrusted::Escaped;
 
 use state_file::StateFile;
 
+pub use members::{AskNode, ClusterLink, Seen, respond, start as start_members};
 pub use observers::Among;
 pub use poller::{Pollers, shown as shown_peers, start as start_pollers};
 pub use state::{PresenceState, Report};
@@ -77,8 +79,19 @@ pub struct PresenceOptions {
     pub queue: usize,
     /// The memory that all of it lies in.
     pub memory: Memory,
-    /// URLs of other observers of the same fleet as they are shown, all different; `None` if this is the only one.
-    pub peers: Option<Vec<String>>,
+    /// Other observers of the same fleet.
+    pub peering: Peering,
+}
+
+/// The observers beside this one.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Peering {
+    /// It is the only one.
+    Alone,
+    /// URLs of them as they are shown, all different.
+    Urls(Vec<String>),
+    /// The nodes of its cluster.
+    Cluster(MemberOptions),
 }
 
 enum Message {
@@ -273,6 +286,32 @@ fn wall_clock() -> UnixTime {
     UnixTime::from_secs(unix_time())
 }
 
+/// An engine and what it is among other observers, with what an earlier start has left, at a time of both clocks.
+fn among(
+    peering: Peering,
+    node: &str,
+    engine: Engine,
+    (saved, firing, times): (SavedObservers, Vec<Alarm>, (EngineTime, UnixTime)),
+) -> (Engine, Option<Observers>) {
+    // Two starts are never at the same microsecond.
+    let start = (unix_time() * 1e6) as u64;
+    let firing = firing.into_iter();
+    match peering {
+        Peering::Alone => (engine, None),
+        Peering::Urls(urls) => {
+            let mut engine = engine.shared();
+            saved.place_peers(&urls, &mut engine);
+            (engine, Some(Observers::new(node, start, &urls, saved, firing, times)))
+        }
+        Peering::Cluster(options) => {
+            let shared = engine.shared();
+            let mut engine = if options.listens_only { shared.listening_only() } else { shared };
+            saved.place_peers(&saved.members(), &mut engine);
+            (engine, Some(Observers::in_cluster(node, start, options, saved, firing, times)))
+        }
+    }
+}
+
 /// The thread: takes messages, ticks, and saves.
 struct Driver {
     state: PresenceState,
@@ -344,7 +383,7 @@ impl Driver {
         let epoch = Epoch::new(wall_clock(), base);
         engine.set_epoch(epoch);
         let held = memory.holding(Holder::Presence);
-        if options.peers.is_none() {
+        if options.peering == Peering::Alone {
             // Of nodes that do not ask each other any more nobody says that they can.
             for nodes in alerts.firing().filter_map(|alarm| alarm.key.nodes.clone()) {
                 let by = identity.node.as_str().into();
@@ -352,16 +391,10 @@ impl Driver {
                 engine.report_peer(Phase::End, nodes, Some(context));
             }
         }
-        let observers = options.peers.map(|urls| {
-            engine = std::mem::replace(&mut engine, Engine::new(Policy::default(), base, seed)).shared();
-            observers.place_peers(&urls, &mut engine);
-            let firing: Vec<_> = alerts.firing().cloned().collect();
-            // Two starts are never at the same microsecond.
-            let start = (unix_time() * 1e6) as u64;
-            let times = (base, epoch.to_unix(base));
-            let observers = Observers::new(&identity.node, start, &urls, observers, firing.into_iter(), times);
-            Among::new(observers.in_memory(&memory))
-        });
+        let firing: Vec<_> = alerts.firing().cloned().collect();
+        let saved = (observers, firing, (base, epoch.to_unix(base)));
+        let (engine, observers) = among(options.peering, &identity.node, engine, saved);
+        let observers = observers.map(|observers| Among::new(observers.in_memory(&memory)));
         let mut state = PresenceState::new(engine, epoch, identity, alerts, outboxes, newest, held);
         state.shared = observers;
         state.resume(told.as_deref(), was_among);
@@ -511,7 +544,7 @@ impl Driver {
         self.state.engine_mut().at(now);
         self.state.set_wall_clock(wall_clock());
         if self.shared.is_deaf.load(Ordering::Relaxed) {
-            // Others are not asked any more, either.
+            // Peering are not asked any more, either.
             self.state.engine_mut().stop_judging();
         } else {
             if self.state.may_judge() {
@@ -621,7 +654,7 @@ mod tests {
             group_wait: Duration::ZERO,
             queue: 10,
             memory: Memory::unlimited(),
-            peers: None,
+            peering: Peering::Alone,
         }
     }
 
@@ -682,7 +715,7 @@ mod tests {
     fn that_a_peer_is_lost_ends_at_a_start_without_peers() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = dir.path().join("presence.json");
-        let among = PresenceOptions { peers: Some(vec!["http://b".into()]), ..options(Some(path.clone())) };
+        let among = PresenceOptions { peering: Peering::Urls(vec!["http://b".into()]), ..options(Some(path.clone())) };
         let (presence, thread) = start(among, Vec::new(), &Part::new("presence")).expect("started");
         presence.signal(beat());
         let lose = |state: &mut PresenceState| {

@@ -11,8 +11,8 @@ use crate::presence::{Alarm, AlertKey, AlertName, Engine, EngineTime, Notificati
 
 use super::state::PresenceState;
 
-/// Most names of peers that are told that this node is leaving: there are no more peers.
-const MOST_FAREWELLS: usize = 8;
+/// Most names of peers that are told that this node is leaving.
+const MOST_FAREWELLS: usize = 64;
 
 /// This node among others, and what it gives to its targets. It needs no thread and no runtime.
 #[derive(Debug)]
@@ -119,6 +119,11 @@ impl PresenceState {
         self.shared.as_ref().map(|shared| shared.observers.view(self.engine()))
     }
 
+    /// Whether this node is one of a cluster that only receives, and judges nobody.
+    pub fn listens_only(&self) -> bool {
+        self.shared.as_ref().is_some_and(|shared| shared.observers.listens_only())
+    }
+
     /// What is new to a peer that calls itself so; `None` if there are no observers beside this one, or it has left them.
     pub fn digest(&mut self, since: Option<Cursor>, asker: &str) -> Option<Digest> {
         let unix = self.unix_now();
@@ -128,6 +133,12 @@ impl PresenceState {
             shared.farewells.insert(asker.into());
         }
         Some(shared.observers.digest(&self.engine, since, unix))
+    }
+
+    /// Takes which nodes of the cluster are seen, and why the bus cannot be reached; whom to ask.
+    pub(super) fn set_members(&mut self, seen: &[CompactString], no_bus: Option<&str>) -> Vec<(usize, CompactString)> {
+        let Some(shared) = &mut self.shared else { return Vec::new() };
+        shared.observers.set_members(seen, no_bus, &mut self.engine)
     }
 
     /// The time before a peer is asked, where to go on, and who asks.
@@ -183,7 +194,9 @@ impl PresenceState {
     pub(super) fn has_said_farewell(&mut self, peers: usize) -> bool {
         self.shared.as_ref().is_none_or(|Among { observers, farewells, .. }| {
             let is_told = |name: Option<&CompactString>| name.is_some_and(|name| farewells.contains(name));
-            farewells.len() >= peers || observers.answering().all(is_told)
+            // Who asks a node of a cluster is not known but by that.
+            let are_askers_told = observers.are_all_askers(|asker| farewells.contains(asker));
+            (farewells.len() >= peers || observers.answering().all(is_told)) && are_askers_told
         })
     }
 }

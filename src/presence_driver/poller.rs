@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use compact_str::CompactString;
 use hyper::header::AUTHORIZATION;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -10,14 +11,15 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::http_client::{HttpClient, OpenAnswer, append, masked};
 use crate::presence::EngineTime;
-use crate::presence::observers::{Digest, MOST_BYTES, Missed, Mistaken, POLL_SECS};
+use crate::presence::observers::{Cursor, Digest, MOST_BYTES, Missed, Mistaken, POLL_SECS, Question};
 use crate::supervise::{Part, Role, Supervisor, caught};
 use crate::untrusted::{Escaped, in_url};
 
 use super::PresenceHandle;
+use super::members::AskNode;
 
 /// Longest wait for an answer to begin, and for each piece of it: the time between two polls.
-const DEADLINE: Duration = Duration::from_millis((POLL_SECS * 1000.0) as u64);
+pub(super) const DEADLINE: Duration = Duration::from_millis((POLL_SECS * 1000.0) as u64);
 
 /// Longest wait for all of an answer whose pieces come: a page over a link of half a megabit per second.
 const PAGE_DEADLINE: Duration = Duration::from_secs(5);
@@ -37,24 +39,30 @@ const FAREWELL: Duration = Duration::from_millis(750);
 /// The tasks that ask.
 #[derive(Debug)]
 pub struct Pollers {
-    tasks: Vec<JoinHandle<()>>,
-    stop: watch::Sender<bool>,
+    pub(super) tasks: Vec<JoinHandle<()>>,
+    pub(super) stop: watch::Sender<bool>,
+}
+
+/// How a peer is asked.
+pub(super) enum Way {
+    /// Over HTTP, at its pages.
+    Http { client: HttpClient, url: String, token: String },
+    /// Over the bus of its cluster.
+    Bus { ask: AskNode, node: CompactString },
 }
 
 /// What a task needs.
-struct Poller {
-    presence: PresenceHandle,
-    client: HttpClient,
-    /// Which peer, in the order of the configuration.
-    peer: usize,
-    url: String,
+pub(super) struct Poller {
+    pub(super) presence: PresenceHandle,
+    pub(super) way: Way,
+    /// Which peer it is: its place among them.
+    pub(super) peer: usize,
     /// How it is shown.
-    shown: String,
-    token: String,
-    stop: watch::Receiver<bool>,
-    part: Part,
+    pub(super) shown: String,
+    pub(super) stop: watch::Receiver<bool>,
+    pub(super) part: Part,
     /// The last problem that was logged.
-    problem: Option<String>,
+    pub(super) problem: Option<String>,
 }
 
 /// Why an answer was not one.
@@ -92,11 +100,9 @@ pub fn start(
         let part = supervisor.part("presence:peer", Role::Ordinary);
         let poller = Poller {
             presence: presence.clone(),
-            client: client.clone(),
+            way: Way::Http { client: client.clone(), url: url.clone(), token: token.to_string() },
             peer,
-            url: url.clone(),
             shown,
-            token: token.to_string(),
             stop: stopped.clone(),
             part: part.clone(),
             problem: None,
@@ -104,6 +110,13 @@ pub fn start(
         part.task(poller.run())
     };
     Pollers { tasks: urls.iter().zip(shown(urls)).enumerate().map(task).collect(), stop }
+}
+
+impl Default for Pollers {
+    /// Nobody is asked, and others are told when this node leaves.
+    fn default() -> Pollers {
+        Pollers { tasks: Vec::new(), stop: watch::channel(false).0 }
+    }
 }
 
 impl Pollers {
@@ -128,7 +141,7 @@ impl Pollers {
 }
 
 impl Poller {
-    async fn run(mut self) {
+    pub(super) async fn run(mut self) {
         let mut stop = self.stop.clone();
         let mut ticks = interval(DEADLINE);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -178,9 +191,7 @@ impl Poller {
     async fn ask(&self) -> Result<bool, Failure> {
         let peer = self.peer;
         let (asked, since, node) = self.presence.ask(move |state| state.before_poll(peer)).await.map_err(|_| busy())?;
-        let cursor = since.map_or_else(String::new, |cursor| format!("&since={cursor}"));
-        let url = append(&self.url, &format!("/api/v1/presence/peer?node={}{cursor}", in_url(&node)));
-        let body = timeout(PAGE_DEADLINE, self.body(&url)).await;
+        let body = timeout(PAGE_DEADLINE, self.body(&node, since)).await;
         let body = body.map_err(|_| Failure::Missing(slow(PAGE_DEADLINE)))??;
         let digest = read(body).await.map_err(Failure::Broken)?;
         digest.check_step(since).map_err(Failure::Broken)?;
@@ -201,26 +212,22 @@ impl Poller {
         taken.map_err(|_| busy())?.map_err(failure)
     }
 
-    async fn body(&self, url: &str) -> Result<Vec<u8>, Failure> {
-        let missing = |problem: &dyn std::fmt::Display| Failure::Missing(problem.to_string());
-        let headers = vec![(AUTHORIZATION, format!("Bearer {}", self.token))];
-        let answer = self.client.open(url, headers, DEADLINE).await.map_err(|error| missing(&error))?;
-        let mut answer = OpenAnswer::new(answer);
-        if answer.status != 200 {
-            return Err(Failure::Missing(refusal(answer.status)));
-        }
-        let mut body = Vec::new();
-        loop {
-            let piece = timeout(DEADLINE, answer.piece()).await.map_err(|_| Failure::Missing(slow(DEADLINE)))?;
-            let Some(piece) = piece.map_err(|error| missing(&error))? else { break };
-            if body.len() + piece.len() > MOST_BYTES {
-                return Err(Failure::Broken(format!("its answer is longer than {MOST_BYTES} bytes")));
+    /// What the peer answers to this node.
+    async fn body(&self, node: &str, since: Option<Cursor>) -> Result<Vec<u8>, Failure> {
+        match &self.way {
+            Way::Bus { ask, node: peer } => {
+                let question = Question { node: node.into(), since: since.map(|since| since.to_string()) };
+                let answer = timeout(DEADLINE, ask(peer, question.encode().into())).await;
+                let answer = answer.map_err(|_| Failure::Missing(slow(DEADLINE)))?;
+                answer.map(Vec::from).map_err(Failure::Missing)
             }
-            body.extend_from_slice(&piece);
+            Way::Http { client, url, token } => {
+                let cursor = since.map_or_else(String::new, |cursor| format!("&since={cursor}"));
+                let url = append(url, &format!("/api/v1/presence/peer?node={}{cursor}", in_url(node)));
+                from_page(client, &url, token).await
+            }
         }
-        Ok(body)
     }
-
     /// Logs what is new.
     fn note(&mut self, problem: Option<(Missed, String)>) {
         let (why, problem) = problem.map_or((Missed::Silent, None), |(why, problem)| (why, Some(problem)));
@@ -237,6 +244,27 @@ impl Poller {
         }
         self.problem = problem;
     }
+}
+
+/// What a page of a peer answers.
+async fn from_page(client: &HttpClient, url: &str, token: &str) -> Result<Vec<u8>, Failure> {
+    let missing = |problem: &dyn std::fmt::Display| Failure::Missing(problem.to_string());
+    let headers = vec![(AUTHORIZATION, format!("Bearer {token}"))];
+    let answer = client.open(url, headers, DEADLINE).await.map_err(|error| missing(&error))?;
+    let mut answer = OpenAnswer::new(answer);
+    if answer.status != 200 {
+        return Err(Failure::Missing(refusal(answer.status)));
+    }
+    let mut body = Vec::new();
+    loop {
+        let piece = timeout(DEADLINE, answer.piece()).await.map_err(|_| Failure::Missing(slow(DEADLINE)))?;
+        let Some(piece) = piece.map_err(|error| missing(&error))? else { break };
+        if body.len() + piece.len() > MOST_BYTES {
+            return Err(Failure::Broken(format!("its answer is longer than {MOST_BYTES} bytes")));
+        }
+        body.extend_from_slice(&piece);
+    }
+    Ok(body)
 }
 
 /// The presence thread of this node has no time, or is gone.
@@ -288,7 +316,7 @@ mod tests {
         let (presence, thread) = super::super::start(options, Vec::new(), &Part::new("presence")).expect("started");
         let (hold, held) = std::sync::mpsc::channel::<()>();
         let busy = presence.ask(move |_| held.recv().is_err());
-        let pollers = Pollers { tasks: Vec::new(), stop: watch::channel(false).0 };
+        let pollers = Pollers::default();
         timeout(4 * FAREWELL, pollers.stop(&presence)).await.expect("it stops");
         drop(hold);
         assert_eq!(busy.await, Ok(true));

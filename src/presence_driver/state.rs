@@ -27,6 +27,9 @@ const REMEMBERED: usize = 1000;
 /// Most events that wait for the next flush; more are lost and counted.
 const WAITING: usize = 100_000;
 
+/// Events that another node of the cluster is to report are kept for so many seconds.
+const KEPT: f64 = 15.0;
+
 /// One in so many bytes of presence's share of the memory is theirs at most.
 const EVENTS_PART: u64 = 4;
 
@@ -247,11 +250,18 @@ impl PresenceState {
     /// What the next flush takes with it.
     pub fn report(&mut self) -> Report {
         let account = self.unreported();
-        self.waiting_bytes = 0;
         self.reported = self.engine.refusals();
         (self.queue_drops, self.events_dropped, self.failed) = (0, 0, 0);
         self.before = PresenceAccount::default();
         log_losses(&account, self.engine.take_most_refused());
+        if self.shared.as_ref().is_some_and(|shared| !shared.observers.reports()) {
+            // Another node of the cluster does; if it dies before it has, this one does.
+            let kept = self.unix_now() - KEPT;
+            self.waiting.retain(|event| event.at >= kept);
+            self.waiting_bytes = self.waiting.iter().map(|event| size_of::<Event>() + event.heap_bytes()).sum();
+            return Report { account, ..Report::default() };
+        }
+        self.waiting_bytes = 0;
         let readings = [self.engine.readings(), self.peer_readings()].concat();
         Report { readings, events: std::mem::take(&mut self.waiting), account }
     }

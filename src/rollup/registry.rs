@@ -400,9 +400,6 @@ impl Registry {
     /// Adds presence's series and events.
     pub fn add_presence(&self, snapshot: &mut Snapshot, readings: Vec<Reading>, events: Vec<presence::Event>) {
         snapshot.presence = events;
-        if self.options.is_partial {
-            return;
-        }
         for Reading { name, tags, value, counts } in readings {
             let kind = if counts { Kind::Counter } else { Kind::Gauge };
             let tags: Vec<(&str, Option<&str>)> = tags.iter().map(|(key, value)| (*key, Some(&**value))).collect();

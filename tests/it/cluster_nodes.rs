@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use systole::internals::cluster_bus::{MemoryBus, MemoryFault, MemoryOptions};
-use systole::{Config, Daemon, Delivery, DriverOptions, Receipt, Running, Sink, SinkError, Snapshot};
+use systole::{Config, CounterPoint, Daemon, Delivery, DriverOptions, Receipt, Running, Sink, SinkError, Snapshot};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -26,7 +26,9 @@ impl Sink for Table {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
             let mut all = self.0.lock().expect("nobody panicked");
-            for point in &snapshot.counters {
+            // Those of presence have tags, and are of the node that notifies.
+            let own = |point: &&CounterPoint| !point.series.name().starts_with("presence_");
+            for point in snapshot.counters.iter().filter(own) {
                 let key = (point.series.name().to_string(), snapshot.end.to_bits());
                 let before = all.insert(key.clone(), point.sum.value());
                 assert!(before.is_none_or(|before| before == point.sum.value()), "{key:?} was {before:?}");
@@ -48,37 +50,40 @@ impl Table {
     }
 }
 
-struct Node {
-    running: Running,
-    udp: SocketAddr,
-    http: SocketAddr,
+pub struct Node {
+    pub running: Running,
+    pub udp: SocketAddr,
+    pub http: SocketAddr,
 }
 
 /// Nodes on one bus, and the sink of those that merge.
-struct Fleet {
-    runtime: Runtime,
+pub struct Fleet {
+    pub runtime: Runtime,
     dir: TempDir,
-    bus: Arc<MemoryBus>,
+    pub bus: Arc<MemoryBus>,
     table: Table,
+    /// More of the configuration of nodes that judge.
+    pub more: String,
 }
 
 impl Fleet {
-    fn new() -> Fleet {
+    pub fn new() -> Fleet {
         let dir = tempfile::tempdir().expect("a folder");
         let bus = MemoryBus::new(MemoryOptions::default());
-        Fleet { runtime: runtime(), dir, bus, table: Table::default() }
+        Fleet { runtime: runtime(), dir, bus, table: Table::default(), more: String::new() }
     }
 
-    fn start(&self, name: &str, role: &str) -> Node {
+    pub fn start(&self, name: &str, role: &str) -> Node {
         self.start_in(self.dir.path(), name, role)
     }
 
     /// Starts a node that keeps its state in a folder.
     fn start_in(&self, dir: &Path, name: &str, role: &str) -> Node {
-        node(&self.runtime, &self.bus, &self.table, dir, name, role)
+        let more = if role == "edge" { "" } else { &self.more };
+        node(&self.runtime, &self.bus, &self.table, dir, (name, role, more))
     }
 
-    fn stop(&self, node: Node) {
+    pub fn stop(&self, node: Node) {
         self.stop_within(node, GRACE);
     }
 
@@ -99,8 +104,14 @@ fn problems(node: &Node) -> String {
     status["problems"].to_string()
 }
 
-fn node(runtime: &Runtime, bus: &Arc<MemoryBus>, table: &Table, dir: &Path, name: &str, role: &str) -> Node {
-    node_with(runtime, bus, table, dir, name, role, "1s")
+fn node(
+    runtime: &Runtime,
+    bus: &Arc<MemoryBus>,
+    table: &Table,
+    dir: &Path,
+    (name, role, more): (&str, &str, &str),
+) -> Node {
+    node_with(runtime, bus, table, dir, (name, role, more), "1s")
 }
 
 fn node_with(
@@ -108,15 +119,14 @@ fn node_with(
     bus: &Arc<MemoryBus>,
     table: &Table,
     dir: &Path,
-    name: &str,
-    role: &str,
+    (name, role, more): (&str, &str, &str),
     interval: &str,
 ) -> Node {
     let text = format!(
         "interval = \"{interval}\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
          [http]\naddress = \"127.0.0.1:0\"\n[presence]\nstate_file = \"off\"\n\
          [cluster]\nrole = \"{role}\"\nbus = [\"memory:1\"]\nnode = \"{name}\"\npartitions = 8\nlateness = \"3s\"\n\
-         state_file = \"{}\"\n",
+         state_file = \"{}\"\n{more}",
         dir.join(format!("{name}.state")).display()
     );
     let mut config = Config::parse(&text).expect("a good configuration");
@@ -215,7 +225,7 @@ fn a_second_node_of_the_same_name_is_told() {
 fn an_edge_tells_that_no_node_merges_and_which_one_has_another_interval() {
     let fleet = Fleet::new();
     let (edge, global) = (fleet.start("edge", "edge"), fleet.start("global", "global"));
-    let slow = node_with(&fleet.runtime, &fleet.bus, &fleet.table, fleet.dir.path(), "slow", "edge", "2s");
+    let slow = node_with(&fleet.runtime, &fleet.bus, &fleet.table, fleet.dir.path(), ("slow", "edge", ""), "2s");
     until("partitions have owners", || {
         get(edge.http, "/api/v1/cluster", "").1.contains("\"node\":\"global\",\"start\"")
     });

@@ -11,6 +11,7 @@ mod cardinality;
 mod cluster_bus;
 mod cluster_equal;
 mod cluster_nodes;
+mod cluster_presence;
 mod cluster_sim;
 mod config;
 mod conservation;

@@ -257,10 +257,19 @@ fn ingest(look: &Look, seen: &Seen) -> Markup {
     }
 }
 
+/// Most observers that are named though all is well.
+const MOST_NAMED: usize = 3;
+
 /// The other observers, and who notifies.
 fn peers(observers: &ObserversView) -> Markup {
+    let are_many = observers.peers.len() > MOST_NAMED;
+    let answering = observers.peers.iter().filter(|peer| peer.reachable).count();
     html! {
-        @for peer in &observers.peers {
+        @if observers.listens_only {
+            " This node only receives: who is there is judged by the nodes of the cluster that merge."
+        }
+        @if are_many { " " (answering) " of " (count(observers.peers.len(), "node")) " answer." }
+        @for peer in observers.peers.iter().filter(|peer| !(are_many && peer.reachable)) {
             @let name = peer.node.as_deref().unwrap_or(&peer.url);
             @if peer.same_name {
                 " " span.error { "The observer at " (Wire(&peer.url)) " has the name of another one: set " code { "presence.node" } "." }

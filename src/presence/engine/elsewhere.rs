@@ -93,6 +93,19 @@ impl Engine {
         Engine { evidence: Some(Box::new(evidence)), ..engine }
     }
 
+    /// The same, at a node that judges nobody: others ask it what it has heard, and nobody asks it who is there.
+    #[must_use]
+    pub fn listening_only(mut self) -> Engine {
+        if let Some(evidence) = &mut self.evidence {
+            evidence.listens_only = true;
+        }
+        self
+    }
+
+    pub(super) fn listens_only(&self) -> bool {
+        self.evidence.as_ref().is_some_and(|evidence| evidence.listens_only)
+    }
+
     /// Whom a peer alone had heard, to be saved.
     pub(super) fn saved_evidence(&self) -> Vec<HeardElsewhere> {
         let Some(evidence) = &self.evidence else { return Vec::new() };

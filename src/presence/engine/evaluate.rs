@@ -126,6 +126,9 @@ impl Engine {
             } else if is_irregular {
                 self.leave(id, Reason::Irregular);
                 self.roster.service_mut(service).excuse_departure();
+            } else if has_interval && self.listens_only() {
+                self.leave(id, Reason::Elsewhere);
+                self.roster.service_mut(service).excuse_departure();
             } else if has_interval {
                 silent.push(id);
             } else {

@@ -354,7 +354,7 @@ impl Engine {
             (instance.has_conflict(self.now), Flag::Conflict),
             (watching.is_some_and(|watching| watching.is_irregular()), Flag::Irregular),
             (watching.is_some_and(|watching| watching.is_low()), Flag::Low),
-            (instance.is_unwatched() && instance.is_present(), Flag::Unwatched),
+            ((instance.is_unwatched() || self.listens_only()) && instance.is_present(), Flag::Unwatched),
         ];
         let watch = watching.and_then(|watching| self.policy.watches.get(watching.watch()?));
         let until = instance.maintenance_until().max(service.maintenance_until());

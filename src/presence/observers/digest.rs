@@ -96,6 +96,9 @@ pub struct Digest {
     /// It notifies some of its targets.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub speaks: bool,
+    /// It is a node of a cluster that judges nobody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub listens_only: bool,
     /// Whom it has heard.
     #[serde(default)]
     pub heard: Vec<Heard>,
@@ -114,6 +117,30 @@ pub struct Digest {
     /// Rows that cannot be right, and were left out when it was read.
     #[serde(skip)]
     pub wrong: u64,
+}
+
+/// What a node of a cluster is asked over the bus, as JSON.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Question {
+    /// Who asks.
+    pub node: CompactString,
+    /// Its cursor, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+impl Question {
+    /// Its bytes.
+    pub fn encode(&self) -> Vec<u8> {
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// A question from its bytes: who asks, and its cursor. `None` if it is none.
+    pub fn read(body: &[u8]) -> Option<(CompactString, Option<Cursor>)> {
+        let Question { node, since } = serde_json::from_slice(body).ok()?;
+        let since = since.map(|since| since.parse()).transpose().ok()?;
+        is_node_name(&node).then_some((node, since))
+    }
 }
 
 /// An instance that a node has heard.
@@ -376,6 +403,12 @@ impl Room {
 }
 
 impl Digest {
+    /// What a node of a cluster tells that has heard nobody.
+    pub fn of_nobody(node: CompactString) -> Digest {
+        let cursor = Cursor { start: 1, changed: 1, ..Cursor::default() }.to_string();
+        Digest { v: 1, node, cursor, listens_only: true, ..Digest::default() }
+    }
+
     /// Reads an answer. Rows that cannot be right are left out and counted: a node that tells one of them tells the others
     /// all the same.
     ///

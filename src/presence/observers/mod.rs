@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `acts` | what operators have done |
 //! | [`digest`], `job_row` | what goes over the wire |
+//! | `members` | who is an observer in a cluster, where that is not configured |
 //! | `peer` | whether a peer answers, how it is, and what it holds open |
 //! | `problems` | what is notified, by whomever |
 
@@ -17,6 +18,9 @@ mod digest;
 mod job_row;
 #[cfg(test)]
 mod line_tests;
+#[cfg(test)]
+mod member_tests;
+mod members;
 #[cfg(test)]
 mod page_tests;
 mod peer;
@@ -31,18 +35,20 @@ use serde::{Deserialize, Serialize};
 use super::Alarm;
 use super::alert_book::{AlertKey, Notification, Which};
 use super::engine::{Engine, Observation};
-use super::event::{PeerContext, Phase};
+use super::event::{PeerContext, PeerKind, Phase};
 use super::time::{EngineTime, UnixTime};
 use crate::memory::{Holder, Holding, Memory};
 
 use acts::Acts;
 use digest::{DROPPED_SECS, Room};
+use members::Membership;
 use peer::Peer;
 use problems::{Learned, Problem, Problems, Speaking};
 
 pub use acts::ActId;
-pub use digest::{ActRow, Cursor, Digest, Heard, MOST_BYTES, ProblemRow, ToldRow, is_node_name};
+pub use digest::{ActRow, Cursor, Digest, Heard, MOST_BYTES, ProblemRow, Question, ToldRow, is_node_name};
 pub use job_row::{JobRow, JobSign};
+pub use members::MemberOptions;
 
 /// Time between two polls, in seconds.
 pub const POLL_SECS: f64 = 0.5;
@@ -64,7 +70,7 @@ const NAMED: usize = 5;
 
 /// Most bytes of a text about a peer, and most names of those that ask.
 const MOST_TROUBLE: usize = 300;
-const MOST_ASKERS: usize = 16;
+const MOST_ASKERS: usize = 64;
 
 /// Bytes of what peers tell of problems are counted so often, in seconds, and estimated between.
 const COUNT_EVERY: f64 = 1.0;
@@ -101,9 +107,17 @@ pub struct SavedObservers {
     #[serde(default)]
     starts: Vec<Option<u64>>,
     problems: Vec<Problem>,
+    /// Peers that are no members of the cluster any more.
+    #[serde(default)]
+    former: Vec<String>,
 }
 
 impl SavedObservers {
+    /// The nodes of a cluster that it knew, by their names.
+    pub fn members(&self) -> Vec<String> {
+        self.peers.iter().map(|(name, _)| name).filter(|name| members::is_member_name(name)).cloned().collect()
+    }
+
     /// Lets an engine that was saved with them know the places of its peers among these URLs.
     pub fn place_peers(&self, urls: &[String], engine: &mut Engine) {
         engine.renumber_peers(|place| {
@@ -174,6 +188,9 @@ pub struct ObserversView {
     /// Some of them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unwatched_names: Vec<String>,
+    /// It judges nobody, being a node of a cluster that only receives.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub listens_only: bool,
     /// The peers, in the order of the configuration.
     pub peers: Vec<PeerView>,
 }
@@ -203,6 +220,8 @@ pub struct Observers {
     askers: BTreeMap<CompactString, EngineTime>,
     /// Alarms of peers that are none any more.
     former: Vec<[CompactString; 2]>,
+    /// The cluster, if they are its nodes.
+    membership: Option<Membership>,
     /// When time last passed.
     ticked: EngineTime,
     /// For how many seconds silence was not judged, as far as this node ran.
@@ -227,6 +246,30 @@ impl Observers {
         urls: &[String],
         saved: SavedObservers,
         firing: impl Iterator<Item = Alarm>,
+        times: (EngineTime, UnixTime),
+    ) -> Observers {
+        Observers::made((node, None), start, urls, saved, firing, times)
+    }
+
+    /// A node of a cluster.
+    pub fn in_cluster(
+        node: &str,
+        start: u64,
+        options: MemberOptions,
+        saved: SavedObservers,
+        firing: impl Iterator<Item = Alarm>,
+        times: (EngineTime, UnixTime),
+    ) -> Observers {
+        let members = if options.listens_only { Vec::new() } else { saved.members() };
+        Observers::made((node, Some(Membership::new(options, times.0))), start, &members, saved, firing, times)
+    }
+
+    fn made(
+        (node, membership): (&str, Option<Membership>),
+        start: u64,
+        urls: &[String],
+        saved: SavedObservers,
+        firing: impl Iterator<Item = Alarm>,
         (now, unix): (EngineTime, UnixTime),
     ) -> Observers {
         let known = |url: &String| {
@@ -238,21 +281,18 @@ impl Observers {
             let place = saved.peers.iter().position(|(known, _)| known == url)?;
             saved.starts.get(place).copied().flatten()
         };
-        let peer = |url: &String| Peer::new(url, known(url), now).started_before(start_before(url));
-        let mut peers: Vec<Peer> = urls.iter().map(peer).collect();
+        let peer = |url: &String| {
+            let peer = Peer::new(url, known(url), now).started_before(start_before(url));
+            peer.forgotten(saved.former.contains(url), now)
+        };
+        let peers: Vec<Peer> = urls.iter().map(peer).collect();
         let firing: Vec<Alarm> = firing.collect();
         // Whom an earlier start has reported; of those that are no peers any more that is over.
         let mut former: Vec<[CompactString; 2]> = firing.iter().filter_map(|alarm| alarm.key.nodes.clone()).collect();
-        for peer in &mut peers {
-            let nodes = in_order(node, peer.name());
-            if let Some(place) = former.iter().position(|known| *known == nodes) {
-                peer.alarm = Some(former.swap_remove(place));
-            }
-        }
         // 0 is what somebody has who has nothing.
         let mut last_number = 1;
         let problems = Problems::restored(saved.problems, firing, now, unix, &mut last_number);
-        Observers {
+        let mut observers = Observers {
             node: node.into(),
             start,
             peers,
@@ -265,12 +305,23 @@ impl Observers {
             spoken_to: BTreeSet::new(),
             learned: Vec::new(),
             askers: BTreeMap::new(),
-            former,
+            former: Vec::new(),
+            membership,
             ticked: now,
             waited: 0.0,
             held: Memory::unlimited().holding(Holder::Presence),
             counted: now,
+        };
+        for place in 0..observers.peers.len() {
+            let nodes = observers.nodes_with(observers.peers[place].name());
+            if let Some(known) = former.iter().position(|known| *known == nodes) {
+                observers.peers[place].alarm = Some(former.swap_remove(known));
+            }
         }
+        if let Some(membership) = &mut observers.membership {
+            membership.adopt_alarm(node, &mut former);
+        }
+        Observers { former, ..observers }
     }
 
     /// The same in this memory.
@@ -294,10 +345,13 @@ impl Observers {
             peers: Vec<(&'a str, Option<&'a CompactString>)>,
             starts: Vec<Option<u64>>,
             problems: Vec<&'a Problem>,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            former: Vec<&'a str>,
         }
         let peers = self.peers.iter().map(|peer| (peer.url.as_str(), peer.node.as_ref())).collect();
         let starts = self.peers.iter().map(Peer::last_start).collect();
-        Ok(serde_json::to_writer(out, &Stored { peers, starts, problems: self.problems.saved() })?)
+        let former = self.peers.iter().filter(|peer| peer.is_former).map(|peer| peer.url.as_str()).collect();
+        Ok(serde_json::to_writer(out, &Stored { peers, starts, problems: self.problems.saved(), former })?)
     }
 }
 
@@ -320,6 +374,7 @@ impl Observers {
             targets: self.targets.clone(),
             leaving: self.is_leaving,
             speaks: !self.spoken_to.is_empty(),
+            listens_only: self.listens_only(),
             ..Digest::default()
         };
         let mut room = Room::new();
@@ -522,6 +577,9 @@ impl Observers {
     /// answers take long, but not so long that it is lost, makes judging rare and does not end it.
     pub fn may_judge(&mut self, now: EngineTime) -> bool {
         self.wait(now);
+        if self.membership.as_ref().is_some_and(|membership| !membership.may_judge(now)) {
+            return false;
+        }
         let is_late = self.waited >= HOLD_SECS;
         let may = self.peers.iter().all(|peer| peer.lets_judge(now, is_late));
         if may {
@@ -550,16 +608,21 @@ impl Observers {
             if peer.lose_if_silent(now) {
                 engine.lose_peer(id);
             }
-            let is_gone = peer.is_gone(now);
+        }
+        let may_report = self.follow_members(engine);
+        let kind = if self.membership.is_some() { PeerKind::Node } else { PeerKind::Observer };
+        for place in 0..self.peers.len() {
+            let nodes = self.nodes_with(self.peers[place].name());
+            let (peer, id) = (&mut self.peers[place], u16::try_from(place).unwrap_or(u16::MAX));
+            let is_gone = may_report && peer.is_gone(now);
             if is_gone && peer.alarm.is_none() {
-                let nodes = in_order(&self.node, peer.name());
-                engine.report_peer(Phase::Start, nodes.clone(), Some(peer.context(&self.node)));
+                engine.report_peer(Phase::Start, nodes.clone(), Some(peer.context(&self.node, kind)));
                 peer.alarm = Some(nodes);
             } else if peer.answers()
                 && peer.is_known
                 && let Some(nodes) = peer.alarm.take()
             {
-                engine.report_peer(Phase::End, nodes, Some(peer.context(&self.node)));
+                engine.report_peer(Phase::End, nodes, Some(peer.context(&self.node, kind)));
             }
             if peer.alarm.is_some() {
                 engine.tell_lost_peer(id);
@@ -589,7 +652,9 @@ impl Observers {
 
     /// Takes what this node's own machine would notify.
     pub fn note(&mut self, notifications: Vec<Notification>, now: EngineTime) {
-        for notification in notifications {
+        // One that judges nobody knows of itself, and not of services.
+        let is_told = |one: &Notification| !self.listens_only() || one.alarm.key.service.is_none();
+        for notification in notifications.into_iter().filter(is_told).collect::<Vec<_>>() {
             self.problems.note(notification, now, &mut self.last_number, &self.held);
         }
     }
@@ -628,11 +693,13 @@ impl Observers {
     /// The lowest of those that answer and whose targets work. If nobody's do, somebody has to go on trying: the lowest of those
     /// that have them.
     fn lowest(&self, works: impl Fn(&BTreeMap<CompactString, bool>) -> Option<bool>) -> Option<&str> {
-        if !self.peers.iter().all(|peer| peer.is_known) {
+        let is_unseen = self.membership.as_ref().is_some_and(|membership| !membership.is_seen());
+        if is_unseen || !self.peers.iter().all(|peer| peer.is_known) {
             return None;
         }
-        let answering = self.peers.iter().filter(|peer| peer.answers()).map(|peer| (peer.name(), &peer.targets));
-        let all = answering.chain([(self.node.as_str(), &self.targets)]);
+        let judging = self.peers.iter().filter(|peer| peer.answers() && !peer.listens_only);
+        let own = Some((self.node.as_str(), &self.targets)).filter(|_| !self.listens_only());
+        let all = judging.map(|peer| (peer.name(), &peer.targets)).chain(own);
         let able = all.filter_map(|(name, targets)| Some((!works(targets)?, name)));
         able.min().map(|(_, name)| name)
     }
@@ -733,7 +800,8 @@ impl Observers {
             also: also.into_iter().collect(),
             unwatched: engine.unwatched(),
             unwatched_names: engine.unwatched_names(NAMED),
-            peers: self.peers.iter().map(view).collect(),
+            listens_only: self.listens_only(),
+            peers: self.peers.iter().filter(|peer| !peer.is_former).map(view).collect(),
         }
     }
 }

@@ -6,7 +6,7 @@ use compact_str::CompactString;
 
 use crate::presence::Alarm;
 use crate::presence::alert_book::{AlertKey, AlertState, Ending};
-use crate::presence::event::PeerContext;
+use crate::presence::event::{PeerContext, PeerKind};
 use crate::presence::time::{EngineTime, UnixTime};
 
 use super::digest::{Cursor, Digest, ProblemRow};
@@ -15,7 +15,7 @@ use crate::memory::Holding;
 
 /// A peer that does not answer for so long is an alarm, in seconds; one that tells part after part of more than a poll
 /// takes, for the first time over a slow link; and one that has said that it is leaving.
-const GRACE: f64 = 10.0;
+pub(super) const GRACE: f64 = 10.0;
 const PAGING_GRACE: f64 = 60.0;
 const LEAVING_GRACE: f64 = 300.0;
 
@@ -66,6 +66,10 @@ pub(super) struct Peer {
     /// Its targets, and whether it can reach each.
     pub(super) targets: BTreeMap<CompactString, bool>,
     pub(super) is_leaving: bool,
+    /// It is a node of a cluster that judges nobody.
+    pub(super) listens_only: bool,
+    /// It is no member of the cluster any more. It counts as lost, which is no alarm.
+    pub(super) is_former: bool,
     /// It has this node's own name.
     pub(super) is_namesake: bool,
     /// It says that it notifies some target.
@@ -97,6 +101,8 @@ impl Peer {
             is_known: false,
             targets: BTreeMap::new(),
             is_leaving: false,
+            listens_only: false,
+            is_former: false,
             is_namesake: false,
             speaks: false,
             trouble: None,
@@ -157,7 +163,7 @@ impl Peer {
         }
         (self.node, self.cursor) = (Some(digest.node.clone()), Some(cursor));
         (self.targets, self.is_leaving, self.is_namesake) = (digest.targets.clone(), digest.leaving, false);
-        self.speaks = digest.speaks;
+        (self.speaks, self.listens_only) = (digest.speaks, digest.listens_only);
     }
 
     /// All of an answer is taken; whether it answers again, or for the first time.
@@ -221,8 +227,8 @@ impl Peer {
     }
 
     /// What is to be known of it beside that it does not answer a node.
-    pub(super) fn context(&self, by: &CompactString) -> PeerContext {
-        PeerContext { peer: self.name().into(), by: by.clone(), why: self.trouble.clone(), former: false }
+    pub(super) fn context(&self, by: &CompactString, kind: PeerKind) -> PeerContext {
+        PeerContext { peer: self.name().into(), by: by.clone(), why: self.trouble.clone(), kind, former: false }
     }
 
     /// This node has run for so many seconds.
@@ -250,6 +256,29 @@ impl Peer {
         true
     }
 
+    /// If it does not answer, that begins now: nobody could be asked before.
+    pub(super) fn begin_to_be_lost(&mut self, now: EngineTime) {
+        if !self.is_former && self.lost_at.is_some() {
+            self.lost_at = Some(now);
+        }
+    }
+
+    /// One that was no member any more is one again, and has yet to answer.
+    pub(super) fn come_back(&mut self, now: EngineTime) {
+        (self.is_former, self.is_leaving, self.lost_at) = (false, false, Some(now));
+    }
+
+    /// For how many seconds it has been lost, if it is no member any more.
+    pub(super) fn is_former_for(&self, now: EngineTime) -> Option<f64> {
+        self.lost_at.filter(|_| self.is_former).map(|lost| now - lost)
+    }
+
+    /// The same; an earlier start had forgotten it.
+    pub(super) fn forgotten(self, is_former: bool, now: EngineTime) -> Peer {
+        let lost_at = if is_former { Some(now) } else { self.lost_at };
+        Peer { is_former, is_known: is_former, lost_at, ..self }
+    }
+
     /// Bytes that it takes.
     pub(super) fn heap_bytes(&self) -> usize {
         let open = self.open.iter().map(|(key, held)| entry_bytes::<Held>(key) + held.alarm.heap_bytes());
@@ -264,7 +293,7 @@ impl Peer {
             (false, true) => PAGING_GRACE,
             (false, false) => GRACE,
         };
-        self.lost_at.is_some_and(|lost| now - lost >= grace - f64::from(MISSED_POLLS) * POLL_SECS)
+        !self.is_former && self.lost_at.is_some_and(|lost| now - lost >= grace - f64::from(MISSED_POLLS) * POLL_SECS)
     }
 }
 
