@@ -12,7 +12,7 @@ use super::bus::{Command, Event, Sequence, Stored};
 use super::content::{Content, Emission};
 use super::owner::{Owner, Step, Terms};
 use super::preference::preferred;
-use super::record::{Chain, FORMAT, Record};
+use super::record::{BOUND, Chain, FORMAT, Record};
 use super::session::{OwnSession, SessionId, SessionNote, Sessions};
 use super::view::{NodeView, PartitionView};
 
@@ -32,9 +32,12 @@ const WATCH_LEAST_SECS: f64 = 10.0;
 /// A record of which nothing was seen for so many seconds is sent again.
 const RESEND_SECS: f64 = 1.5;
 
-/// If nothing was seen of a record of ours for so many seconds, the stream may have lost its end, or be another one. Those
-/// who write none look as often.
-const UNSEEN_SECS: f64 = 10.0;
+/// It is looked so often, in seconds, whether the stream still has the records that were read: it may have lost its end, or be
+/// another one.
+const LOOK_SECS: f64 = 10.0;
+
+/// They are gone when all answers of so many seconds said so: a server that lags does not.
+const GONE_SECS: f64 = 5.0;
 
 /// A node that is not the preferred one claims a free partition so many seconds later.
 const CLAIM_LATER_SECS: f64 = 2.0;
@@ -57,14 +60,7 @@ pub struct NodeOptions {
 #[derive(Debug)]
 struct Write {
     record: Record,
-    since: f64,
     sent_at: f64,
-}
-
-impl Write {
-    fn is_unseen(&self, now: f64) -> bool {
-        now - self.since >= UNSEEN_SECS
-    }
 }
 
 /// What we know of a partition.
@@ -73,9 +69,14 @@ struct Slot<C: Content> {
     chain: Option<Chain>,
     owner: Option<Owner<C>>,
     write: Option<Write>,
+    /// What stood before the records were lost, with what our owner had marked since.
+    before: Option<Record>,
     read_at: f64,
-    /// When it was last looked whether the stream still has the records that were read.
-    looked_at: f64,
+    /// Whether the chain begins with all records, as some were not of the one that was read.
+    needs_all: bool,
+    /// When it is looked next whether the stream still has the records that were read, and since when it has not.
+    look_at: f64,
+    gone_since: Option<f64>,
     /// The valid record that is free to be claimed, and since when.
     free_since: Option<(Sequence, f64)>,
     /// Since when somebody else should have it.
@@ -83,12 +84,44 @@ struct Slot<C: Content> {
 }
 
 impl<C: Content> Slot<C> {
-    /// How often to look whether the records that were read are still there; `None` for an owner who sees what it writes.
-    fn look_again_secs(&self, now: f64) -> Option<f64> {
-        match &self.write {
-            Some(write) => write.is_unseen(now).then_some(RESEND_SECS),
-            None => self.owner.is_none().then_some(UNSEEN_SECS),
+    /// The record to go on with: the valid one, or what stood before if that is further; `None` until it is known.
+    fn current<'a>(&'a self, genesis: &'a Record) -> Option<&'a Record> {
+        let (sequence, valid) = self.chain.as_ref()?.valid();
+        let valid = if sequence == 0 { genesis } else { valid? };
+        let is_further = |before: &&Record| sequence == 0 || before.sealed > valid.sealed;
+        Some(self.before.as_ref().filter(is_further).unwrap_or(valid))
+    }
+
+    /// The records that were read are gone, or some between them and others.
+    fn begin_anew(&mut self) {
+        let chain = self.chain.take();
+        let valid = || chain.as_ref()?.valid().1.cloned();
+        let known = self.owner.as_ref().map(Owner::settled).filter(|known| known.sealed > 0).or_else(valid);
+        let is_further = |known: &Record| self.before.as_ref().is_none_or(|before| before.sealed <= known.sealed);
+        if let Some(known) = known.filter(is_further) {
+            self.before = Some(known);
         }
+        (self.owner, self.write, self.gone_since) = (None, None, None);
+        self.needs_all = true;
+    }
+
+    /// The last record was read: begins with it, or compares it with what was read.
+    fn take_last(&mut self, last: Option<&Stored>, now: f64) {
+        if self.chain.as_ref().is_some_and(|chain| chain.may_end_with(last)) {
+            (self.gone_since, self.look_at) = (None, now + LOOK_SECS);
+            return;
+        }
+        if self.chain.is_some() {
+            let since = *self.gone_since.get_or_insert(now);
+            self.look_at = now + RESEND_SECS;
+            if now - since < GONE_SECS {
+                return;
+            }
+            self.begin_anew();
+        }
+        let begin = if std::mem::take(&mut self.needs_all) { Chain::begin_with_all } else { Chain::begin };
+        self.chain = Some(begin(last));
+        (self.look_at, self.read_at) = (now + LOOK_SECS, f64::MIN);
     }
 }
 
@@ -118,8 +151,11 @@ impl<C: Content> Node<C> {
             chain: None,
             owner: None,
             write: None,
+            before: None,
             read_at: f64::MIN,
-            looked_at: f64::MIN,
+            needs_all: false,
+            look_at: f64::MIN,
+            gone_since: None,
             free_since: None,
             unwanted_since: None,
         };
@@ -190,9 +226,9 @@ impl<C: Content> Node<C> {
     pub fn partitions(&self, now: f64) -> Vec<PartitionView> {
         let genesis = Record::genesis();
         let view = |(partition, slot): (u16, &Slot<C>)| {
-            let valid = || slot.chain.as_ref().and_then(|chain| chain.valid().1).unwrap_or(&genesis);
+            let current = || slot.current(&genesis).unwrap_or(&genesis);
             let view = slot.owner.as_ref().map(Owner::view);
-            let view = view.unwrap_or_else(|| PartitionView::of_record(partition, valid()));
+            let view = view.unwrap_or_else(|| PartitionView::of_record(partition, current()));
             let is_owner_live = view.owner.as_ref().is_some_and(|owner| !self.sessions.is_dead(owner, now));
             PartitionView { is_owner_live, ..view }
         };
@@ -267,8 +303,9 @@ impl<C: Content> Node<C> {
 
     /// Which of some nodes should have each partition.
     fn wanted(&self, takers: &[&str]) -> Vec<usize> {
+        let genesis = Record::genesis();
         let owner = |slot: &Slot<C>| {
-            let owner = slot.chain.as_ref()?.valid().1?.owner.as_ref()?.node.as_str();
+            let owner = slot.current(&genesis)?.owner.as_ref()?.node.as_str();
             takers.iter().position(|node| *node == owner)
         };
         let owners: Vec<Option<usize>> = self.slots.iter().map(owner).collect();
@@ -281,14 +318,7 @@ impl<C: Content> Node<C> {
             Event::SessionStored { number, sequence } => self.session.acknowledged(number, sequence, now),
             Event::Sessions(all) => self.sessions.take(&all, &mut self.session, now),
             Event::LastRecord { partition, record } => {
-                let slot = &mut self.slots[partition as usize];
-                let last = record.as_ref().map_or(0, |stored| stored.sequence);
-                if slot.look_again_secs(now).is_some() && slot.chain.as_ref().is_some_and(|chain| last < chain.last()) {
-                    // What we follow is no more.
-                    (slot.chain, slot.owner, slot.write) = (None, None, None);
-                }
-                slot.chain.get_or_insert_with(|| Chain::begin(record.as_ref()));
-                slot.read_at = f64::MIN;
+                self.slots[partition as usize].take_last(record.as_ref(), now);
                 self.read_records(partition, now);
             }
             Event::Records { partition, after, records } => self.take_records(partition, after, &records, now),
@@ -337,8 +367,8 @@ impl<C: Content> Node<C> {
             return;
         }
         slot.read_at = now;
-        if slot.chain.is_some() && slot.look_again_secs(now).is_some_and(|secs| now - slot.looked_at >= secs) {
-            slot.looked_at = now;
+        if slot.chain.is_some() && now >= slot.look_at {
+            slot.look_at = now + RESEND_SECS;
             self.out.push(Command::ReadLastRecord { partition });
         }
         self.out.push(match &slot.chain {
@@ -354,14 +384,14 @@ impl<C: Content> Node<C> {
         for record in records {
             let before = chain.valid().0;
             if !chain.take(record) {
-                // We were away for so long that records are gone.
-                (slot.chain, slot.owner, slot.write) = (None, None, None);
+                slot.begin_anew();
                 return;
             }
             let (sequence, Some(valid)) = chain.valid() else { continue };
             if sequence == before {
                 continue;
             }
+            slot.before.take_if(|before| before.sealed <= valid.sealed);
             // Whatever we did follows what was valid before: it holds, or it never will.
             let ours = slot.write.take().filter(|write| write.record.token == valid.token);
             match (ours, &mut slot.owner) {
@@ -395,35 +425,31 @@ impl<C: Content> Node<C> {
     fn write(&mut self, partition: u16, mut record: Record, now: f64) {
         let slot = &mut self.slots[partition as usize];
         let Some(chain) = &slot.chain else { return };
-        (record.format, record.prev) = (FORMAT, chain.valid().0);
+        record.format = FORMAT;
+        (record.prev, record.follows) = chain.tip();
         record.token = Random::new(self.seed ^ next(&mut self.tickets)).bits();
         self.out.push(Command::WriteRecord { partition, expected: chain.last(), payload: record.encode() });
-        slot.write = Some(Write { record, since: now, sent_at: now });
+        slot.write = Some(Write { record, sent_at: now });
     }
 
     /// Claims a partition if it is free and our turn.
     fn claim(&mut self, partition: u16, is_preferred: bool, now: f64) {
         let slot = &mut self.slots[partition as usize];
-        let Some(chain) = &slot.chain else { return };
-        let (sequence, record) = chain.valid();
-        let genesis = Record::genesis();
-        let record = match record {
-            Some(record) => record,
-            None if sequence == 0 => &genesis,
-            None => return,
-        };
+        let (genesis, sequence) = (Record::genesis(), slot.chain.as_ref().map_or(0, |chain| chain.valid().0));
+        let Some(record) = slot.current(&genesis) else { return };
         let is_ours = |owner: &SessionId| *owner == self.session.id;
         let is_free = record.owner.as_ref().is_none_or(|owner| is_ours(owner) || self.sessions.is_dead(owner, now));
         if !is_free || self.is_leaving || !self.session.is_trusted(now) {
             return;
         }
-        let (_, since) = *slot.free_since.get_or_insert((sequence, now));
-        let since = if slot.free_since.is_some_and(|(of, _)| of == sequence) { since } else { now };
-        slot.free_since = Some((sequence, since));
+        let since = slot.free_since.filter(|(of, _)| *of == sequence).map_or(now, |(_, since)| since);
         if is_preferred || now - since > CLAIM_LATER_SECS {
-            let claim = Record { owner: Some(self.session.id.clone()), epoch: record.epoch + 1, ..record.clone() };
+            // A number that was forged does not stop it.
+            let epoch = (record.epoch + 1).min(BOUND - 1);
+            let claim = Record { owner: Some(self.session.id.clone()), epoch, ..record.clone() };
             self.write(partition, claim, now);
         }
+        self.slots[partition as usize].free_since = Some((sequence, since));
     }
 
     /// Lets the owner of a partition do what it can.
@@ -455,8 +481,9 @@ fn next(counter: &mut u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{TestBus, node, node_of, terms, watching};
+    use super::super::testing::{Bodies, TestBus, node, node_of, terms, watching};
     use super::super::{Command, Finding, NodeName, Terms};
+    use super::Node;
 
     #[test]
     fn a_node_tells_what_it_owns_and_whom_it_sees() {
@@ -655,18 +682,45 @@ mod tests {
     }
 
     #[test]
-    fn records_that_are_lost_are_begun_anew_from_what_is_left_of_them() {
-        for kept in [1, 0] {
-            let (mut bus, mut a, mut b) = (TestBus::default(), node("a", 1), node("b", 1));
-            bus.batch("e", 1, 100, 10.0);
-            bus.batch("e", 2, 101, 20.0);
-            bus.run(&mut [&mut a, &mut b], 10.0, 24.0);
-            assert_eq!((bus.record(0).sealed, bus.record(1).sealed), (101, 101));
+    fn who_owned_a_partition_goes_on_with_it_when_its_records_are_lost() {
+        // All but the first ones, all, and soon after the start, so that the new ones are as many.
+        for (kept, intervals) in [(1, 6), (0, 6), (0, 2)] {
+            let (mut bus, mut a, mut b) = (TestBus::of(16), owner_of_16("a"), owner_of_16("b"));
+            let until = |n: u64| 10.0 * n as f64 + 4.0;
+            let beat = |bus: &mut TestBus, n: u64| bus.batch("e", n, 99 + n, 10.0 * n as f64);
+            beat(&mut bus, 1);
+            bus.run(&mut [&mut a, &mut b], 10.0, until(1));
+            for n in 2..=intervals {
+                beat(&mut bus, n);
+                bus.run(&mut [&mut a, &mut b], until(n - 1), until(n));
+            }
+            let before = owners(&bus);
             bus.lose_records(kept);
-            (3..=5).for_each(|n| bus.batch("e", n, 99 + n, 10.0 * n as f64));
-            bus.run(&mut [&mut a, &mut b], 24.0, 60.0);
-            assert_eq!((bus.record(0).sealed, bus.record(1).sealed), (104, 104), "{kept}");
+            for n in intervals + 1..=intervals + 6 {
+                beat(&mut bus, n);
+                bus.run(&mut [&mut a, &mut b], until(n - 1), until(n));
+                if n == intervals + 2 {
+                    // Nobody else has taken what somebody owns who lives.
+                    assert_eq!(owners(&bus), before, "{kept} {intervals}");
+                    assert!((0..16).all(|partition| is_owned_once(&[&a, &b], partition)));
+                }
+            }
+            assert_eq!(owners(&bus), before);
+            for partition in 0..16 {
+                assert!(is_owned_once(&[&a, &b], partition));
+                let own = bus.emitted.iter().filter(|emission| emission.partition == partition);
+                let emitted: Vec<_> = own.map(|emission| (emission.interval, emission.merged.len())).collect();
+                assert_eq!(emitted, (100..106 + intervals).map(|interval| (interval, 1)).collect::<Vec<_>>());
+            }
         }
+    }
+
+    fn owner_of_16(name: &str) -> Node<Bodies> {
+        node_of(name, 1, Terms { partitions: 16, ..terms() })
+    }
+
+    fn is_owned_once(nodes: &[&Node<Bodies>], partition: u16) -> bool {
+        nodes.iter().filter(|node| node.owned().any(|owned| owned == partition)).count() == 1
     }
 
     #[test]

@@ -492,7 +492,7 @@ impl<C: Content> Owner<C> {
     }
 
     /// The next record with nothing new but what was marked, and with a later base if there is a checkpoint of it.
-    fn settled(&self) -> Record {
+    pub(super) fn settled(&self) -> Record {
         let mut record = self.record.clone();
         record.emitted = self.emitted;
         for (interval, one) in &mut record.amends {

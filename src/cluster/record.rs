@@ -11,7 +11,8 @@
 //! valid     yes      yes      no       yes      yes
 //! ```
 
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -25,6 +26,9 @@ pub(super) const FORMAT: u8 = 1;
 
 /// Every lower number can be counted on, also as a float.
 pub(super) const BOUND: u64 = 1 << 53;
+
+/// Valid records that are remembered: as many as the stream keeps of a partition.
+const MOST_KNOWN: usize = 64;
 
 /// A later version of an emitted interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +48,8 @@ pub struct Record {
     pub format: u8,
     /// The sequence of the record that this one follows, 0 for none.
     pub prev: Sequence,
+    /// The token of that record: in a stream that was made anew another one has its sequence.
+    pub follows: u64,
     /// A random number, by which the writer knows it again.
     pub token: u64,
     /// Grows with each claim.
@@ -82,6 +88,7 @@ impl Record {
         Record {
             format: FORMAT,
             prev: 0,
+            follows: 0,
             token: 0,
             epoch: 0,
             owner: None,
@@ -142,59 +149,137 @@ impl Record {
 }
 
 /// The valid record of a partition, found by reading its records in order.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Chain {
     /// The sequence of the valid record, and the record if it was read.
     valid: Sequence,
     record: Option<Record>,
-    /// The last sequence that was read.
+    /// The sequences of the last valid records with their tokens, that of now at the end.
+    known: VecDeque<(Sequence, u64)>,
+    /// Up to here records may be of those that are not valid and do not know it yet.
+    settled: Sequence,
+    /// The last sequence that was read, and when it was stored if it was read here.
     last: Sequence,
+    stored: Option<f64>,
     /// Up to where records are gathered before the chain can begin, and those that were.
     gathering: Option<(Sequence, Vec<Stored>)>,
+}
+
+impl Default for Chain {
+    fn default() -> Chain {
+        Chain::after(0, 0)
+    }
 }
 
 impl Chain {
     /// Begins with the last record of the partition: the valid one is looked for from its predecessor on, which its writer
     /// had found to be valid. If the last one can't be read, all that are kept are looked through for the last that can.
     pub fn begin(last: Option<&Stored>) -> Chain {
-        match last.map(|stored| (stored.sequence, Record::of(stored))) {
+        match last.map(|stored| (stored, Record::of(stored))) {
             None => Chain::default(),
-            Some((_, Some(record))) => Chain::after(record.prev),
-            // Nothing follows what no record can name.
-            Some((end, None)) => Chain { valid: Sequence::MAX, gathering: Some((end, Vec::new())), ..Chain::default() },
+            Some((_, Some(record))) => Chain::after(record.prev, record.follows),
+            Some((_, None)) => Chain::begin_with_all(last),
         }
     }
 
-    fn after(valid: Sequence) -> Chain {
-        Chain { valid, last: valid, ..Chain::default() }
+    /// Begins with all records that are kept: the valid one is looked for from the first of the stream on, if that is among
+    /// them. So all find the same, whatever they had read of a stream before.
+    pub fn begin_with_all(last: Option<&Stored>) -> Chain {
+        let Some(Stored { sequence: end, .. }) = last else { return Chain::default() };
+        // Nothing follows what no record can name.
+        Chain { valid: Sequence::MAX, gathering: Some((*end, Vec::new())), ..Chain::default() }
     }
 
-    /// Takes the next record of the partition; one that was read before changes nothing. `false` if records before it are
-    /// gone that were not read: then the chain has to begin anew.
+    fn after(valid: Sequence, token: u64) -> Chain {
+        Chain {
+            valid,
+            record: None,
+            known: [(valid, token)].into(),
+            settled: 0,
+            last: valid,
+            stored: None,
+            gathering: None,
+        }
+    }
+
+    /// The chain of all records that are kept, up to the end of the gathered ones.
+    fn of_all(all: &[Stored]) -> Chain {
+        let mut records = all.iter().rev().filter_map(Record::of);
+        let last = records.next();
+        let has_first = records.chain(last.clone()).any(|record| record.prev == 0);
+        let mut chain = match last {
+            Some(last) if !has_first => Chain::after(last.prev, last.follows),
+            Some(_) | None => Chain::default(),
+        };
+        chain.settled = all.last().map_or(0, |stored| stored.sequence);
+        for stored in all {
+            let is_taken = chain.take(stored);
+            debug_assert!(is_taken, "what is settled is");
+        }
+        chain
+    }
+
+    /// Whether nobody who has read what we have can have written a record that follows this one: it was not valid, or is not
+    /// there.
+    fn is_unknown(&self, record: &Record) -> bool {
+        let place = self.known.binary_search_by_key(&record.prev, |(sequence, _)| *sequence);
+        match place {
+            Ok(place) => self.known[place].1 != record.follows,
+            Err(place) => place > 0,
+        }
+    }
+
+    /// Whether the partition's records may end with this one. If not they are not those that were read here: the stream has
+    /// lost its end, or was made anew; or a server that lags has answered.
+    pub fn may_end_with(&self, last: Option<&Stored>) -> bool {
+        let Some(last) = last else { return self.last == 0 && self.gathering.is_none() };
+        if let Some((end, _)) = self.gathering {
+            return last.sequence >= end;
+        }
+        match last.sequence.cmp(&self.last) {
+            Ordering::Less => false,
+            Ordering::Equal => self.stored.is_none_or(|stored| stored == last.stored),
+            Ordering::Greater => {
+                Record::of(last).is_none_or(|record| record.prev > self.last || !self.is_unknown(&record))
+            }
+        }
+    }
+
+    /// Takes the next record of the partition; one that was read before changes nothing. `false` if it follows one that was
+    /// not read, or was not valid here: records are gone, or the stream is another one. Then the chain has to begin anew.
     #[must_use]
     pub fn take(&mut self, stored: &Stored) -> bool {
         if stored.sequence <= self.last {
             return true;
         }
         if let Some((end, mut all)) = self.gathering.take() {
-            self.last = stored.sequence;
+            (self.last, self.stored) = (stored.sequence, Some(stored.stored));
             all.push(stored.clone());
             if stored.sequence < end {
                 self.gathering = Some((end, all));
                 return true;
             }
-            *self = Chain::after(all.iter().rev().find_map(Record::of).map_or(0, |record| record.prev));
-            return all.iter().all(|stored| self.take(stored));
+            *self = Chain::of_all(&all);
+            return true;
         }
         let record = Record::of(stored);
-        if record.as_ref().is_some_and(|record| record.prev > self.last) {
+        if stored.sequence > self.settled && record.as_ref().is_some_and(|record| self.is_unknown(record)) {
             return false;
         }
-        self.last = stored.sequence;
-        if let Some(record) = record.filter(|record| record.prev == self.valid) {
+        (self.last, self.stored) = (stored.sequence, Some(stored.stored));
+        if let Some(record) = record.filter(|record| record.prev == self.valid && !self.is_unknown(record)) {
+            self.known.push_back((stored.sequence, record.token));
             (self.valid, self.record) = (stored.sequence, Some(record));
+            if self.known.len() > MOST_KNOWN {
+                self.known.pop_front();
+            }
         }
         true
+    }
+
+    /// What names the valid record: its sequence and its token.
+    pub fn tip(&self) -> (Sequence, u64) {
+        self.known.back().copied().unwrap_or_default()
     }
 
     /// The valid record with its sequence. Before the first one it is sequence 0.
@@ -212,26 +297,27 @@ impl Chain {
 mod tests {
     use super::*;
 
-    fn stored(sequence: Sequence, prev: Sequence, token: u64) -> Stored {
-        let record = Record { prev, token, ..Record::genesis() };
+    /// A record whose token is a hundred times its sequence.
+    fn stored(sequence: Sequence, prev: Sequence) -> Stored {
+        let record = Record { prev, follows: 100 * prev, token: 100 * sequence, ..Record::genesis() };
         Stored { sequence, stored: 0.0, payload: record.encode() }
     }
 
     #[test]
     fn of_records_with_one_predecessor_the_first_is_valid() {
-        let all = [stored(1, 0, 10), stored(4, 1, 11), stored(5, 1, 12), stored(6, 4, 13), stored(9, 6, 14)];
+        let all = [stored(1, 0), stored(4, 1), stored(5, 1), stored(6, 4), stored(9, 6)];
         let mut chain = Chain::begin(None);
         for (record, expected) in all.iter().zip([1, 4, 4, 6, 9]) {
             assert!(chain.take(record));
             assert_eq!(chain.valid().0, expected);
         }
-        assert_eq!(chain.valid().1.expect("it was read").token, 14);
+        assert_eq!(chain.valid().1.expect("it was read").token, 900);
     }
 
     #[test]
     fn the_valid_record_is_found_from_any_last_one() {
         // The last one names a predecessor that has been followed already.
-        let all = [stored(4, 1, 11), stored(6, 4, 13), stored(9, 6, 14), stored(12, 4, 15)];
+        let all = [stored(4, 1), stored(6, 4), stored(9, 6), stored(12, 4)];
         for last in &all {
             let mut chain = Chain::begin(Some(last));
             assert!(all.iter().all(|one| chain.take(one)));
@@ -242,18 +328,57 @@ mod tests {
     #[test]
     fn what_was_read_before_changes_nothing_and_records_that_are_gone_are_noticed() {
         let mut chain = Chain::begin(None);
-        assert!([stored(1, 0, 10), stored(4, 1, 11), stored(1, 0, 10)].iter().all(|one| chain.take(one)));
+        assert!([stored(1, 0), stored(4, 1), stored(1, 0)].iter().all(|one| chain.take(one)));
         assert_eq!((chain.valid().0, chain.last()), (4, 4));
-        assert!(!chain.take(&stored(9, 6, 14)));
+        assert!(!chain.take(&stored(9, 6)));
         assert_eq!((chain.valid().0, chain.last()), (4, 4));
+    }
+
+    #[test]
+    fn a_stream_that_was_made_anew_is_noticed_however_far_it_is() {
+        let read = |all: &[Stored]| {
+            let mut chain = Chain::begin(None);
+            assert!(all.iter().all(|one| chain.take(one)));
+            chain
+        };
+        let old = [stored(3, 0), stored(8, 3), stored(12, 8)];
+        let chain = read(&old);
+        let other = Stored { stored: 1.0, ..stored(12, 5) };
+        for (last, may) in [
+            (None, false),
+            (Some(stored(2, 0)), false),
+            (Some(stored(12, 8)), true),
+            (Some(other), false),
+            (Some(stored(14, 5)), false),
+            (Some(stored(14, 8)), true),
+            (Some(stored(14, 12)), true),
+            (Some(stored(17, 14)), true),
+        ] {
+            assert_eq!(chain.may_end_with(last.as_ref()), may, "{last:?}");
+        }
+        assert!(Chain::begin(None).may_end_with(None));
+        // Two nodes go on with different chains in one stream: each notices the other's.
+        assert!(!read(&old).take(&stored(14, 5)));
+        assert!(!read(&[stored(2, 0), stored(5, 2), stored(14, 5)]).take(&stored(15, 12)));
+        // One that was late is not the first that follows a valid one, and nothing is wrong.
+        assert!(read(&old).take(&stored(14, 3)));
+        // The other's may have the same sequence.
+        let same = Record { prev: 8, follows: 7, ..Record::genesis() };
+        let same = Stored { payload: same.encode(), ..stored(14, 8) };
+        assert!(!read(&old).take(&same) && !read(&old).may_end_with(Some(&same)));
+        // Whoever reads all that is kept finds the chain from the first one on, and goes on with it.
+        let all = [old[0].clone(), old[1].clone(), stored(9, 7), same, stored(15, 9), stored(17, 8)];
+        let mut chain = Chain::begin_with_all(all.last());
+        assert!(all.iter().all(|one| chain.take(one)) && chain.take(&stored(18, 17)));
+        assert_eq!((chain.valid().0, chain.last()), (18, 18));
     }
 
     #[test]
     fn a_record_that_can_not_be_read_is_skipped() {
         let mut chain = Chain::begin(None);
-        assert!(chain.take(&junk(1)) && chain.take(&stored(2, 0, 7)));
+        assert!(chain.take(&junk(1)) && chain.take(&stored(2, 0)));
         // Nor can one that follows itself, or what comes after it.
-        assert!(chain.take(&stored(3, 3, 8)) && chain.take(&stored(4, 9, 8)));
+        assert!(chain.take(&stored(3, 3)) && chain.take(&stored(4, 9)));
         assert_eq!((chain.valid().0, chain.last()), (2, 4));
         assert_eq!(Record::decode(&Record { format: 9, ..Record::genesis() }.encode()), None);
     }
@@ -265,7 +390,7 @@ mod tests {
     #[test]
     fn the_valid_record_is_found_though_the_last_one_can_not_be_read() {
         // Those before 70 are gone; 71 was too late.
-        let all = [stored(70, 66, 1), stored(71, 66, 2), stored(72, 70, 3), junk(73), stored(75, 75, 4)];
+        let all = [stored(70, 66), stored(71, 66), stored(72, 70), junk(73), stored(75, 75)];
         for end in [3, 4] {
             let mut chain = Chain::begin(Some(&all[end]));
             for record in &all[..end] {

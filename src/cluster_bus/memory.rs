@@ -204,6 +204,12 @@ impl MemoryBus {
         self.lock().fault = fault;
     }
 
+    /// Makes the stream of the records anew, without any.
+    pub fn lose_records(&self) {
+        let mut streams = self.lock();
+        streams.records = Stream::new(None, streams.records.max_per_subject);
+    }
+
     /// Its clock, in Unix seconds.
     pub fn now(&self) -> f64 {
         self.epoch + self.begun.elapsed().as_secs_f64()

@@ -18,9 +18,10 @@ const GRACE: Duration = Duration::from_secs(20);
 /// A counter of an interval: its name, and the end of the interval.
 type Key = (String, u64);
 
-/// A sink of all nodes that overwrites, as a database does, and tells when a value is replaced by another one.
+/// A sink of all nodes that overwrites, as a database does, and tells when a value is replaced by another one. It knows how often
+/// each was delivered.
 #[derive(Clone, Default)]
-struct Table(Arc<Mutex<BTreeMap<Key, f64>>>);
+struct Table(Arc<Mutex<BTreeMap<Key, (f64, u32)>>>);
 
 impl Sink for Table {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
@@ -30,8 +31,9 @@ impl Sink for Table {
             let own = |point: &&CounterPoint| !point.series.name().starts_with("presence_");
             for point in snapshot.counters.iter().filter(own) {
                 let key = (point.series.name().to_string(), snapshot.end.to_bits());
-                let before = all.insert(key.clone(), point.sum.value());
-                assert!(before.is_none_or(|before| before == point.sum.value()), "{key:?} was {before:?}");
+                let (value, times) = all.entry(key.clone()).or_insert((point.sum.value(), 0));
+                assert!(*value == point.sum.value(), "{key:?} was {value}");
+                *times += 1;
             }
             Ok(Receipt::new(0, []))
         })
@@ -46,7 +48,12 @@ impl Table {
     /// Sum over all intervals of the counters whose names begin so.
     fn sum(&self, prefix: &str) -> f64 {
         let all = self.0.lock().expect("nobody panicked");
-        all.iter().filter(|((name, _), _)| name.starts_with(prefix)).map(|(_, value)| value).sum()
+        all.iter().filter(|((name, _), _)| name.starts_with(prefix)).map(|(_, (value, _))| value).sum()
+    }
+
+    /// Whether something was delivered twice.
+    fn has_doubles(&self) -> bool {
+        self.0.lock().expect("nobody panicked").values().any(|(_, times)| *times > 1)
     }
 }
 
@@ -191,6 +198,27 @@ fn a_bus_that_is_away_costs_nothing_that_was_sent_meanwhile() {
     fleet.has_all("away.", sent);
     fleet.stop(edge);
     fleet.stop(global);
+}
+
+#[test]
+fn each_partition_has_one_owner_after_all_records_were_lost() {
+    let fleet = Fleet::new();
+    let nodes = ["a", "b", "c"].map(|name| fleet.start(name, "edge+global"));
+    let udp: Vec<SocketAddr> = nodes.iter().map(|node| node.udp).collect();
+    let mut sent = send(&udp, "lost", Duration::from_secs(4));
+    fleet.bus.lose_records();
+    sent += send(&udp, "lost", Duration::from_secs(4));
+    fleet.has_all("lost.", sent);
+    let owners = || -> Vec<u64> {
+        let status = |node: &Node| -> serde_json::Value {
+            serde_json::from_str(&get(node.http, "/api/v1/cluster", "").1).expect("JSON")
+        };
+        let all = nodes.each_ref().map(status);
+        (0..8).map(|at| all.iter().filter(|one| one["partitions"][at]["is_ours"] == true).count() as u64).collect()
+    };
+    until("each partition has one owner", || owners() == [1; 8]);
+    assert!(!fleet.table.has_doubles());
+    nodes.into_iter().for_each(|node| fleet.stop(node));
 }
 
 #[test]

@@ -203,8 +203,8 @@ async fn valid(bus: &dyn Bus, partition: u16) -> Chain {
     }
 }
 
-fn record(prev: Sequence, token: u64) -> Bytes {
-    Record { prev, token, ..Record::genesis() }.encode()
+fn record((prev, follows): (Sequence, u64), token: u64) -> Bytes {
+    Record { prev, follows, token, ..Record::genesis() }.encode()
 }
 
 /// Both nodes write after the same record, and again until one of them has won, which both find.
@@ -217,7 +217,7 @@ async fn of_two_that_race_one_wins(buses: &[Arc<dyn Bus>; 3], partition: u16, ro
             let mut seen = before.clone();
             while seen.valid().0 == before.valid().0 {
                 assert!(begun.elapsed() < PATIENCE, "{token} neither wins nor loses");
-                let _proves_nothing = bus.write_record(partition, seen.last(), record(before.valid().0, token)).await;
+                let _proves_nothing = bus.write_record(partition, seen.last(), record(before.tip(), token)).await;
                 for record in again(|| bus.records(partition, seen.last())).await {
                     assert!(seen.take(&record), "records are missing");
                 }

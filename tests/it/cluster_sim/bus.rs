@@ -1,4 +1,4 @@
-//! The bus of the simulation: what it acknowledged it never loses, everything else it may.
+//! The bus of the simulation: what it acknowledged it loses if it is told to, everything else as it likes.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,8 @@ pub struct Bus {
     log_end: Sequence,
     /// All that ever were, of each partition; only the last ones can be read.
     pub records: Vec<Vec<Timed<Stored>>>,
+    /// Those of streams that are no more.
+    pub lost_records: Vec<Vec<Vec<Timed<Stored>>>>,
     record_end: Sequence,
     sessions: BTreeMap<usize, Vec<Timed<Stored>>>,
     session_end: Sequence,
@@ -94,6 +96,15 @@ impl World {
         let kept = |batch: &&StoredBatch| batch.stored >= EPOCH + self.now - max_age;
         let all = self.bus.log.iter().filter_map(|all| Some(all.iter().find(kept)?.sequence));
         all.min().unwrap_or(self.bus.log_end + 1)
+    }
+
+    /// Makes the streams of records and checkpoints anew.
+    pub fn lose_records(&mut self) {
+        let bus = &mut self.bus;
+        let empty = vec![Vec::new(); bus.records.len()];
+        bus.lost_records.push(std::mem::replace(&mut bus.records, empty));
+        bus.checkpoints.clear();
+        (bus.record_end, bus.checkpoint_end) = (0, 0);
     }
 
     /// Loses the last batches of the log, as a majority of servers does that loses power.

@@ -16,8 +16,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use systole::internals::cluster::batch::BatchHeader;
-use systole::internals::cluster::{BatchId, Finding, Interval, Late, Record, Sequence, StoredBatch};
+use systole::internals::cluster::{BatchId, Finding, Interval, Late, Record, Sequence, Stored, StoredBatch};
 
+use super::bus::Timed;
 use super::content::{Line, Points, Received, Value};
 use super::world::{EPOCH, FIRST, INTERVAL, LATENESS, Packet, SealedBatch, World};
 
@@ -108,11 +109,19 @@ impl<'a> Judge<'a> {
 
     /// I3, along the valid records: of those with one predecessor the first.
     fn records(&mut self) {
-        for (partition, all) in (0_u16..).zip(&self.world.bus.records) {
+        let bus = &self.world.bus;
+        let streams = bus.lost_records.iter().chain([&bus.records]);
+        let all = streams.flat_map(|records| (0_u16..).zip(records));
+        let mut lasts: BTreeMap<u16, Record> = BTreeMap::new();
+        for (partition, all) in all {
             let (mut valid, mut before) = (0, Record::genesis());
+            if let Some((first, last)) = Some(partition).and_then(|of| Some((first_valid(all)?, lasts.get(&of)?))) {
+                *self.figures.entry("begun anew").or_default() += 1;
+                *self.figures.entry("went back").or_default() += u64::from(first.sealed < last.sealed);
+            }
             for (at, stored) in all {
                 let record = Record::decode(&stored.payload).expect("all records can be read");
-                if record.prev != valid {
+                if (record.prev, record.follows) != (valid, before.token) {
                     continue;
                 }
                 if record.losses > before.losses && self.world.gone > 0 {
@@ -128,13 +137,17 @@ impl<'a> Judge<'a> {
                 }
                 for (interval, cut) in &record.cuts {
                     let known = self.seals.entry((partition, *interval)).or_insert((*at, *cut));
-                    if known.1 != *cut {
+                    if known.1 != *cut && !bus.lost_records.is_empty() {
+                        // Who has sealed it may be gone with its record.
+                        *known = (*at, *cut);
+                    } else if known.1 != *cut {
                         let what = format!("I3 partition {partition} interval {interval}: {} and {cut}", known.1);
                         self.violations.push(what);
                     }
                 }
                 (valid, before) = (stored.sequence, record);
             }
+            lasts.insert(partition, before);
         }
     }
 
@@ -383,6 +396,11 @@ impl<'a> Judge<'a> {
             self.wrong(format!("I7 missing without cause: {missing:?}"));
         }
     }
+}
+
+/// The first record that follows none.
+fn first_valid(all: &[Timed<Stored>]) -> Option<Record> {
+    all.iter().filter_map(|(_, stored)| Record::decode(&stored.payload)).find(|record| record.prev == 0)
 }
 
 fn header(batch: &StoredBatch) -> BatchHeader {

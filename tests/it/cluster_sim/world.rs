@@ -218,6 +218,10 @@ impl World {
         if !quiet && mix(seed ^ 0x10c0).is_multiple_of(8) {
             world.schedule_losses(&mut Random(mix(seed ^ 0x10c1)));
         }
+        // Who is started again knows of nothing before them; then the log has to be whole.
+        if !quiet && !world.loses_log && mix(seed ^ 0x4ec0).is_multiple_of(8) {
+            world.schedule_lost_records(&mut Random(mix(seed ^ 0x4ec1)));
+        }
         if mix(seed ^ 0xc0c0).is_multiple_of(8) {
             world.edges[0].config = 1;
         }
@@ -388,6 +392,19 @@ impl World {
             };
             self.at(at, act(lose));
         }
+    }
+
+    /// Has records and checkpoints be lost.
+    fn schedule_lost_records(&mut self, rng: &mut Random) {
+        self.loses_log = true;
+        let (at, secs) = (10.0 + rng.u() * (self.stop_lines - 20.0), 0.5 + rng.u() * 15.0);
+        // It takes so long until it is sure that they are gone.
+        self.bad.push((at, at + secs + 10.0, true));
+        let lose = move |world: &mut World| {
+            world.fail_over(secs);
+            world.lose_records();
+        };
+        self.at(at, act(lose));
     }
 
     pub fn at(&mut self, when: f64, what: Act) {
