@@ -242,8 +242,12 @@ impl BatchFindings {
             own.late = account.late.len() as u64;
             for finding in &account.findings {
                 match finding {
-                    Finding::Lost { from, to, .. } => own.lost += to - from + 1,
-                    Finding::Skewed { .. } | Finding::Ignored { .. } => own.skewed += 1,
+                    Finding::Lost { from, to, .. } => {
+                        own.lost = own.lost.saturating_add(to.saturating_sub(*from).saturating_add(1));
+                    }
+                    Finding::Skewed { .. } => own.skewed += 1,
+                    Finding::Ignored { .. } => own.ignored += 1,
+                    Finding::Unreadable { .. } => own.unreadable += 1,
                     Finding::Partial { edge, .. } => _ = partial.insert(edge),
                     _ => {}
                 }
@@ -256,10 +260,12 @@ impl BatchFindings {
                 self.account.edges_partial = partial.len() as u64;
             }
         }
-        self.account.batches_late += own.late;
-        self.account.batches_lost += own.lost;
-        self.account.batches_skewed += own.skewed;
-        self.account.batches_unreadable += own.unreadable;
+        let account = &mut self.account;
+        account.batches_late += own.late;
+        account.batches_lost = account.batches_lost.saturating_add(own.lost);
+        account.batches_skewed += own.skewed;
+        account.batches_ignored += own.ignored;
+        account.batches_unreadable += own.unreadable;
         if own != ClusterPartitionAccount::default() {
             self.account.partitions.insert(partition.to_string(), own);
         }

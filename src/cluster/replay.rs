@@ -17,6 +17,10 @@ use super::{Interval, NodeName, Terms};
 /// Messages are kept of so many open intervals; those of later ones are read again when their turn comes.
 const MOST_OPEN_INTERVALS: usize = 30;
 
+/// The number of a start is its Unix time in milliseconds, or follows that of the start before. It is not from so many seconds
+/// ahead (ten years), whatever the clock of the edge was.
+const MOST_BOOT_AHEAD_SECS: f64 = 10.0 * 365.0 * 86_400.0;
+
 /// A batch that came too late for its interval.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct LateBatch {
@@ -112,7 +116,10 @@ impl Replay {
             return false;
         }
         (self.next, self.last) = (message.sequence + 1, (message.sequence, message.stored));
-        let Some(header) = read_header(&message.payload) else { return false };
+        let Some(header) = read_header(message) else {
+            self.findings.push((message.sequence, Finding::Unreadable { sequence: message.sequence }));
+            return false;
+        };
         let (sequence, times) = (message.sequence, (message.stored, message.sent));
         let findings = &mut self.findings;
         let verdict =
@@ -275,12 +282,13 @@ impl Replay {
     }
 }
 
-/// The header of a message without the edge's account; `None` if this version can't read it.
-fn read_header(message: &[u8]) -> Option<BatchHeader> {
-    let (mut header, _) = BatchHeader::decode(message).ok()?;
+/// The header of a message without the edge's account; `None` if this version can't read it, or nobody sends such numbers.
+fn read_header(message: &StoredBatch) -> Option<BatchHeader> {
+    let (mut header, _) = BatchHeader::decode(&message.payload).ok()?;
     header.account = None;
-    let is_bounded = [header.boot, header.n, header.interval].iter().all(|number| *number < BOUND);
-    (is_bounded && header.n > 0 && header.interval > 0).then_some(header)
+    let is_bounded = [header.n, header.interval].iter().all(|number| (1..BOUND).contains(number));
+    let newest = (message.stored + MOST_BOOT_AHEAD_SECS) * 1e3;
+    (is_bounded && header.boot as f64 <= newest).then_some(header)
 }
 
 /// Which batch it is.
@@ -329,15 +337,21 @@ mod tests {
     }
 
     #[test]
-    fn numbers_that_nobody_sends_are_skipped() {
-        let (_, replay) = read(&[
+    fn messages_that_can_not_be_read_and_numbers_that_nobody_sends_are_told() {
+        let (record, mut replay) = read(&[
             header("a", BOUND, 100),
-            BatchHeader { boot: u64::MAX, ..header("a", 1, 100) },
+            BatchHeader { boot: BOUND - 1, ..header("a", 1, 100) },
             header("a", 1, BOUND),
             header("a", 0, 100),
         ]);
-        assert_eq!((replay.read.len(), replay.next()), (0, 5));
+        replay.take(&StoredBatch { payload: Bytes::from_static(b"junk"), ..batch(5, &header("a", 1, 100), 0.0) });
+        assert_eq!((replay.read.len(), replay.next()), (0, 6));
         assert!(replay.roster().is_empty());
+        let findings = |sequences: std::ops::RangeInclusive<Sequence>| -> Vec<Finding> {
+            sequences.map(|sequence| Finding::Unreadable { sequence }).collect()
+        };
+        assert_eq!(replay.account(&record, 100, 0, 5).findings, findings(1..=5));
+        assert_eq!(replay.account(&record, 101, 3, 4).findings, findings(4..=4));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::batch::BatchHeader;
+use super::bus::Sequence;
 use super::record::BOUND;
 use super::{Interval, NodeName, Terms};
 
@@ -96,6 +97,11 @@ pub enum Finding {
         boot: u64,
         /// The number of the batch.
         n: u64,
+    },
+    /// A message whose header this version can't read, or of numbers that nobody sends. Nobody knows whose it is.
+    Unreadable {
+        /// Where it is in the log.
+        sequence: Sequence,
     },
     /// An edge that is not known goes on with number `n`. Edges have been forgotten, and whether it is one of them or what it
     /// sent before was lost is not known.

@@ -220,10 +220,12 @@ impl OwnerDriver {
 
     /// Logs what is wrong with the batches of an interval, and names edges with other settings.
     fn report(&self, emission: &Emission<IntervalContent>) {
-        if emission.merged.unreadable() > 0 {
+        let findings = emission.account.iter().flat_map(|account| &account.findings);
+        let headers = findings.filter(|finding| matches!(finding, Finding::Unreadable { .. })).count() as u64;
+        if emission.merged.unreadable() + headers > 0 {
             tracing::error!(
                 partition = emission.partition,
-                batches = emission.merged.unreadable(),
+                batches = emission.merged.unreadable() + headers,
                 why = emission.merged.errors().join("; "),
                 "batches of an interval cannot be read; they are left out"
             );

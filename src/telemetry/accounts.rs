@@ -372,8 +372,10 @@ accounts! {
         Counter batches_late: u64, metric("systole_cluster_batches_late");
         /// Batches that never came.
         Counter batches_lost: u64, metric("systole_cluster_batches_lost");
-        /// Batches that were refused, as the clock of their edge is ahead, or a later start of it was heard: then two nodes have one name, or it was set back.
+        /// Batches that were refused, as the clock of their edge is ahead.
         Counter batches_skewed: u64, metric("systole_cluster_batches_skewed");
+        /// Batches that were refused, as a later start of their edge was heard: two nodes have one name, or its clock was set back.
+        Counter batches_ignored: u64, metric("systole_cluster_batches_ignored");
         /// Batches that could not be read.
         Counter batches_unreadable: u64, metric("systole_cluster_batches_unreadable");
         /// By partition, where there are such batches.
@@ -387,8 +389,10 @@ accounts! {
         Counter late: u64, series("cluster.batches.late"), rare();
         /// Batches that never came.
         Counter lost: u64, series("cluster.batches.lost"), rare();
-        /// Batches that were refused, as the clock of their edge is ahead, or a later start of it was heard: then two nodes have one name, or it was set back.
+        /// Batches that were refused, as the clock of their edge is ahead.
         Counter skewed: u64, series("cluster.batches.skewed"), rare();
+        /// Batches that were refused, as a later start of their edge was heard: two nodes have one name, or its clock was set back.
+        Counter ignored: u64, series("cluster.batches.ignored"), rare();
         /// Batches that could not be read.
         Counter unreadable: u64, series("cluster.batches.unreadable"), rare();
     }
@@ -421,21 +425,21 @@ impl MemoryAccount {
     pub(super) fn unite(&mut self, other: &MemoryAccount) {
         let ours = std::mem::take(self);
         *self = MemoryAccount {
-            max: ours.max + other.max,
-            live: ours.live + other.live,
-            rss: ours.rss + other.rss,
+            max: ours.max.saturating_add(other.max),
+            live: ours.live.saturating_add(other.live),
+            rss: ours.rss.saturating_add(other.rss),
             level: ours.level.max(other.level),
             peak_level: ours.peak_level.max(other.peak_level),
             holders: ours.holders,
-            caches_dropped: ours.caches_dropped + other.caches_dropped,
-            early_estimates: ours.early_estimates + other.early_estimates,
-            folded: ours.folded + other.folded,
-            events_dropped: ours.events_dropped + other.events_dropped,
+            caches_dropped: ours.caches_dropped.saturating_add(other.caches_dropped),
+            early_estimates: ours.early_estimates.saturating_add(other.early_estimates),
+            folded: ours.folded.saturating_add(other.folded),
+            events_dropped: ours.events_dropped.saturating_add(other.events_dropped),
         };
         for (name, theirs) in &other.holders {
             let holder = self.holders.entry(name.clone()).or_default();
-            holder.bytes += theirs.bytes;
-            holder.cap += theirs.cap;
+            holder.bytes = holder.bytes.saturating_add(theirs.bytes);
+            holder.cap = holder.cap.saturating_add(theirs.cap);
         }
     }
 }

@@ -155,7 +155,7 @@ impl Value for u64 {
     }
 
     fn add(&mut self, later: &u64) {
-        *self += later;
+        *self = self.saturating_add(*later);
     }
 
     fn subtract(&mut self, earlier: &u64) {
@@ -282,7 +282,7 @@ pub trait Account: Clone + Default {
         let (mut whole, mut parts) = (None, 0);
         self.each(&mut |entry, value| match entry.term {
             Term::Whole => whole = Some((entry.field, value.count())),
-            Term::Part => parts += value.count(),
+            Term::Part => parts = value.count().saturating_add(parts),
             Term::None => {}
         });
         match whole {

@@ -210,7 +210,7 @@ impl Ledger {
                 Some(ours) => {
                     let (buffer, peak) = (ours.receive_buffer, ours.queue_peak);
                     ours.add(theirs);
-                    ours.receive_buffer += buffer;
+                    ours.receive_buffer = ours.receive_buffer.saturating_add(buffer);
                     ours.queue_peak = ours.queue_peak.max(peak);
                 }
                 None => self.listeners.push(theirs.clone()),
@@ -225,7 +225,7 @@ impl Ledger {
             (&mut self.series.sets, other.series.sets),
             (&mut self.series.kvs, other.series.kvs),
         ] {
-            *ours += theirs;
+            *ours = ours.saturating_add(theirs);
         }
         self.log.add(&other.log);
         if let Some(capture) = &other.capture {
@@ -237,18 +237,18 @@ impl Ledger {
         self.flush = FlushAccount {
             duration_secs: self.flush.duration_secs.max(other.flush.duration_secs),
             late_secs: self.flush.late_secs.max(other.flush.late_secs),
-            failed: self.flush.failed + other.flush.failed,
+            failed: self.flush.failed.saturating_add(other.flush.failed),
         };
         self.update_completeness();
     }
 
     /// Works `completeness` out from the listeners and the edges.
     pub fn update_completeness(&mut self) {
-        let (read, lost) = self
-            .listeners
-            .iter()
-            .fold((0, 0), |(read, lost), l| (read + l.datagrams, lost + l.kernel_drops + l.unread));
-        let datagrams = if lost == 0 { 1.0 } else { read as f64 / (read + lost) as f64 };
+        // Edges of a cluster say what they want to.
+        let sum = |of: fn(&ListenerAccount) -> f64| self.listeners.iter().map(of).sum::<f64>();
+        let read = sum(|listener| listener.datagrams as f64);
+        let lost = sum(|listener| listener.kernel_drops as f64 + listener.unread as f64);
+        let datagrams = if lost == 0.0 { 1.0 } else { read / (read + lost) };
         self.completeness = datagrams * self.cluster.as_ref().map_or(1.0, ClusterAccount::heard);
     }
 

@@ -145,7 +145,7 @@ impl<K: Named, const N: usize> Counts<K, N> {
 
     /// All of them together.
     pub fn total(&self) -> u64 {
-        self.0.iter().sum()
+        self.0.iter().copied().fold(0, u64::saturating_add)
     }
 
     /// Those that occurred, in the order of their numbers.
@@ -160,7 +160,7 @@ impl<K: Named, const N: usize> Counts<K, N> {
 
     /// Adds others.
     pub fn add(&mut self, other: &Self) {
-        self.0.iter_mut().zip(other.0).for_each(|(ours, theirs)| *ours += theirs);
+        self.0.iter_mut().zip(other.0).for_each(|(ours, theirs)| *ours = ours.saturating_add(theirs));
     }
 
     /// Takes earlier ones away.
@@ -203,7 +203,8 @@ impl Reasons {
     /// Counts more for a reason.
     pub fn count(&mut self, reason: impl Into<Cow<'static, str>>, more: u64) {
         if more > 0 {
-            *self.0.entry(reason.into()).or_default() += more;
+            let count = self.0.entry(reason.into()).or_default();
+            *count = count.saturating_add(more);
         }
     }
 

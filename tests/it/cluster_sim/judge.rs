@@ -187,8 +187,8 @@ impl<'a> Judge<'a> {
                         _ = told.partial.insert((edge.to_string(), interval, partition))
                     }
                     Finding::Unknown { edge, n } => _ = told.unknown.insert((edge.to_string(), partition, n)),
-                    // Compared with the batches of the interval.
-                    Finding::OtherConfig { .. } => {}
+                    // Compared with the batches of the interval; all batches of the simulation can be read.
+                    Finding::OtherConfig { .. } | Finding::Unreadable { .. } => {}
                     Finding::Restart { edge, .. } => _ = told.restarts.insert((edge.to_string(), partition)),
                 }
             }
