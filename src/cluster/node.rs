@@ -250,6 +250,13 @@ impl<C: Content> Node<C> {
         self.claims
     }
 
+    /// The length of the intervals of a partition, in seconds, if it is another one than this node's: their numbers would mean
+    /// other times, so it takes none.
+    pub fn other_interval(&self) -> Option<f64> {
+        let genesis = Record::genesis();
+        self.slots.iter().find_map(|slot| other_interval(slot.current(&genesis)?, &self.terms))
+    }
+
     /// Owned partitions whose log lacks what their record needs.
     pub fn log_lost(&self) -> impl Iterator<Item = u16> {
         let is_lost = |slot: &Slot<C>| slot.owner.as_ref().is_some_and(Owner::log_lost);
@@ -439,14 +446,16 @@ impl<C: Content> Node<C> {
         let Some(record) = slot.current(&genesis) else { return };
         let is_ours = |owner: &SessionId| *owner == self.session.id;
         let is_free = record.owner.as_ref().is_none_or(|owner| is_ours(owner) || self.sessions.is_dead(owner, now));
-        if !is_free || self.is_leaving || !self.session.is_trusted(now) {
+        let is_other = other_interval(record, &self.terms).is_some();
+        if !is_free || is_other || self.is_leaving || !self.session.is_trusted(now) {
             return;
         }
         let since = slot.free_since.filter(|(of, _)| *of == sequence).map_or(now, |(_, since)| since);
         if is_preferred || now - since > CLAIM_LATER_SECS {
             // A number that was forged does not stop it.
             let epoch = (record.epoch + 1).min(BOUND - 1);
-            let claim = Record { owner: Some(self.session.id.clone()), epoch, ..record.clone() };
+            let (owner, interval_secs) = (Some(self.session.id.clone()), self.terms.interval_secs);
+            let claim = Record { owner, epoch, interval_secs, ..record.clone() };
             self.write(partition, claim, now);
         }
         self.slots[partition as usize].free_since = Some((sequence, since));
@@ -471,6 +480,11 @@ impl<C: Content> Node<C> {
             self.write(partition, record, now);
         }
     }
+}
+
+/// The length of the intervals of a record that this node can't go on with.
+fn other_interval(record: &Record, terms: &Terms) -> Option<f64> {
+    (record.interval_secs > 0.0 && record.interval_secs != terms.interval_secs).then_some(record.interval_secs)
 }
 
 /// The next number of a counter.
@@ -721,6 +735,19 @@ mod tests {
 
     fn is_owned_once(nodes: &[&Node<Bodies>], partition: u16) -> bool {
         nodes.iter().filter(|node| node.owned().any(|owned| owned == partition)).count() == 1
+    }
+
+    #[test]
+    fn a_node_of_another_interval_takes_no_partitions_and_says_so() {
+        let (mut bus, mut first) = (TestBus::default(), node("a", 1));
+        bus.batch("e", 1, 100, 10.0);
+        bus.run(&mut [&mut first], 10.0, 12.0);
+        let mut other = node_of("b", 1, Terms { interval_secs: 5.0, ..terms() });
+        bus.run(&mut [&mut other], 20.0, 40.0);
+        assert_eq!((other.owned().count(), other.other_interval()), (0, Some(10.0)));
+        let mut same = node("c", 1);
+        bus.run(&mut [&mut same, &mut other], 40.0, 50.0);
+        assert_eq!((same.owned().count(), same.other_interval()), (2, None));
     }
 
     #[test]

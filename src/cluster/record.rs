@@ -27,6 +27,9 @@ pub(super) const FORMAT: u8 = 1;
 /// Every lower number can be counted on, also as a float.
 pub(super) const BOUND: u64 = 1 << 53;
 
+/// Clocks of servers of the bus differ by less than this, in seconds.
+const MOST_AHEAD_SECS: f64 = 3600.0;
+
 /// Valid records that are remembered: as many as the stream keeps of a partition.
 const MOST_KNOWN: usize = 64;
 
@@ -56,6 +59,8 @@ pub struct Record {
     pub epoch: u64,
     /// Who owns the partition.
     pub owner: Option<SessionId>,
+    /// The length of an interval, in seconds; 0 before the first claim.
+    pub interval_secs: f64,
     /// The last sealed interval, 0 for none.
     pub sealed: Interval,
     /// Up to where the log belongs to a sealed interval: from `base` on, where it is known.
@@ -92,6 +97,7 @@ impl Record {
             token: 0,
             epoch: 0,
             owner: None,
+            interval_secs: 0.0,
             sealed: 0,
             cuts: BTreeMap::new(),
             emitted: 0,
@@ -119,9 +125,14 @@ impl Record {
         postcard::from_bytes(bytes).ok().filter(Record::is_sound)
     }
 
-    /// A stored record; `None` if it is none, or names a predecessor that does not precede it.
+    /// A stored record; `None` if it is none, names a predecessor that does not precede it, or says that an interval is sealed
+    /// which had yet to come.
     fn of(stored: &Stored) -> Option<Record> {
-        Record::decode(&stored.payload).filter(|record| record.prev < stored.sequence)
+        let may_be = |record: &Record| {
+            let sealed_at = record.sealed as f64 * record.interval_secs;
+            record.prev < stored.sequence && sealed_at <= stored.stored + MOST_AHEAD_SECS
+        };
+        Record::decode(&stored.payload).filter(may_be)
     }
 
     /// Whether its numbers are such as an owner writes.
@@ -132,7 +143,9 @@ impl Record {
         let is_amended = |(interval, one): (&Interval, &Amendment)| {
             (base + 1..=sealed).contains(interval) && one.emitted <= one.version && one.version < u32::MAX
         };
-        base <= emitted
+        let has_length = self.interval_secs.is_finite() && self.interval_secs > 0.0;
+        (has_length || sealed == 0)
+            && base <= emitted
             && emitted <= sealed
             && last.is_none_or(|last| *last < BOUND)
             && self.cuts.keys().all(|interval| (base..=sealed).contains(interval))
@@ -383,6 +396,27 @@ mod tests {
         assert_eq!(Record::decode(&Record { format: 9, ..Record::genesis() }.encode()), None);
     }
 
+    #[test]
+    fn a_record_that_seals_what_is_yet_to_come_is_none() {
+        let sealing = |sequence, prev, sealed| {
+            let record = Record {
+                prev,
+                follows: 7 * prev.min(1),
+                token: 7,
+                interval_secs: 10.0,
+                sealed,
+                emitted: sealed,
+                base: sealed,
+                ..Record::genesis()
+            };
+            Stored { sequence, stored: 1000.0, payload: record.encode() }
+        };
+        let mut chain = Chain::begin(None);
+        assert!(chain.take(&sealing(1, 0, 99)) && chain.take(&sealing(2, 1, 1_600_000_000)));
+        assert!(chain.take(&sealing(3, 1, 100)));
+        assert_eq!(chain.valid().0, 3);
+    }
+
     fn junk(sequence: Sequence) -> Stored {
         Stored { sequence, stored: 0.0, payload: Bytes::from_static(b"\x01") }
     }
@@ -409,12 +443,20 @@ mod tests {
     #[test]
     fn a_record_that_says_what_can_not_be_is_none() {
         let cuts = |cuts: [(Interval, Sequence); 2]| BTreeMap::from(cuts);
-        let base =
-            Record { sealed: 102, emitted: 101, base: 100, cuts: cuts([(101, 5), (102, 7)]), ..Record::genesis() };
+        let base = Record {
+            interval_secs: 10.0,
+            sealed: 102,
+            emitted: 101,
+            base: 100,
+            cuts: cuts([(101, 5), (102, 7)]),
+            ..Record::genesis()
+        };
         let is_read = |record: &Record| Record::decode(&record.encode()).is_some();
         assert!(is_read(&base));
         let amendment = |cut, version| BTreeMap::from([(101, Amendment { version, cut, emitted: 0 })]);
         for unsound in [
+            Record { interval_secs: 0.0, ..base.clone() },
+            Record { interval_secs: f64::NAN, ..base.clone() },
             Record { emitted: 99, ..base.clone() },
             Record { emitted: 103, ..base.clone() },
             Record { cuts: cuts([(101, 7), (102, 5)]), ..base.clone() },

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::NodeName;
 use super::bus::{Command, Sequence, Stored};
+use super::record::BOUND;
 use super::view::{LastInterval, NodeView};
 
 /// Seconds from one renewal to the next.
@@ -31,6 +32,12 @@ const WATCH_MOST_SECS: f64 = 30.0;
 
 /// A round trip that took longer says nothing about the clock of the bus.
 const MOST_ROUND_TRIP_SECS: f64 = 1.0;
+
+/// Nodes that are remembered: more than a cluster has. While there are so many, new ones are not seen.
+const MOST_NODES: usize = 4096;
+
+/// A node that was not heard for so many seconds is forgotten.
+const FORGET_SECS: f64 = 86_400.0;
 
 /// Renewals whose way is remembered until they are read back.
 const MOST_RENEWALS: usize = 16;
@@ -133,7 +140,9 @@ impl Session {
 
     /// A session from its bytes; `None` if it is none that this version reads, or says what can't be.
     pub fn decode(bytes: &[u8]) -> Option<Session> {
-        postcard::from_bytes(bytes).ok().filter(|session: &Session| session.note.is_sound())
+        let is_bounded = |id: &SessionId, number| id.start < BOUND && number < BOUND;
+        let is_sound = |one: &Session| is_bounded(&one.id, one.number) && one.note.is_sound();
+        postcard::from_bytes(bytes).ok().filter(is_sound)
     }
 }
 
@@ -226,6 +235,8 @@ impl OwnSession {
 #[derive(Debug)]
 struct View {
     session: Session,
+    /// When the bus stored it.
+    stored: f64,
     /// When we saw it first.
     since: f64,
 }
@@ -257,15 +268,23 @@ impl Sessions {
 
     /// Takes the last session of each node.
     pub(super) fn take(&mut self, all: &[Stored], own: &mut OwnSession, now: f64) {
+        let dead_secs = self.dead_secs();
         for stored in all {
             let Some(session) = Session::decode(&stored.payload) else { continue };
             own.read_back(&session, stored);
             let age = |session: &Session| (session.id.start, session.number);
+            let is_newer = |view: &View| {
+                // A number that nobody goes on with was wrong.
+                let is_over = now - view.since >= dead_secs && stored.stored > view.stored;
+                age(&session) > age(&view.session) || is_over && session != view.session
+            };
             let known = self.all.get(&session.id.node);
-            if known.is_none_or(|view| age(&session) > age(&view.session)) {
-                self.all.insert(session.id.node.clone(), View { session, since: now });
+            if known.map_or(self.all.len() < MOST_NODES, is_newer) {
+                self.all.insert(session.id.node.clone(), View { session, stored: stored.stored, since: now });
             }
         }
+        let most_secs = if self.all.len() < MOST_NODES { FORGET_SECS } else { dead_secs };
+        self.all.retain(|_, view| now - view.since < most_secs);
     }
 
     /// Whether a session is over.
@@ -280,7 +299,7 @@ impl Sessions {
 
     /// All nodes that were seen, by name.
     pub(super) fn views(&self, now: f64) -> Vec<NodeView> {
-        let view = |View { session, since }: &View| NodeView {
+        let view = |View { session, since, .. }: &View| NodeView {
             id: session.id.clone(),
             takes: session.takes,
             load: session.load,
@@ -352,6 +371,28 @@ mod tests {
         own.acknowledged(2, 1, 103.5);
         sessions.take(&[stored("a", 1, 2, 9000.0)], &mut own, 104.0);
         assert_eq!(own.bus_time(101.2), Some(5001.0));
+    }
+
+    #[test]
+    fn a_session_that_was_forged_makes_nobody_dead_for_long_and_names_are_bounded() {
+        let (mut own, mut sessions) = (OwnSession::new(id("a", 1)), Sessions::default());
+        sessions.take(&[stored("b", 1, 1, 10.0)], &mut own, 10.0);
+        sessions.take(&[stored("b", u64::MAX, 1, 11.0)], &mut own, 11.0);
+        assert!(!sessions.is_dead(&id("b", 1), 11.0));
+        sessions.take(&[stored("b", 1 << 40, 1, 11.5)], &mut own, 11.5);
+        sessions.take(&[stored("b", 1, 2, 12.0)], &mut own, 12.0);
+        assert!(sessions.is_dead(&id("b", 1), 12.0));
+        sessions.take(&[stored("b", 1, 5, 18.0)], &mut own, 18.0);
+        assert!(!sessions.is_dead(&id("b", 1), 18.0));
+        let all: Vec<Stored> = (0..MOST_NODES as u64 + 9).map(|n| stored(&format!("n{n}"), 1, 1, 18.0)).collect();
+        sessions.take(&all, &mut own, 18.0);
+        assert_eq!(sessions.views(18.0).len(), MOST_NODES);
+        assert!(!sessions.is_dead(&id("b", 1), 18.0));
+        // Those of which nothing comes make room.
+        sessions.take(&[stored("b", 1, 6, 24.0)], &mut own, 24.0);
+        assert_eq!(sessions.views(24.0).len(), 1);
+        sessions.take(&[], &mut own, 24.0 + FORGET_SECS);
+        assert!(sessions.views(24.0 + FORGET_SECS).is_empty());
     }
 
     #[test]

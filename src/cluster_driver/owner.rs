@@ -45,6 +45,7 @@ pub struct OwnerDriver {
     clock: Clock,
     content: Arc<IntervalContent>,
     node: Node<IntervalContent>,
+    interval_secs: f64,
     emissions: Emissions,
     merged: mpsc::Sender<Snapshot>,
     status: StatusBoard,
@@ -74,7 +75,8 @@ impl OwnerDriver {
         status: StatusBoard,
     ) -> OwnerDriver {
         let OwnerDriverOptions { node, content, only_watches } = options;
-        let gather_secs = (GATHER * node.terms.interval_secs).clamp(0.5, 3.0);
+        let interval_secs = node.terms.interval_secs;
+        let gather_secs = (GATHER * interval_secs).clamp(0.5, 3.0);
         OwnerDriver {
             bus,
             clock: Clock::default(),
@@ -83,6 +85,7 @@ impl OwnerDriver {
                 false => Node::new(node, Arc::clone(&content)),
             },
             content,
+            interval_secs,
             emissions: Emissions::new(gather_secs),
             is_prepared,
             untaken: Arc::default(),
@@ -248,6 +251,8 @@ impl OwnerDriver {
         let now = self.clock.now();
         let (nodes, partitions) = (self.node.nodes(now), self.node.partitions(now));
         let ahead = self.node.bus_time(now).map(|bus| unix_time() - bus);
+        let other_interval = self.node.other_interval().map(|theirs| (theirs, self.interval_secs));
+        self.status.change(|status| status.other_interval = other_interval);
         self.status.sees(nodes, partitions, ahead);
     }
 }

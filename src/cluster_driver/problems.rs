@@ -69,6 +69,12 @@ impl ClusterStatus {
         if self.is_settled && self.answers {
             self.of_others(options, &mut all);
         }
+        if let Some((theirs, ours)) = self.other_interval {
+            all.errors.push(format!(
+                "the records of the cluster are of intervals of {theirs} s, and this node's `interval` is {ours} s: it takes no \
+                 partitions; give all nodes the same, or those of another interval another `cluster.name`"
+            ));
+        }
         self.of_intervals(&mut all);
         let errors = all.errors.len();
         (all.errors.into_iter().chain(all.warnings).collect(), errors)

@@ -49,6 +49,9 @@ pub struct ClusterStatus {
     pub last: Option<LastInterval>,
     /// The last 60 of them, oldest first.
     pub intervals: Vec<LastInterval>,
+    /// The length of an interval by the records, and by this node, in seconds, if they differ.
+    #[serde(skip)]
+    pub other_interval: Option<(f64, f64)>,
     /// All nodes that were seen and are not forgotten.
     pub nodes: Vec<NodeView>,
     /// All partitions. Of those of others a node that does not merge knows what was so some seconds ago.
