@@ -7,7 +7,7 @@
 const STALL_SECS: f64 = 10.0;
 
 /// Catching up ends after so many seconds at most.
-const MOST_SECS: f64 = 900.0;
+pub(super) const MOST_SECS: f64 = 900.0;
 
 /// A gap between two answers of the log of more than this means that we were away.
 const MOST_GAP_SECS: f64 = 3.0;

@@ -4,10 +4,12 @@
 //! [`Chain`]. Until one of the two is read the same bytes are sent again. What the server answers only says when
 //! to look.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::random::Random;
 
+use super::NodeName;
 use super::bus::{Command, Event, Sequence, Stored};
 use super::content::{Content, Emission};
 use super::owner::{Owner, Step, Terms};
@@ -140,6 +142,9 @@ pub struct Node<C: Content> {
     /// Never owns anything.
     only_watches: bool,
     spooled: u64,
+    holds_back: bool,
+    /// Live nodes that hold batches back.
+    holding_back: BTreeSet<NodeName>,
     claims: u64,
     out: Vec<Command<Emission<C>>>,
 }
@@ -171,6 +176,8 @@ impl<C: Content> Node<C> {
             is_leaving: false,
             only_watches: false,
             spooled: 0,
+            holds_back: false,
+            holding_back: BTreeSet::new(),
             claims: 0,
             out: Vec::new(),
         }
@@ -202,9 +209,10 @@ impl<C: Content> Node<C> {
         self.session.renew_now();
     }
 
-    /// Batches that its edge has yet to send, which the others see with its next session.
-    pub fn set_spooled(&mut self, batches: u64) {
-        self.spooled = batches;
+    /// Batches that its edge has yet to send, and whether it holds them back as the bus has refused some; the others see it with
+    /// the next session.
+    pub fn set_spooled(&mut self, batches: u64, holds_back: bool) {
+        (self.spooled, self.holds_back) = (batches, holds_back);
     }
 
     /// What it says for people, which the others see with its next session.
@@ -272,10 +280,11 @@ impl<C: Content> Node<C> {
             self.read_sessions_at = now + every;
             self.out.push(Command::ReadSessions);
         }
-        self.out.extend(self.session.renew(!self.is_leaving, owned, self.spooled, now));
+        self.out.extend(self.session.renew(!self.is_leaving, owned, (self.spooled, self.holds_back), now));
         if self.only_watches {
             return self.watch(now);
         }
+        self.holding_back = self.sessions.holding_back(now).cloned().collect();
         let takers = self.sessions.takers(now);
         let me = takers.iter().position(|node| *node == self.session.id.node.as_str());
         let wanted = if self.is_leaving || me.is_some() { self.wanted(&takers) } else { Vec::new() };
@@ -472,6 +481,7 @@ impl<C: Content> Node<C> {
         let step = Step {
             now,
             offset: self.session.bus_time(0.0),
+            holding_back: &self.holding_back,
             is_writing: slot.write.is_some(),
             release: slot.unwanted_since.is_some_and(|since| !may_stay(since)),
         };
@@ -503,7 +513,7 @@ mod tests {
     fn a_node_tells_what_it_owns_and_whom_it_sees() {
         let (mut bus, mut a, mut b) = (TestBus::default(), node("a", 1), node("b", 1));
         assert!(a.bus_time(0.0).is_none() && !a.is_trusted(0.0));
-        b.set_spooled(7);
+        b.set_spooled(7, false);
         bus.run(&mut [&mut a, &mut b], 0.0, 10.0);
         bus.batch("e", 1, 100, 20.0);
         bus.batch("e", 2, 101, 21.0);
@@ -735,6 +745,45 @@ mod tests {
 
     fn is_owned_once(nodes: &[&Node<Bodies>], partition: u16) -> bool {
         nodes.iter().filter(|node| node.owned().any(|owned| owned == partition)).count() == 1
+    }
+
+    /// An edge `e` holds back what it has of intervals from 101 on, up to a time; another one sends.
+    fn hold_back(bus: &mut TestBus, node: &mut Node<Bodies>, (from, to): (u64, u64)) {
+        for now in (from..to).step_by(2) {
+            bus.session("e", now, true, now as f64);
+            if now % 10 == 0 {
+                bus.batch("f", now / 10, 99 + now / 10, now as f64);
+            }
+            bus.run(&mut [node], now as f64, now as f64 + 2.0);
+        }
+    }
+
+    #[test]
+    fn what_an_edge_holds_back_as_the_bus_refuses_it_is_waited_for() {
+        let (mut bus, mut node) = (TestBus::default(), node("a", 1));
+        bus.batch("e", 1, 100, 10.0);
+        hold_back(&mut bus, &mut node, (10, 100));
+        assert!(bus.record(0).sealed == 100 && node.partitions(100.0)[0].catching_up);
+        bus.session("e", 100, false, 100.0);
+        (2..=10).for_each(|n| bus.batch("e", n, 99 + n, 100.0));
+        bus.batch("f", 10, 109, 100.0);
+        bus.run(&mut [&mut node], 100.0, 104.0);
+        assert!(bus.record(0).sealed == 109 && !node.partitions(104.0)[0].catching_up);
+        let accounts = bus.emitted.iter().filter_map(|emission| emission.account.as_ref());
+        assert!(accounts.into_iter().all(|account| account.late.is_empty() && account.missing.is_empty()));
+
+        // It is for a quarter of an hour at most, and for as long as it lives.
+        let (mut bus, mut node) = (TestBus::default(), node_of("a", 1, terms()));
+        bus.batch("e", 1, 100, 10.0);
+        hold_back(&mut bus, &mut node, (10, 928));
+        assert_eq!(bus.record(0).sealed, 100);
+        hold_back(&mut bus, &mut node, (928, 946));
+        assert_eq!(bus.record(0).sealed, 102);
+        for now in (946..980).step_by(10) {
+            bus.batch("f", now / 10, 99 + now / 10, now as f64);
+            bus.run(&mut [&mut node], now as f64, now as f64 + 10.0);
+        }
+        assert!(bus.record(0).sealed > 190, "{}", bus.record(0).sealed);
     }
 
     #[test]

@@ -8,13 +8,12 @@
 //! An owner does nothing by itself: [`Node`](super::Node) gives it what was read, tells it when its record holds, and
 //! takes it away when another record does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Interval;
-use super::away::Away;
+use super::away::{Away, MOST_SECS};
 use super::bus::{Command, Position, Sequence, StoredBatch};
 use super::content::{Content, Emission};
 use super::gauges::HeldGauges;
@@ -23,6 +22,7 @@ use super::replay::Replay;
 use super::roster::MOST_LAG_SECS;
 use super::session::SessionId;
 use super::view::{PartitionView, edges};
+use super::{Interval, NodeName};
 
 /// No interval is sealed earlier than so many seconds after its end.
 const LEAST_WAIT_SECS: f64 = 1.0;
@@ -38,6 +38,9 @@ const CHECKPOINT_INTERVALS: u64 = 6;
 
 /// So many emitted intervals can be amended.
 const AMENDABLE_INTERVALS: u64 = 3;
+
+/// When an edge holds nothing back any more, what it held back is read after so many seconds at the latest.
+const HELD_BACK_SECS: f64 = 3.0;
 
 /// What was not answered in so many seconds is asked for again, and later at half of the time for which it was waited.
 const ANSWER_SECS: f64 = 1.5;
@@ -92,10 +95,12 @@ impl Terms {
 
 /// What an owner is told with every step.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Step {
+pub(super) struct Step<'a> {
     pub(super) now: f64,
     /// What to add to our clock for that of the bus; `None` if it is not known yet.
     pub(super) offset: Option<f64>,
+    /// Edges that live and hold batches back.
+    pub(super) holding_back: &'a BTreeSet<NodeName>,
     /// A record is on its way.
     pub(super) is_writing: bool,
     /// Somebody else should have the partition.
@@ -151,6 +156,8 @@ pub(super) struct Owner<C: Content> {
     record: Record,
     replay: Replay,
     away: Away,
+    /// When an edge that was waited for beyond the deadline held batches back last.
+    held_back_at: Option<f64>,
     /// `None` until the checkpoint is read.
     standing: Option<HeldGauges<C>>,
     /// What was marked since the record, too.
@@ -190,6 +197,7 @@ impl<C: Content> Owner<C> {
             terms,
             replay: Replay::new(&record, terms),
             away: Away::new(now),
+            held_back_at: None,
             standing,
             emitted: record.emitted,
             amended: record.amends.iter().map(|(interval, one)| (*interval, one.emitted)).collect(),
@@ -229,7 +237,7 @@ impl<C: Content> Owner<C> {
     /// to wait anew.
     pub(super) fn is_catching_up(&self) -> bool {
         let has_any = self.record.sealed > 0 || self.replay.first_open().is_some();
-        has_any && self.away.is_catching_up()
+        has_any && (self.away.is_catching_up() || self.held_back_at.is_some())
     }
 
     /// Asks for what is to be read, and again for what was not answered.
@@ -375,7 +383,7 @@ impl<C: Content> Owner<C> {
     /// Does what can be done now; gives the next record if one is to be written.
     pub(super) fn step(
         &mut self,
-        step: Step,
+        step: Step<'_>,
         ticket: &mut impl FnMut() -> u64,
         out: &mut Vec<Command<Emission<C>>>,
     ) -> Option<Record> {
@@ -397,7 +405,7 @@ impl<C: Content> Owner<C> {
             return Some(Record { owner: None, ..self.settled() });
         }
         // What was stored before the read began was read, so that is the time at which we judge.
-        self.seal(level_at + offset, step.now).or_else(|| self.amend())
+        self.seal(level_at + offset, step).or_else(|| self.amend())
     }
 
     /// The first interval that waits for the sinks, with its version and its cut.
@@ -469,7 +477,12 @@ impl<C: Content> Owner<C> {
     }
 
     /// Writes a checkpoint if it is time; a record with a later base needs one.
-    fn begin_checkpoint(&mut self, step: Step, ticket: &mut impl FnMut() -> u64, out: &mut Vec<Command<Emission<C>>>) {
+    fn begin_checkpoint(
+        &mut self,
+        step: Step<'_>,
+        ticket: &mut impl FnMut() -> u64,
+        out: &mut Vec<Command<Emission<C>>>,
+    ) {
         let (base, step_intervals) = (self.next_base(), if step.release { 1 } else { CHECKPOINT_INTERVALS });
         // What is to be told again is read again by whoever goes on.
         if self.tells_all || self.new_checkpoint.is_some() || base < self.record.base + step_intervals {
@@ -525,8 +538,8 @@ impl<C: Content> Owner<C> {
     }
 
     /// Seals the next interval if it is complete or overdue; `bus` is the time of the bus.
-    fn seal(&mut self, bus: f64, now: f64) -> Option<Record> {
-        let is_first = self.record.sealed == 0;
+    fn seal(&mut self, bus: f64, step: Step<'_>) -> Option<Record> {
+        let (is_first, now) = (self.record.sealed == 0, step.now);
         if self.record.sealed.saturating_sub(self.emitted) >= MOST_UNEMITTED {
             return None;
         }
@@ -538,8 +551,13 @@ impl<C: Content> Owner<C> {
             self.record.sealed + 1
         };
         let end = self.terms.end(interval);
-        let is_due = self.away.is_due(end + self.terms.lateness_secs, self.terms.interval_secs, bus, now);
-        let is_ready = bus >= end + LEAST_WAIT_SECS && self.is_complete(interval, bus, now);
+        let deadline = end + self.terms.lateness_secs;
+        let is_over = self.away.is_due(deadline, self.terms.interval_secs, bus, now);
+        if !is_over {
+            self.held_back_at = None;
+        }
+        let is_due = is_over && !self.is_held_back(interval, (deadline, bus), step);
+        let is_ready = bus >= end + LEAST_WAIT_SECS && self.is_complete(interval, bus, step);
         if !is_due && !is_ready {
             return None;
         }
@@ -557,16 +575,31 @@ impl<C: Content> Owner<C> {
         Some(record)
     }
 
+    /// Whether an edge that has not delivered an interval holds batches back, as the bus has refused some: it is waited for as
+    /// while the bus is away.
+    fn is_held_back(&mut self, interval: Interval, (deadline, bus): (f64, f64), step: Step<'_>) -> bool {
+        let mut all = self.replay.roster().members();
+        let is_held = all.any(|(edge, member)| {
+            let is_expected = member.first <= interval && !member.left && member.lag <= MOST_LAG_SECS;
+            is_expected && member.last < interval && step.holding_back.contains(edge)
+        });
+        if is_held {
+            self.held_back_at = Some(step.now);
+        }
+        self.held_back_at.take_if(|at| step.now - *at >= HELD_BACK_SECS || bus - deadline >= MOST_SECS);
+        self.held_back_at.is_some()
+    }
+
     /// Whether every edge that is waited for has delivered an interval.
-    fn is_complete(&self, interval: Interval, bus: f64, now: f64) -> bool {
+    fn is_complete(&self, interval: Interval, bus: f64, step: Step<'_>) -> bool {
         // Silence begins anew after an outage.
-        let back_at = self.away.back_for(now).map_or(f64::MIN, |secs| bus - secs);
-        let mut waited = self.replay.roster().members().map(|(_, member)| member).filter(|member| {
-            let is_silent = bus - member.heard.max(back_at) > MOST_SILENCE_SECS;
+        let back_at = self.away.back_for(step.now).map_or(f64::MIN, |secs| bus - secs);
+        let mut waited = self.replay.roster().members().filter(|(edge, member)| {
+            let is_silent = bus - member.heard.max(back_at) > MOST_SILENCE_SECS && !step.holding_back.contains(edge);
             member.first <= interval && !member.left && !is_silent && member.lag <= MOST_LAG_SECS
         });
         let mut any = false;
-        waited.all(|member| {
+        waited.all(|(_, member)| {
             any = true;
             member.last >= interval
         }) && any

@@ -64,6 +64,8 @@ pub struct Session {
     pub load: u32,
     /// Batches that it has yet to send.
     pub spooled: u64,
+    /// It holds batches back, as the bus has refused some and it has not sent them all since.
+    pub holds_back: bool,
     /// What it says for people.
     pub note: SessionNote,
 }
@@ -182,7 +184,13 @@ impl OwnSession {
     }
 
     /// The renewal that is due.
-    pub(super) fn renew<E>(&mut self, takes: bool, load: u32, spooled: u64, now: f64) -> Option<Command<E>> {
+    pub(super) fn renew<E>(
+        &mut self,
+        takes: bool,
+        load: u32,
+        (spooled, holds_back): (u64, bool),
+        now: f64,
+    ) -> Option<Command<E>> {
         if now < self.next_at {
             return None;
         }
@@ -193,7 +201,7 @@ impl OwnSession {
             self.renewals.pop_first();
         }
         let note = self.note.clone();
-        let session = Session { id: self.id.clone(), number: self.number, takes, load, spooled, note };
+        let session = Session { id: self.id.clone(), number: self.number, takes, load, spooled, holds_back, note };
         Some(Command::PutSession { number: self.number, payload: session.encode() })
     }
 
@@ -317,6 +325,12 @@ impl Sessions {
         self.all.values().map(view).collect()
     }
 
+    /// Live nodes that hold batches back.
+    pub(super) fn holding_back(&self, now: f64) -> impl Iterator<Item = &NodeName> {
+        let holds = move |view: &&View| view.session.holds_back && now - view.since < DEAD_SECS;
+        self.all.values().filter(holds).map(|view| &view.session.id.node)
+    }
+
     /// Live nodes that take partitions, by name.
     pub(super) fn takers(&self, now: f64) -> Vec<&str> {
         let lives = |view: &&View| view.session.takes && now - view.since < self.dead_secs();
@@ -333,13 +347,20 @@ mod tests {
     }
 
     fn stored(node: &str, start: u64, number: u64, stored: f64) -> Stored {
-        let session =
-            Session { id: id(node, start), number, takes: true, load: 0, spooled: 0, note: SessionNote::default() };
+        let session = Session {
+            id: id(node, start),
+            number,
+            takes: true,
+            load: 0,
+            spooled: 0,
+            holds_back: false,
+            note: SessionNote::default(),
+        };
         Stored { sequence: 1, stored, payload: session.encode() }
     }
 
     fn renew(own: &mut OwnSession, now: f64) -> bool {
-        own.renew::<()>(true, 0, 0, now).is_some()
+        own.renew::<()>(true, 0, (0, false), now).is_some()
     }
 
     #[test]
@@ -422,7 +443,8 @@ mod tests {
 
     #[test]
     fn a_session_that_says_what_can_not_be_is_none() {
-        let session = |note| Session { id: id("a", 1), number: 1, takes: true, load: 0, spooled: 0, note };
+        let session =
+            |note| Session { id: id("a", 1), number: 1, takes: true, load: 0, spooled: 0, holds_back: false, note };
         let is_read = |note| Session::decode(&session(note).encode()).is_some();
         assert!(is_read(SessionNote::default()));
         let last = LastInterval { completeness: 1.5, ..LastInterval::default() };

@@ -137,6 +137,16 @@ impl TestBus {
         EPOCH + now
     }
 
+    /// Stores a session of an edge that takes no partitions.
+    pub(super) fn session(&mut self, edge: &str, number: u64, holds_back: bool, now: f64) {
+        let id = SessionId { node: edge.parse().expect("a name"), start: 1 };
+        let node = id.node.clone();
+        let session =
+            super::Session { id, number, takes: false, load: 0, spooled: 1, holds_back, note: Default::default() };
+        let stored = Stored { sequence: number, stored: self.time(now), payload: session.encode() };
+        self.sessions.insert(node, stored);
+    }
+
     /// Stores the same batch in all partitions, with its edge and number for a body.
     pub(super) fn batch(&mut self, edge: &str, n: u64, interval: Interval, now: f64) {
         self.store(&header(edge, n, interval), now);

@@ -52,6 +52,8 @@ pub enum MemoryFault {
     Away,
     /// It does all that it is asked, but no answer comes.
     AnswersLost,
+    /// It takes no batches, as their stream is full.
+    Full,
 }
 
 #[derive(Debug)]
@@ -234,7 +236,7 @@ impl MemoryBus {
         let answer = match streams.fault {
             _ if streams.is_closed => Some(Err(BusError::Failed("the bus is closed".into()))),
             MemoryFault::Away => None,
-            MemoryFault::None => Some(act(&mut streams, now)),
+            MemoryFault::None | MemoryFault::Full => Some(act(&mut streams, now)),
             MemoryFault::AnswersLost => {
                 let _lost = act(&mut streams, now);
                 None
@@ -267,6 +269,9 @@ impl Bus for MemoryBus {
     fn put_batch(&self, partition: u16, edge: &NodeName, sent: f64, payload: Bytes) -> Answer<'_, ()> {
         let subject = format!("{partition}.{edge}");
         self.call(PUT_BATCH_LIMIT, move |streams, now| {
+            if streams.fault == MemoryFault::Full {
+                return Err(BusError::Failed("the stream is full".into()));
+            }
             streams.batches.put(subject, now, sent, payload);
             Ok(())
         })

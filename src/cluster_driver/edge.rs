@@ -50,6 +50,8 @@ pub struct EdgeDriver {
     sealed: u64,
     left_out: u64,
     has_left: bool,
+    /// The bus has refused batches, and not all were sent since.
+    holds_back: bool,
     publish_at: f64,
     /// The streams are as they should be.
     is_prepared: watch::Receiver<bool>,
@@ -94,6 +96,7 @@ impl EdgeDriver {
             sealed: 0,
             left_out: 0,
             has_left: false,
+            holds_back: false,
             publish_at: f64::MIN,
             is_prepared,
             keeps_saved,
@@ -114,7 +117,8 @@ impl EdgeDriver {
         let mut is_open = true;
         while !self.is_done(is_open, &deadline) {
             part.alive();
-            self.keeps_saved &= !self.edge.is_drained();
+            let is_drained = self.edge.is_drained();
+            (self.keeps_saved, self.holds_back) = (self.keeps_saved && !is_drained, self.holds_back && !is_drained);
             self.send();
             if self.clock.now() >= self.publish_at {
                 self.publish();
@@ -228,7 +232,10 @@ impl EdgeDriver {
                 self.edge.acknowledged(partition, boot, n);
                 self.status.works();
             }
-            Answer::Failed(error) => self.status.fails(&error),
+            Answer::Failed(error) => {
+                self.holds_back = true;
+                self.status.fails(&error);
+            }
         }
     }
 
@@ -242,6 +249,7 @@ impl EdgeDriver {
             spool_bytes: self.spool_bytes as u64,
             dropped_batches: self.edge.dropped(),
             left_out: self.left_out,
+            holds_back: self.holds_back,
         };
         self.status.change(|status| status.edge = Some(edge));
     }

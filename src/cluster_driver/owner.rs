@@ -126,7 +126,8 @@ impl OwnerDriver {
             let now = self.clock.now();
             if now >= next_tick && *self.is_prepared.borrow() {
                 next_tick = now + Node::<IntervalContent>::tick_secs();
-                self.node.set_spooled(self.status.spooled_batches());
+                let (spooled, holds_back) = self.status.spooled();
+                self.node.set_spooled(spooled, holds_back);
                 self.node.set_note(SessionNote { has_left: self.is_stopping, ..self.status.note() });
                 self.node.tick(now);
             }

@@ -85,6 +85,9 @@ pub struct EdgeStatus {
     pub dropped_batches: u64,
     /// Series that are left out because they are too large for a message.
     pub left_out: u64,
+    /// The bus has refused batches, and not all were sent since.
+    #[serde(skip)]
+    pub holds_back: bool,
 }
 
 /// What a board is told of its node.
@@ -286,9 +289,9 @@ impl StatusBoard {
         self.lock().status.is_draining
     }
 
-    /// Batches that wait at its edge.
-    pub(super) fn spooled_batches(&self) -> u64 {
-        self.lock().status.edge.as_ref().map_or(0, |edge| edge.spooled_batches)
+    /// Batches that wait at its edge, and whether it holds them back.
+    pub(super) fn spooled(&self) -> (u64, bool) {
+        self.lock().status.edge.as_ref().map_or((0, false), |edge| (edge.spooled_batches, edge.holds_back))
     }
 
     pub(super) fn change(&self, change: impl FnOnce(&mut ClusterStatus)) {

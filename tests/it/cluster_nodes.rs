@@ -201,6 +201,20 @@ fn a_bus_that_is_away_costs_nothing_that_was_sent_meanwhile() {
 }
 
 #[test]
+fn nothing_is_late_because_the_bus_was_full() {
+    let fleet = Fleet::new();
+    let (edge, both) = (fleet.start("edge", "edge"), fleet.start("both", "edge+global"));
+    let mut sent = send(&[edge.udp, both.udp], "full", Duration::from_secs(2));
+    fleet.bus.set_fault(MemoryFault::Full);
+    sent += send(&[edge.udp, both.udp], "full", Duration::from_secs(9));
+    fleet.bus.set_fault(MemoryFault::None);
+    sent += send(&[edge.udp, both.udp], "full", Duration::from_secs(2));
+    fleet.has_all("full.", sent);
+    fleet.stop(edge);
+    fleet.stop(both);
+}
+
+#[test]
 fn each_partition_has_one_owner_after_all_records_were_lost() {
     let fleet = Fleet::new();
     let nodes = ["a", "b", "c"].map(|name| fleet.start(name, "edge+global"));
