@@ -505,7 +505,8 @@ fn next(counter: &mut u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{Bodies, TestBus, node, node_of, terms, watching};
+    use super::super::batch::BatchHeader;
+    use super::super::testing::{Bodies, TestBus, header, node, node_of, terms, watching};
     use super::super::{Command, Finding, NodeName, Terms};
     use super::Node;
 
@@ -784,6 +785,30 @@ mod tests {
             bus.run(&mut [&mut node], now as f64, now as f64 + 10.0);
         }
         assert!(bus.record(0).sealed > 190, "{}", bus.record(0).sealed);
+    }
+
+    #[test]
+    fn intervals_of_which_the_log_has_nothing_are_skipped_if_they_are_many() {
+        for others in [0, 1] {
+            let (mut bus, mut first, mut second) = (TestBus::default(), node("a", 1), node("b", 1));
+            (0..=others).for_each(|n| bus.batch(["e", "f"][n], 1, 100, 10.0));
+            bus.batch("e", 2, 101, 20.0);
+            bus.run(&mut [&mut first], 10.0, 32.0);
+            let emitted = bus.emitted.len();
+            // All are away, and an edge comes back.
+            let back = BatchHeader { boot: 2, clean_before: false, ..header("e", 3, 1098) };
+            bus.store(&back, 9990.0);
+            bus.store(&BatchHeader { n: 4, interval: 1099, ..back }, 10_000.0);
+            bus.run(&mut [&mut second], 9999.0, 10_018.0);
+            assert_eq!(bus.record(0).sealed, 1099);
+            let own = bus.emitted[emitted..].iter().filter(|emission| emission.partition == 0);
+            let intervals: Vec<_> = own.clone().map(|emission| emission.interval).collect();
+            assert_eq!(intervals[intervals.len() - 3..], [1097, 1098, 1099]);
+            assert!(intervals.len() < 20, "{intervals:?}");
+            let accounts = own.filter_map(|emission| emission.account.as_ref());
+            let restarts = accounts.flat_map(|account| &account.findings);
+            assert_eq!(restarts.filter(|finding| matches!(finding, Finding::Restart { .. })).count(), 1);
+        }
     }
 
     #[test]

@@ -42,6 +42,9 @@ const AMENDABLE_INTERVALS: u64 = 3;
 /// When an edge holds nothing back any more, what it held back is read after so many seconds at the latest.
 const HELD_BACK_SECS: f64 = 3.0;
 
+/// So many intervals or more of which the log has nothing are skipped together.
+const LEAST_SKIPPED: u64 = 60;
+
 /// What was not answered in so many seconds is asked for again, and later at half of the time for which it was waited.
 const ANSWER_SECS: f64 = 1.5;
 
@@ -224,7 +227,7 @@ impl<C: Content> Owner<C> {
         PartitionView {
             is_ours: true,
             emitted: self.emitted,
-            unemitted: self.record.sealed.saturating_sub(self.emitted),
+            unemitted: self.record.unemitted(self.emitted),
             catching_up: self.is_catching_up(),
             log_lost: self.log_lost,
             next: self.replay.next(),
@@ -540,7 +543,7 @@ impl<C: Content> Owner<C> {
     /// Seals the next interval if it is complete or overdue; `bus` is the time of the bus.
     fn seal(&mut self, bus: f64, step: Step<'_>) -> Option<Record> {
         let (is_first, now) = (self.record.sealed == 0, step.now);
-        if self.record.sealed.saturating_sub(self.emitted) >= MOST_UNEMITTED {
+        if self.record.unemitted(self.emitted) >= MOST_UNEMITTED {
             return None;
         }
         let interval = if is_first {
@@ -561,6 +564,7 @@ impl<C: Content> Owner<C> {
         if !is_due && !is_ready {
             return None;
         }
+        let interval = self.skipped(interval, is_due, bus, step);
         if is_first {
             // Nothing before it was ever asked for.
             self.emitted = interval - 1;
@@ -588,6 +592,19 @@ impl<C: Content> Owner<C> {
         }
         self.held_back_at.take_if(|at| step.now - *at >= HELD_BACK_SECS || bus - deadline >= MOST_SECS);
         self.held_back_at.is_some()
+    }
+
+    /// The last interval before the first of which the log has something, if the next one can be sealed and is so far before that
+    /// that those between are not sealed one by one: nobody was there. Nothing is emitted of them.
+    fn skipped(&self, next: Interval, is_due: bool, bus: f64, step: Step<'_>) -> Interval {
+        let Some(last) = self.replay.first_open_from(next).map(|open| open.saturating_sub(1)) else { return next };
+        if last < next + LEAST_SKIPPED {
+            return next;
+        }
+        let end = self.terms.end(last);
+        let is_due = is_due && bus >= end + self.terms.lateness_secs;
+        let is_ready = || bus >= end + LEAST_WAIT_SECS && self.is_complete(last, bus, step);
+        if is_due || is_ready() { last } else { next }
     }
 
     /// Whether every edge that is waited for has delivered an interval.

@@ -63,7 +63,8 @@ pub struct Record {
     pub interval_secs: f64,
     /// The last sealed interval, 0 for none.
     pub sealed: Interval,
-    /// Up to where the log belongs to a sealed interval: from `base` on, where it is known.
+    /// Up to where the log belongs to a sealed interval: from `base` on, where it is known. Those between that have none were
+    /// skipped.
     pub cuts: BTreeMap<Interval, Sequence>,
     /// The last interval that all sinks took.
     pub emitted: Interval,
@@ -157,7 +158,12 @@ impl Record {
 
     /// Up to where the log had been given out when an interval was sealed: the cut before its own.
     pub(super) fn cut_before(&self, interval: Interval) -> Sequence {
-        self.cuts.get(&(interval - 1)).copied().unwrap_or(0)
+        self.cuts.range(..interval).next_back().map_or(0, |(_, cut)| *cut)
+    }
+
+    /// How many sealed intervals wait for the sinks, if this is the last one that they took.
+    pub(super) fn unemitted(&self, emitted: Interval) -> u64 {
+        self.cuts.range(emitted + 1..).count() as u64
     }
 }
 

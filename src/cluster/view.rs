@@ -117,7 +117,7 @@ impl PartitionView {
             sealed: record.sealed,
             emitted: record.emitted,
             base: record.base,
-            unemitted: record.sealed.saturating_sub(record.emitted),
+            unemitted: record.unemitted(record.emitted),
             catching_up: false,
             log_lost: false,
             next: record.resume,
