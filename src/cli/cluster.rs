@@ -145,7 +145,10 @@ async fn status(daemon: &ClientArgs, as_json: bool) -> Result<bool, String> {
 
 async fn drain(daemon: &ClientArgs) -> Result<bool, String> {
     let client = daemon.client()?;
-    client.good(Method::POST, "/api/v1/cluster/drain", Some(json!({}))).await?;
+    let asked = client.good(Method::POST, "/api/v1/cluster/drain", Some(json!({}))).await;
+    asked.map_err(|problem| {
+        format!("{problem}. A stop of the node gives its partitions up as well, without the token")
+    })?;
     let began = tokio::time::Instant::now();
     loop {
         let status = ask(daemon).await?;

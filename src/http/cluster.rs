@@ -6,7 +6,7 @@ use axum::response::Response;
 use crate::cluster_driver::{ClusterStatus, StatusBoard};
 use crate::web::{Nothing, Parameters, TokenAlone, error, json};
 
-use super::presence::body_of_change;
+use super::access::Caller;
 use super::{AppState, StatusCode, openapi};
 
 /// Nodes, partitions and edges of the cluster
@@ -44,7 +44,11 @@ pub(super) async fn drain(
     Parameters(Nothing): Parameters<Nothing>,
     request: Request,
 ) -> Result<Response, Response> {
-    body_of_change(&state, request).await?;
+    let caller = Caller::new(&state, request.headers(), request.extensions());
+    if let Some(refused) = caller.refused_change(&state.access) {
+        tracing::warn!("giving partitions up was refused: the request did not show the token");
+        return Err(refused);
+    }
     let board = board(&state)?;
     tracing::info!("this node is asked to give up its partitions");
     board.drain();
