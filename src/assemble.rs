@@ -435,6 +435,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
         .chain(of_sinks)
         .chain(of_peers(&config.presence.peers.urls))
         .chain(of_presence_off(config))
+        .chain(of_cluster(config))
         .chain(of_watches(config))
         .chain(of_jobs(config))
         .chain(of_commands(config))
@@ -459,6 +460,49 @@ fn of_presence_off(config: &Config) -> Vec<String> {
     ];
     let those = all.into_iter().filter(|(_, is_none)| !is_none);
     those.map(|(table, _)| format!("{table}: `presence.enabled` is false: nothing comes of it")).collect()
+}
+
+/// What is said of settings that come to nothing in a cluster, or outside of one.
+fn of_cluster(config: &Config) -> Vec<String> {
+    let default = Config::default();
+    let has_own_sinks = config.sinks != default.sinks;
+    let mut all = Vec::new();
+    match config.cluster.role {
+        config::Role::Standalone => {
+            if config.cluster != default.cluster {
+                all.push("cluster: `role` is \"standalone\": nothing else of [cluster] does anything; `role = \"edge+global\"`?".into());
+            }
+        }
+        config::Role::Global | config::Role::Both => {
+            if !has_own_sinks {
+                all.push(
+                    "cluster: this node merges and has no `[[sink]]`: what it merges goes to the console alone".into(),
+                );
+            }
+        }
+        config::Role::Edge => {
+            let names: Vec<&str> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
+            if has_own_sinks {
+                let names = names.join(", ");
+                all.push(format!(
+                    "sink {names}: an edge hands all to the cluster and uses no sink; nodes that merge need it"
+                ));
+            }
+        }
+    }
+    let presence = &config.presence;
+    let is_alone = presence.enabled && presence.peers.urls.is_empty();
+    if config.cluster.role.is_edge() && is_alone && !config.notify.is_empty() {
+        all.push(
+            "notify: each edge notifies of what it hears itself: a service that goes on at another edge is reported as down; let \
+             edges know each other with `presence.peers`"
+                .into(),
+        );
+    }
+    if config.cluster.role == config::Role::Global && !config.notify.is_empty() {
+        all.push("notify: a node that only merges hears no presence: nothing comes of it".into());
+    }
+    all
 }
 
 /// What is said of peers to which the token goes in plain text.

@@ -1,14 +1,23 @@
 //! `systole check`: validates a configuration, and the files of TLS that it names, and prints the effective one.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
 use crate::assemble;
-use crate::config::{Sources, example, print};
+use crate::cluster_bus::BusError;
+use crate::config::{Config, Role, Sources, example, print};
+use crate::daemon::connect_bus;
 use crate::ports::ServerTls;
 
 use super::{ConfigArgs, FAILED, load_config, sources};
+
+/// Longest wait for the bus.
+const PATIENCE: Duration = Duration::from_secs(5);
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// What NATS says of a stream that was not made yet.
+const NO_STREAM: &str = "stream not found";
 
 #[derive(Args)]
 pub(super) struct CheckArgs {
@@ -20,7 +29,7 @@ pub(super) struct CheckArgs {
     /// Print a configuration with every setting, its default and what it means, and nothing else
     #[arg(long, conflicts_with_all = ["print", "connect", "config"])]
     print_example: bool,
-    /// Try each sink
+    /// Try each sink, and the bus of a cluster
     #[arg(long)]
     connect: bool,
 }
@@ -75,5 +84,43 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
             }
         }
     }
+    if args.connect && config.cluster.role != Role::Standalone {
+        match bus(&config) {
+            Ok(found) => out.push_str(&format!("bus: {found}\n")),
+            Err(problem) => {
+                out.push_str(&format!("bus: {problem}\n"));
+                code = FAILED;
+            }
+        }
+    }
     if super::print(out.as_bytes()) { code } else { FAILED }
+}
+
+/// Tries the bus: connects and reads, and changes nothing.
+fn bus(config: &Config) -> Result<String, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| error.to_string())?;
+    runtime.block_on(async {
+        let bus = connect_bus(config)?;
+        let began = tokio::time::Instant::now();
+        while !bus.status().connected {
+            if began.elapsed() >= PATIENCE {
+                return Err(bus.status().to_string());
+            }
+            tokio::time::sleep(AGAIN).await;
+        }
+        let sessions = bus.sessions().await;
+        let status = bus.status();
+        // Nothing is on its way.
+        let _ = bus.close().await;
+        match sessions {
+            Ok(sessions) => {
+                Ok(format!("{status}; the streams are there, nodes in the last minute: {}", sessions.len()))
+            }
+            Err(BusError::Failed(text)) if text.contains(NO_STREAM) => Ok(format!(
+                "{status}; the streams are not there yet: the first node makes them, or `systole cluster init`"
+            )),
+            Err(problem) => Err(format!("{status}; {problem}")),
+        }
+    })
 }

@@ -322,6 +322,43 @@ fn without_the_bus_an_edge_is_ready_as_long_as_it_can_keep_what_it_hears_and_who
 }
 
 #[test]
+fn a_check_warns_of_what_comes_to_nothing_in_a_cluster() {
+    let sink = "[[sink]]\ntype = \"file\"\npath = \"a.jsonl\"\n";
+    let notify = "[[notify]]\ntype = \"ntfy\"\nurl = \"http://127.0.0.1:9/a\"\n";
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("a.toml");
+    let warnings = |role: &str, more: &str| {
+        std::fs::write(&path, format!("[cluster]\nbus = [\"127.0.0.1:9\"]\n{role}\n{more}")).expect("written");
+        let output = systole(&["check", "-c", &path.display().to_string()], b"");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stderr)
+    };
+    for (role, more, expected) in [
+        ("", "", "nothing else of [cluster] does anything"),
+        ("role = \"global\"", "", "has no `[[sink]]`"),
+        ("role = \"edge\"", sink, "an edge hands all to the cluster and uses no sink"),
+        ("role = \"edge\"", notify, "let edges know each other with `presence.peers`"),
+        ("role = \"global\"", notify, "hears no presence: nothing comes of it"),
+    ] {
+        let said = warnings(role, more);
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    assert_eq!(warnings("role = \"edge+global\"", sink), "");
+    assert_eq!(warnings("role = \"edge\"", ""), "");
+}
+
+#[test]
+fn a_drain_is_refused_without_the_token_and_says_so_by_a_node_that_only_merges() {
+    let fleet = Fleet::new();
+    let global = fleet.start("global", "global");
+    let output = systole(&["cluster", "drain", "--url", &format!("http://{}", global.http)], b"");
+    let said = text(&output.stderr);
+    assert!(said.contains("`http.token`") && said.contains("A stop of the node"), "{said}");
+    assert!(!said.contains("presence"), "{said}");
+    fleet.stop(global);
+}
+
+#[test]
 fn a_sink_that_would_lose_what_it_gathers_is_a_mistake() {
     let text = "[cluster]\nrole = \"global\"\nlate = \"amend\"\n[[sink]]\ntype = \"prometheus\"\ninterval = \"20s\"\n";
     let problems = Config::parse(text).expect_err("mistakes").to_string();
