@@ -16,8 +16,8 @@ use super::{ConfigArgs, FAILED, load_config, sources};
 const PATIENCE: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// What NATS says of a stream that was not made yet.
-const NO_STREAM: &str = "stream not found";
+/// What is said of a stream that was not made yet.
+const NO_STREAM: &str = "there is no stream";
 
 #[derive(Args)]
 pub(super) struct CheckArgs {

@@ -33,8 +33,9 @@ pub(super) struct ChangeLog {
 
 impl ChangeLog {
     /// Logs what is other than it was. Of nodes nothing is known until the bus has answered for a while.
-    pub(super) fn log_all(&mut self, status: &ClusterStatus, bus: &BusStatus, is_settled: bool, now: f64) {
-        if self.is_connected.replace(bus.connected) != Some(bus.connected) {
+    pub(super) fn log_all(&mut self, status: &ClusterStatus, bus: &BusStatus, now: f64) {
+        // At a start it takes a moment.
+        if (bus.connected || now >= TOGETHER_SECS) && self.is_connected.replace(bus.connected) != Some(bus.connected) {
             match bus.connected {
                 true => tracing::info!(bus = %bus, "the bus of the cluster is connected"),
                 false => tracing::warn!(bus = %bus, "the bus of the cluster is not connected; trying again"),
@@ -44,7 +45,7 @@ impl ChangeLog {
             return;
         }
         self.looked_at = now;
-        if is_settled {
+        if status.is_settled {
             self.log_nodes(status);
         }
         self.log_mistakes(status);
@@ -111,7 +112,8 @@ impl ChangeLog {
             let taken = own.difference(&self.own);
             let from: BTreeSet<&str> = taken.filter_map(|one| self.owners.get(one)).map(String::as_str).collect();
             let from: Vec<&str> = from.into_iter().filter(|node| *node != status.node).collect();
-            tracing::info!(partitions = count, from = names(&from), owned = own.len(), "took partitions over");
+            let from = if from.is_empty() { "nobody".to_string() } else { names(&from) };
+            tracing::info!(partitions = count, from, owned = own.len(), "took partitions over");
         }
         let count = self.own.difference(&own).count();
         if count > 0 {

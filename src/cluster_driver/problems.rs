@@ -96,7 +96,7 @@ impl ClusterStatus {
             all.errors.push(format!("the bus of the cluster refuses: {error}{waits}"));
         } else if !self.answers && !is_starting {
             all.errors.push(format!(
-                "the bus of the cluster is connected and stores nothing: do most of its servers run, with JetStream?{waits}"
+                "the bus of the cluster is connected and stores nothing: most of its servers are away, or JetStream is off{waits}"
             ));
         } else if let Some(error) = &self.error {
             all.warnings.push(format!("the bus of the cluster refuses: {error}"));
@@ -173,7 +173,9 @@ impl ClusterStatus {
         }
         if let Some(last) = self.last.as_ref().filter(|last| last.edges_heard < last.edges_expected) {
             let (heard, expected, behind) = (last.edges_heard, last.edges_expected, names(&last.edges_behind));
-            all.warnings.push(format!("of the last interval {heard} of {expected} edges were heard; not {behind}"));
+            all.warnings.push(format!(
+                "of the last interval {heard} of {expected} edges were heard; missing or late: {behind}"
+            ));
         }
         let lost = self.partitions.iter().filter(|one| one.log_lost).count();
         if lost > 0 {
@@ -190,4 +192,70 @@ impl ClusterStatus {
 /// Whether an interval is another one; 0 is not known.
 pub(super) fn is_other(theirs: f64, ours: f64) -> bool {
     theirs > 0.0 && (theirs - ours).abs() > 1e-9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{NodeRole, SessionId};
+
+    fn options() -> BoardOptions {
+        BoardOptions { node: "e".into(), interval_secs: 10.0, ..BoardOptions::default() }
+    }
+
+    fn node(name: &str, role: NodeRole, is_live: bool) -> NodeView {
+        NodeView {
+            id: SessionId { node: name.parse().expect("a name"), start: 1 },
+            takes: role.is_global(),
+            load: 0,
+            spooled: 0,
+            age: 9.0,
+            is_live,
+            role,
+            is_draining: false,
+            has_left: false,
+            clock_ahead_secs: None,
+            interval_secs: 10.0,
+            config: 1,
+            last: None,
+        }
+    }
+
+    fn status(nodes: Vec<NodeView>) -> ClusterStatus {
+        let node = "e".into();
+        ClusterStatus { node, connected: true, answers: true, is_settled: true, nodes, ..ClusterStatus::default() }
+    }
+
+    #[test]
+    fn dead_nodes_are_named_by_what_they_did_and_nobody_is_while_the_bus_does_not_answer() {
+        let nodes =
+            vec![node("e", NodeRole::Edge, true), node("f", NodeRole::Edge, false), node("g", NodeRole::Both, false)];
+        let seen = status(nodes);
+        let (problems, errors) = seen.find_problems(&options(), false);
+        assert_eq!((problems.len(), errors), (3, 1), "{problems:?}");
+        let expected =
+            ["no node merges: ", "the node g (edge+global) is not heard for 9 s: start it", "the node f (edge) "];
+        assert!(problems.iter().zip(expected).all(|(problem, start)| problem.starts_with(start)), "{problems:?}");
+        let (problems, errors) = ClusterStatus { answers: false, ..seen }.find_problems(&options(), false);
+        assert_eq!((problems.len(), errors), (1, 1), "{problems:?}");
+    }
+
+    #[test]
+    fn a_clock_is_a_warning_from_one_second_on_and_an_error_from_five() {
+        let found = |ahead| {
+            let status = ClusterStatus { clock_ahead_secs: Some(ahead), ..status(vec![]) };
+            let (problems, errors) = status.find_problems(&options(), false);
+            (problems.len(), errors, status.obstacle().is_some())
+        };
+        assert_eq!(found(0.9), (0, 0, false));
+        assert_eq!(found(-1.1), (1, 0, false));
+        assert_eq!(found(5.1), (1, 1, true));
+        assert_eq!(found(-5.1), (1, 1, true));
+    }
+
+    #[test]
+    fn names_are_bounded() {
+        assert_eq!(names(&["a", "b"]), "a, b");
+        assert_eq!(names(&["a", "b", "c", "d", "e", "f", "g"]), "a, b, c, d, e and 2 more");
+    }
 }

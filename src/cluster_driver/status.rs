@@ -113,6 +113,9 @@ pub(super) const STATUS_SECS: f64 = 0.5;
 /// A bus that has stored nothing of us for so long does not work: a session is sent every 2 s.
 const ANSWER: Duration = Duration::from_secs(8);
 
+/// Nobody is called dead when the bus was silent for so long: others are then not seen, whether they live or not.
+const FRESH: Duration = Duration::from_secs(3);
+
 /// Another node of our name is told for so long after it was seen.
 const TWIN_STAYS: Duration = Duration::from_secs(60);
 
@@ -202,7 +205,10 @@ impl StatusBoard {
     /// The bus refuses something, and says why.
     pub fn fails(&self, error: &str) {
         let mut inner = self.lock();
-        inner.failures.fails(error, Instant::now());
+        // That there is no connection is said once for all.
+        if self.bus.status().connected {
+            inner.failures.fails(error, Instant::now());
+        }
         inner.status.error = Some(error.to_string());
     }
 
@@ -278,10 +284,10 @@ impl StatusBoard {
         let others = status.nodes.iter().filter(other).map(|node| node.id.node.to_string());
         status.other_settings = others.chain(inner.watched.edges_differ.iter().cloned()).collect();
         let now = inner.started.elapsed().as_secs_f64();
-        let answers = self.bus.status().connected && inner.stored.is_some_and(|at| at.elapsed() < ANSWER);
-        inner.watched.look(status, &self.options, answers, now);
-        let connected = self.bus.status();
-        inner.changes.log_all(status, &connected, status.is_settled, now);
+        let bus = self.bus.status();
+        let within = |limit| bus.connected && inner.stored.is_some_and(|at| at.elapsed() < limit);
+        inner.watched.look(status, &self.options, (within(ANSWER), within(FRESH)), now);
+        inner.changes.log_all(status, &bus, now);
     }
 
     /// Whether it was asked to.
@@ -318,7 +324,7 @@ impl ClusterStatus {
     }
 
     /// Why it should get no traffic.
-    fn obstacle(&self) -> Option<String> {
+    pub(super) fn obstacle(&self) -> Option<String> {
         if let Some(ahead) = self.clock_ahead_secs.filter(|ahead| ahead.abs() > BAD_CLOCK_SECS) {
             return Some(format!("the clock of this node is {} that of the bus", off_by(ahead)));
         }

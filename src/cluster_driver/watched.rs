@@ -40,21 +40,28 @@ pub(super) struct Watched {
 
 impl Watched {
     /// Whether the bus has answered for long enough for others to be seen.
-    pub(super) fn is_settled(&self, now: f64) -> bool {
+    fn is_settled(&self, now: f64) -> bool {
         self.works_since.is_some_and(|since| now - since >= SETTLING_SECS)
     }
 
-    /// Takes the partitions of a status, and names those that stand still.
-    pub(super) fn look(&mut self, status: &mut ClusterStatus, options: &BoardOptions, answers: bool, now: f64) {
+    /// Takes the partitions of a status, and names those that stand still. The bus answers, and has done so just now, or not.
+    pub(super) fn look(
+        &mut self,
+        status: &mut ClusterStatus,
+        options: &BoardOptions,
+        (answers, is_fresh): (bool, bool),
+        now: f64,
+    ) {
         self.works_since = answers.then(|| self.works_since.unwrap_or(now));
-        status.is_settled = self.is_settled(now);
+        let has_settled = self.is_settled(now);
+        status.is_settled = has_settled && is_fresh;
         self.partitions.resize_with(status.partitions.len(), Course::default);
         (status.ownerless, status.stuck) = (Vec::new(), Vec::new());
         let has_begun = status.partitions.iter().any(|one| one.sealed > 0);
         let patience = 3.0 * options.interval_secs + options.lateness_secs + STUCK_SECS;
         for (course, one) in self.partitions.iter_mut().zip(&status.partitions) {
             // While the bus is away nothing moves.
-            if one.sealed != course.sealed || !status.is_settled {
+            if one.sealed != course.sealed || !has_settled {
                 (course.sealed, course.since) = (one.sealed, now);
             }
             let is_seen = status.is_settled && !one.is_owner_live;
@@ -98,7 +105,7 @@ mod tests {
         let mut watched = Watched::default();
         let mut look = |now: f64, sealed, is_live, answers| {
             let mut status = status(sealed, is_live);
-            watched.look(&mut status, &options, answers, now);
+            watched.look(&mut status, &options, (answers, answers), now);
             (status.ownerless, status.stuck)
         };
         let none = (vec![], vec![]);

@@ -5,7 +5,7 @@ use crate::cluster::{LastInterval, NodeRole, NodeView, PartitionView};
 use crate::cluster_driver::ClusterStatus;
 use crate::presence::Reading;
 use crate::prometheus_text::{PrometheusText, Shape, labels};
-use crate::telemetry::Ledger;
+use crate::telemetry::{ClusterAccount, Ledger};
 
 /// What is written beside the ledger and presence.
 pub(super) struct About {
@@ -22,7 +22,11 @@ pub(super) fn render(mut ledger: Ledger, presence: &[Reading], about: &About) ->
     let mut out = PrometheusText::new(about.is_open);
     let uptime_secs = about.uptime_secs;
     // What this node has merged is not in its own ledger, which is of what it received.
-    ledger.cluster = about.cluster.as_ref().map(|cluster| cluster.account.clone());
+    ledger.cluster = about.cluster.as_ref().map(|cluster| {
+        let last = cluster.last.clone().unwrap_or_default();
+        let (edges_expected, edges_heard) = (last.edges_expected, last.edges_heard);
+        ClusterAccount { edges_expected, edges_heard, ..cluster.account.clone() }
+    });
     out.family("systole_build_info", Shape::Gauge, "The version that runs.");
     out.sample("systole_build_info", "", &labels([("version", env!("CARGO_PKG_VERSION"))]), None, 1.0);
     out.family("systole_uptime_seconds", Shape::Gauge, "Time since the start.");

@@ -311,7 +311,7 @@ fn without_the_bus_an_edge_is_ready_as_long_as_it_can_keep_what_it_hears_and_who
     until("the edge says what it keeps", || ready(&edge).1.starts_with("ready; the bus of the cluster is away; "));
     assert_eq!(ready(&edge).0, 200);
     assert!(
-        problems(&edge).contains("connected and stores nothing: do most of its servers run"),
+        problems(&edge).contains("connected and stores nothing: most of its servers are away"),
         "{}",
         problems(&edge)
     );

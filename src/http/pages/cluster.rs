@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use maud::{Markup, html};
 
-use crate::cluster::{LastInterval, NodeView};
+use crate::cluster::{LastInterval, NodeView, PartitionView};
 use crate::cluster_driver::ClusterStatus;
 
 use super::parts::{Wire, ago, amount, clock, count, grouped, percent, pill, share, spark};
@@ -41,7 +41,7 @@ fn state(node: &NodeView, is_known: bool) -> (&'static str, &'static str) {
 fn nodes(status: &ClusterStatus, now: f64) -> Markup {
     let mut all: Vec<&NodeView> = status.nodes.iter().collect();
     // What is wrong first.
-    all.sort_by_key(|node| (node.is_live || node.has_left, node.has_left));
+    all.sort_by_key(|node| (node.is_live || node.has_left || !status.answers, node.has_left));
     let (bus, text) = match (status.connected, status.answers) {
         (true, true) => ("ok", "bus connected"),
         (true, false) => ("error", "bus stores nothing"),
@@ -74,8 +74,8 @@ fn row(node: &NodeView, is_known: bool, now: f64) -> Markup {
     let (state, text) = state(node, is_known);
     let ahead = node.clock_ahead_secs;
     let is_off = ahead.is_some_and(|ahead| ahead.abs() > MOST_CLOCK_SECS);
-    let off =
-        ahead.map(|ahead| format!("{}{} s", if ahead > 0.0 { "+" } else { "" }, amount((ahead * 10.0).round() / 10.0)));
+    let tenths = ahead.map(|ahead| (ahead * 10.0).round() / 10.0 + 0.0);
+    let off = tenths.map(|secs| format!("{}{} s", if secs > 0.0 { "+" } else { "" }, amount(secs)));
     html! {
         tr {
             td { b { (Wire(node.id.node.as_str())) } }
@@ -93,8 +93,10 @@ fn row(node: &NodeView, is_known: bool, now: f64) -> Markup {
 
 fn partitions(status: &ClusterStatus) -> Markup {
     let mut owners: BTreeMap<&str, usize> = BTreeMap::new();
-    for one in status.partitions.iter().filter(|one| one.is_owner_live) {
-        *owners.entry(one.owner.as_ref().map_or("", |owner| owner.node.as_str())).or_default() += 1;
+    // Without the bus the last ones are shown.
+    let is_owned = |one: &&PartitionView| one.is_owner_live || !status.answers;
+    for owner in status.partitions.iter().filter(is_owned).filter_map(|one| one.owner.as_ref()) {
+        *owners.entry(owner.node.as_str()).or_default() += 1;
     }
     let all = status.partitions.len();
     let owned: usize = owners.values().sum();
