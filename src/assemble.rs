@@ -490,17 +490,8 @@ fn of_cluster(config: &Config) -> Vec<String> {
             }
         }
     }
-    let presence = &config.presence;
-    let is_alone = presence.enabled && presence.peers.urls.is_empty();
-    if config.cluster.role.is_edge() && is_alone && !config.notify.is_empty() {
-        all.push(
-            "notify: each edge notifies of what it hears itself: a service that goes on at another edge is reported as down; let \
-             edges know each other with `presence.peers`"
-                .into(),
-        );
-    }
-    if config.cluster.role == config::Role::Global && !config.notify.is_empty() {
-        all.push("notify: a node that only merges hears no presence: nothing comes of it".into());
+    if config.cluster.role == config::Role::Edge && !config.notify.is_empty() {
+        all.push("notify: an edge notifies nobody; nodes that merge need it".into());
     }
     all
 }

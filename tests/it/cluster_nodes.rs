@@ -337,8 +337,7 @@ fn a_check_warns_of_what_comes_to_nothing_in_a_cluster() {
         ("", "", "nothing else of [cluster] does anything"),
         ("role = \"global\"", "", "has no `[[sink]]`"),
         ("role = \"edge\"", sink, "an edge hands all to the cluster and uses no sink"),
-        ("role = \"edge\"", notify, "let edges know each other with `presence.peers`"),
-        ("role = \"global\"", notify, "hears no presence: nothing comes of it"),
+        ("role = \"edge\"", notify, "an edge notifies nobody; nodes that merge need it"),
     ] {
         let said = warnings(role, more);
         assert!(said.contains(expected), "{expected}: {said}");
