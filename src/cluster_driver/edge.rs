@@ -55,6 +55,8 @@ pub struct EdgeDriver {
     publish_at: f64,
     /// The streams are as they should be.
     is_prepared: watch::Receiver<bool>,
+    /// All partitions know of this start.
+    ready: watch::Sender<bool>,
     /// What the last start has left is still on its way: until then the file keeps it.
     keeps_saved: bool,
     acknowledged: (mpsc::UnboundedSender<Answer>, mpsc::UnboundedReceiver<Answer>),
@@ -99,11 +101,17 @@ impl EdgeDriver {
             holds_back: false,
             publish_at: f64::MIN,
             is_prepared,
+            ready: watch::channel(false).0,
             keeps_saved,
             acknowledged: mpsc::unbounded_channel(),
         };
         driver.save_numbers();
         driver
+    }
+
+    /// Whether what is heard from now on is waited for: all partitions know of this start, or were given time.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.subscribe()
     }
 
     /// Runs until the last interval was sent, or the deadline of a stop has passed, or nobody can set one; what is not sent then
@@ -120,10 +128,14 @@ impl EdgeDriver {
             let is_drained = self.edge.is_drained();
             (self.keeps_saved, self.holds_back) = (self.keeps_saved && !is_drained, self.holds_back && !is_drained);
             self.send();
+            if self.edge.is_ready(self.clock.now()) {
+                self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+            }
             if self.clock.now() >= self.publish_at {
                 self.publish();
             }
-            let longest = if self.has_left { SHORTEST } else { LONGEST };
+            let is_new = !*self.ready.borrow();
+            let longest = if self.has_left || is_new { SHORTEST } else { LONGEST };
             let due = if *self.is_prepared.borrow() { self.edge.next_due() } else { None };
             let pause = self.clock.until(due.unwrap_or(f64::MAX), longest);
             tokio::select! {

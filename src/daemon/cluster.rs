@@ -27,8 +27,11 @@ const QUEUE: usize = 8;
 
 /// How often the streams are looked for, until they are as they should be, and after that: servers that keep one in memory lose
 /// it when all of them are started again.
-const PREPARE_EVERY: Duration = Duration::from_secs(1);
+const PREPARE_EVERY: Duration = Duration::from_millis(250);
 const PREPARE_AGAIN: Duration = Duration::from_secs(15);
+
+/// How often it is looked whether an edge is ready.
+const READY_POLL: Duration = Duration::from_millis(5);
 
 /// How long a thread may take to save its state and end.
 const ENDING: Duration = Duration::from_millis(300);
@@ -64,6 +67,8 @@ impl Drop for Answering {
 pub(super) struct Cluster {
     owner: Option<Running>,
     edge: Option<Running>,
+    /// Whether owners wait for what this edge hears.
+    edge_ready: Option<watch::Receiver<bool>>,
     status: Option<StatusBoard>,
     /// Answers what other nodes ask.
     answering: Option<Answering>,
@@ -139,6 +144,7 @@ impl Cluster {
                 interval_secs: config.interval.as_secs_f64(),
             };
             let driver = EdgeDriver::new(options, (state, saved), bus, is_prepared, status);
+            cluster.edge_ready = Some(driver.ready());
             let part = supervisor.part("cluster:edge", Role::Essential);
             let run = |deadline, part: &Part, on: &Runtime| on.block_on(driver.run(intervals, deadline, part));
             cluster.edge = Some(thread(&part, "cluster-edge", run)?);
@@ -156,6 +162,16 @@ impl Cluster {
         match self.status.clone() {
             Some(board) => readiness.if_not(move || board.obstacle()),
             None => readiness,
+        }
+    }
+
+    /// Waits until owners know that they are to wait for what this node hears: else an interval may be sealed without its end
+    /// of it. That takes a moment, or two seconds where nobody answers.
+    pub(super) fn wait_for_edge(&self) {
+        let Some(ready) = &self.edge_ready else { return };
+        // The thread may have failed.
+        while !*ready.borrow() && ready.has_changed().is_ok() {
+            std::thread::sleep(READY_POLL);
         }
     }
 
@@ -228,7 +244,7 @@ fn link(bus: &Arc<dyn Bus>, status: &StatusBoard) -> ClusterLink {
     let see = move || {
         let bus = seen.status();
         let no_bus = (!bus.connected).then(|| bus.to_string());
-        let live = status.read().nodes.into_iter().filter(|node| node.is_live);
+        let live = status.read().nodes.into_iter().filter(|node| node.is_live && !node.has_left);
         Seen { nodes: live.map(|node| node.id.node.as_str().into()).collect(), no_bus }
     };
     ClusterLink { ask, see: Arc::new(see) }

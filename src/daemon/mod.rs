@@ -324,6 +324,9 @@ impl Daemon {
         let shards = listeners.workers();
         let watches = assemble::watches(&config);
         let shard = || Shard::new(assemble::shard_options(&config, &quota, seed)).watching(&watches);
+        let (cluster, links) = Cluster::start(&config, bus, seed, presence_handle.clone(), &supervisor)?;
+        presence.iter_mut().for_each(|presence| presence.join(&cluster, &supervisor));
+        cluster.wait_for_edge();
         let listeners = listeners.start(shard, &taps, &supervisor)?;
         if let Some(presence) = presence_handle.as_ref().filter(|_| !watches.is_empty()) {
             presence.look_with(listeners.look_at_watched());
@@ -335,8 +338,6 @@ impl Daemon {
         let drivers = sinks::start(sinks, &memory, &supervisor)?;
 
         let (history, history_queue) = History::start(&config, &memory, &supervisor)?;
-        let (cluster, links) = Cluster::start(&config, bus, seed, presence_handle.clone(), &supervisor)?;
-        presence.iter_mut().for_each(|presence| presence.join(&cluster, &supervisor));
         let registry = registry(&config, links.edge.is_some(), shards).in_memory(&memory);
         let (control, inputs) = flush::control();
         let senders = Senders::default();
