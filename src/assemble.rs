@@ -119,6 +119,7 @@ pub fn presence(
         seed,
         identity,
         group_wait: presence.group_wait,
+        interval: config.interval,
         queue: presence.queue,
         memory: Memory::unlimited(),
         peering: peering(config),

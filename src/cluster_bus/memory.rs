@@ -48,8 +48,10 @@ pub enum MemoryFault {
     /// Nothing.
     #[default]
     None,
-    /// It takes nothing and answers nothing.
+    /// It takes nothing and answers nothing, as without a majority of servers.
     Away,
+    /// The same, and there is no connection.
+    Disconnected,
     /// It does all that it is asked, but no answer comes.
     AnswersLost,
     /// It takes no batches, as their stream is full.
@@ -235,7 +237,7 @@ impl MemoryBus {
         let mut streams = self.lock();
         let answer = match streams.fault {
             _ if streams.is_closed => Some(Err(BusError::Failed("the bus is closed".into()))),
-            MemoryFault::Away => None,
+            MemoryFault::Away | MemoryFault::Disconnected => None,
             MemoryFault::None | MemoryFault::Full => Some(act(&mut streams, now)),
             MemoryFault::AnswersLost => {
                 let _lost = act(&mut streams, now);
@@ -371,7 +373,8 @@ impl Bus for MemoryBus {
     }
 
     fn status(&self) -> BusStatus {
-        BusStatus { connected: true, server: Some("memory".into()), last_error: None }
+        let connected = self.lock().fault != MemoryFault::Disconnected;
+        BusStatus { connected, server: Some("memory".into()), last_error: None }
     }
 
     fn close(&self) -> Answer<'_, ()> {

@@ -75,7 +75,7 @@ impl OwnerDriver {
         status: StatusBoard,
     ) -> OwnerDriver {
         let OwnerDriverOptions { node, content, only_watches } = options;
-        let interval_secs = node.terms.interval_secs;
+        let (interval_secs, start) = (node.terms.interval_secs, node.id.start);
         let gather_secs = (GATHER * interval_secs).clamp(0.5, 3.0);
         OwnerDriver {
             bus,
@@ -93,7 +93,8 @@ impl OwnerDriver {
             is_stopping: false,
             goodbye: None,
             has_said_goodbye: false,
-            parts: 0,
+            // No two starts of a node have the same.
+            parts: start << 20,
             merged,
             status,
             published_at: f64::MIN,

@@ -79,7 +79,7 @@ pub(super) struct Cluster {
 }
 
 impl Cluster {
-    /// Connects with the bus in the background and starts the threads.
+    /// Connects with the bus in the background and starts the threads. An edge is waited for.
     pub(super) fn start(
         config: &Config,
         bus: Option<Arc<dyn Bus>>,
@@ -149,6 +149,7 @@ impl Cluster {
             let run = |deadline, part: &Part, on: &Runtime| on.block_on(driver.run(intervals, deadline, part));
             cluster.edge = Some(thread(&part, "cluster-edge", run)?);
         }
+        cluster.wait_for_edge();
         Ok((cluster, links))
     }
 
@@ -167,7 +168,7 @@ impl Cluster {
 
     /// Waits until owners know that they are to wait for what this node hears: else an interval may be sealed without its end
     /// of it. That takes a moment, or two seconds where nobody answers.
-    pub(super) fn wait_for_edge(&self) {
+    fn wait_for_edge(&self) {
         let Some(ready) = &self.edge_ready else { return };
         // The thread may have failed.
         while !*ready.borrow() && ready.has_changed().is_ok() {

@@ -326,7 +326,6 @@ impl Daemon {
         let shard = || Shard::new(assemble::shard_options(&config, &quota, seed)).watching(&watches);
         let (cluster, links) = Cluster::start(&config, bus, seed, presence_handle.clone(), &supervisor)?;
         presence.iter_mut().for_each(|presence| presence.join(&cluster, &supervisor));
-        cluster.wait_for_edge();
         let listeners = listeners.start(shard, &taps, &supervisor)?;
         if let Some(presence) = presence_handle.as_ref().filter(|_| !watches.is_empty()) {
             presence.look_with(listeners.look_at_watched());

@@ -88,15 +88,18 @@ impl WaitingPresence {
         Some(self.take())
     }
 
-    /// What goes by itself, for no interval of the cluster has come here for long: this node owns no partition.
-    pub(super) fn take_alone(&mut self) -> Option<(Vec<Reading>, Vec<Event>)> {
+    /// What goes by itself, for nothing follows, or no interval of the cluster has come here for long: this node owns no
+    /// partition.
+    pub(super) fn take_alone(&mut self, is_last: bool) -> Option<(Vec<Reading>, Vec<Event>)> {
         let taken = *self.taken.get_or_insert_with(Instant::now);
-        let is_due = taken.elapsed() >= ALONE_AFTER && !(self.readings.is_empty() && self.events.is_empty());
-        is_due.then(|| self.take())
+        let is_due = is_last || taken.elapsed() >= ALONE_AFTER;
+        (is_due && !(self.readings.is_empty() && self.events.is_empty())).then(|| self.take())
     }
 
+    /// Levels stay, for the next interval of the cluster may come before the next report.
     fn take(&mut self) -> (Vec<Reading>, Vec<Event>) {
-        let readings = std::mem::take(&mut self.readings).into_values().collect();
+        let readings = self.readings.values().cloned().collect();
+        self.readings.retain(|_, reading| !reading.counts);
         (readings, std::mem::take(&mut self.events))
     }
 }

@@ -651,7 +651,7 @@ impl Flusher {
             // Sinks get the intervals of the cluster, and what this node knows of presence.
             true => {
                 self.cluster.send(&snapshot, interval, self.interval);
-                match self.waiting_presence.take_alone() {
+                match self.waiting_presence.take_alone(interval.is_last) {
                     Some((readings, events)) => {
                         let mut alone = snapshot.without_data();
                         self.registry.add_presence(&mut alone, readings, events);

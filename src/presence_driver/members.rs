@@ -63,14 +63,8 @@ pub async fn respond(presence: Option<PresenceHandle>, node: CompactString, ques
 pub fn start(presence: &PresenceHandle, link: ClusterLink, supervisor: &Supervisor) -> Pollers {
     let (stop, stopped) = watch::channel(false);
     let part = supervisor.part("presence:members", Role::Ordinary);
-    let members = Members {
-        presence: presence.clone(),
-        link,
-        asked: BTreeMap::new(),
-        supervisor: supervisor.clone(),
-        part: part.clone(),
-        stop: stopped,
-    };
+    let members =
+        Members { presence: presence.clone(), link, asked: BTreeMap::new(), part: part.clone(), stop: stopped };
     Pollers { tasks: vec![part.task(members.run())], stop }
 }
 
@@ -83,7 +77,6 @@ struct Members {
     link: ClusterLink,
     /// By place and name.
     asked: BTreeMap<(usize, CompactString), Asking>,
-    supervisor: Supervisor,
     part: Part,
     stop: watch::Receiver<bool>,
 }
@@ -101,9 +94,10 @@ impl Members {
             self.part.alive();
             let Seen { nodes, no_bus } = (self.link.see)();
             let set = move |state: &mut PresenceState| state.set_members(&nodes, no_bus.as_deref());
-            // If presence is busy it is told the next time.
-            if let Ok(members) = self.presence.ask(set).await {
-                self.ask_all(members);
+            tokio::select! {
+                // If presence is busy it is told the next time.
+                members = self.presence.ask(set) => self.ask_all(members.unwrap_or_default()),
+                _ = stop.wait_for(|stop| *stop) => break,
             }
         }
         for (stop, task) in self.asked.into_values() {
@@ -113,8 +107,11 @@ impl Members {
         }
     }
 
-    /// Asks these nodes and no others.
+    /// Asks these nodes and no others; if there is none, nothing is known of them.
     fn ask_all(&mut self, members: Vec<(usize, CompactString)>) {
+        if members.is_empty() {
+            return;
+        }
         let gone: Vec<_> = self.asked.keys().filter(|asked| !members.contains(asked)).cloned().collect();
         for member in gone {
             if let Some((stop, _)) = self.asked.remove(&member) {
@@ -126,17 +123,17 @@ impl Members {
                 continue;
             }
             let (stop, stopped) = watch::channel(false);
-            let part = self.supervisor.part("presence:peer", Role::Ordinary);
             let poller = Poller {
                 presence: self.presence.clone(),
                 way: Way::Bus { ask: Arc::clone(&self.link.ask), node: node.clone() },
                 peer: place,
                 shown: node.to_string(),
                 stop: stopped,
-                part: part.clone(),
+                part: self.part.clone(),
                 problem: None,
             };
-            self.asked.insert((place, node), (stop, part.task(poller.run())));
+            // It ends when its node is forgotten, which is no failure.
+            self.asked.insert((place, node), (stop, tokio::spawn(poller.run())));
         }
     }
 }

@@ -62,6 +62,9 @@ const DELIVERY_POLL: Duration = Duration::from_millis(5);
 /// Time between two warnings of maintenance that was announced for an unknown service.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
+/// In a cluster another node reports within so many seconds when the one that did is gone.
+const TAKE_OVER_SECS: f64 = 5.0;
+
 /// How presence is run.
 #[derive(Clone, Debug)]
 pub struct PresenceOptions {
@@ -75,6 +78,8 @@ pub struct PresenceOptions {
     pub identity: Identity,
     /// Warnings about instances wait so long for a service's alarm that replaces them.
     pub group_wait: Duration,
+    /// How often the sinks are given what happened.
+    pub interval: Duration,
     /// Signals that may wait.
     pub queue: usize,
     /// The memory that all of it lies in.
@@ -397,6 +402,7 @@ impl Driver {
         let observers = observers.map(|observers| Among::new(observers.in_memory(&memory)));
         let mut state = PresenceState::new(engine, epoch, identity, alerts, outboxes, newest, held);
         state.shared = observers;
+        state.kept = options.interval.as_secs_f64() + TAKE_OVER_SECS;
         state.resume(told.as_deref(), was_among);
         let now = Instant::now();
         Driver {
@@ -652,6 +658,7 @@ mod tests {
             seed: 1,
             identity: Identity { node: "here".into(), boot: 0 },
             group_wait: Duration::ZERO,
+            interval: Duration::from_secs(10),
             queue: 10,
             memory: Memory::unlimited(),
             peering: Peering::Alone,

@@ -27,9 +27,6 @@ const REMEMBERED: usize = 1000;
 /// Most events that wait for the next flush; more are lost and counted.
 const WAITING: usize = 100_000;
 
-/// Events that another node of the cluster is to report are kept for so many seconds.
-const KEPT: f64 = 15.0;
-
 /// One in so many bytes of presence's share of the memory is theirs at most.
 const EVENTS_PART: u64 = 4;
 
@@ -72,6 +69,8 @@ pub struct PresenceState {
     /// Bytes of `waiting`, and what it takes together with what is remembered.
     waiting_bytes: usize,
     held: Holding,
+    /// Events that another node of the cluster is to report are kept for so many seconds.
+    pub(super) kept: f64,
     /// Heartbeats that a failure of the thread lost, until a flush takes that, and what a state before this one counted.
     failed: u64,
     before: PresenceAccount,
@@ -114,6 +113,7 @@ impl PresenceState {
             reported: Refusals::default(),
             waiting_bytes: 0,
             held,
+            kept: 0.0,
             failed: 0,
             before: PresenceAccount::default(),
         }
@@ -256,9 +256,11 @@ impl PresenceState {
         log_losses(&account, self.engine.take_most_refused());
         if self.shared.as_ref().is_some_and(|shared| !shared.observers.reports()) {
             // Another node of the cluster does; if it dies before it has, this one does.
-            let kept = self.unix_now() - KEPT;
+            let kept = self.unix_now() - self.kept;
             self.waiting.retain(|event| event.at >= kept);
             self.waiting_bytes = self.waiting.iter().map(|event| size_of::<Event>() + event.heap_bytes()).sum();
+            // What counts is counted from now on, if this one is the next.
+            drop(self.engine.readings());
             return Report { account, ..Report::default() };
         }
         self.waiting_bytes = 0;
@@ -454,6 +456,7 @@ fn log_event(event: &Event) {
 mod tests {
     use super::*;
     use crate::memory::Memory;
+    use crate::presence::observers::{MemberOptions, Observers, SavedObservers};
     use crate::presence::{AlertName, EngineTime, Policy};
     use crate::protocol::Heartbeat;
 
@@ -474,6 +477,29 @@ mod tests {
 
     fn beat(instance: &str) -> Heartbeat {
         Heartbeat { service: "s".into(), instance: instance.into(), interval: Some(1.0), ..Heartbeat::default() }
+    }
+
+    #[test]
+    fn who_reports_in_place_of_another_counts_from_then_on() {
+        let mut state = state(0.0);
+        let options = MemberOptions { cluster: "systole".into(), listens_only: false, forget_after: 7200.0 };
+        let times = (EngineTime::default(), UnixTime::from_secs(0.0));
+        let observers = Observers::in_cluster("here", 1, options, SavedObservers::default(), std::iter::empty(), times);
+        (state.kept, state.shared) = (15.0, Some(Among::new(observers)));
+        let beats = |report: Report| {
+            let counts = |reading: &&Reading| reading.name == "presence_beats_total";
+            report.readings.iter().filter(counts).map(|reading| reading.value).sum::<f64>()
+        };
+        (0..5).for_each(|_| state.engine_mut().beat(&beat("a")));
+        state.collect();
+        let report = state.report();
+        assert!(report.readings.is_empty() && report.events.is_empty(), "another node reports: {report:?}");
+        state.engine_mut().beat(&beat("a"));
+        // It is seen that there is no other one.
+        state.set_members(&["here".into()], None);
+        let report = state.report();
+        assert!(!report.events.is_empty(), "what nobody may have reported");
+        assert_eq!(beats(report), 1.0);
     }
 
     #[test]

@@ -21,7 +21,7 @@ type Key = (String, u64);
 /// A sink of all nodes that overwrites, as a database does, and tells when a value is replaced by another one. It knows how often
 /// each was delivered.
 #[derive(Clone, Default)]
-struct Table(Arc<Mutex<BTreeMap<Key, (f64, u32)>>>);
+pub struct Table(Arc<Mutex<BTreeMap<Key, (f64, u32)>>>);
 
 impl Sink for Table {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
@@ -35,6 +35,11 @@ impl Sink for Table {
                 assert!(*value == point.sum.value(), "{key:?} was {value}");
                 *times += 1;
             }
+            // Levels of presence, by their tags, too.
+            for point in snapshot.gauges.iter().filter(|point| point.series.name().starts_with("presence_")) {
+                let key = (point.series.to_string(), snapshot.end.to_bits());
+                all.entry(key).or_insert((0.0, 0)).1 += 1;
+            }
             Ok(Receipt::new(0, []))
         })
     }
@@ -45,6 +50,14 @@ impl Sink for Table {
 }
 
 impl Table {
+    /// How often anything of presence came for one interval, at most; 0 if nothing of it came after a time.
+    pub fn most_of_presence(&self, after: f64) -> u32 {
+        let all = self.0.lock().expect("nobody panicked");
+        let counts =
+            all.iter().filter(|((name, end), _)| name.starts_with("presence_") && f64::from_bits(*end) > after);
+        counts.map(|(_, (_, times))| *times).max().unwrap_or(0)
+    }
+
     /// Sum over all intervals of the counters whose names begin so.
     fn sum(&self, prefix: &str) -> f64 {
         let all = self.0.lock().expect("nobody panicked");
@@ -68,7 +81,7 @@ pub struct Fleet {
     pub runtime: Runtime,
     dir: TempDir,
     pub bus: Arc<MemoryBus>,
-    table: Table,
+    pub table: Table,
     /// More of the configuration of nodes that judge.
     pub more: String,
 }

@@ -106,9 +106,10 @@ fn a_service_that_dies_together_with_the_node_that_notifies_is_one_alarm() {
     let timeout = json(&b, "/api/v1/presence/pay")["instances"][0]["timeout_s"].as_f64().expect("a number");
     senders.beat_for(Duration::from_secs(2));
     assert_eq!(pager.begun(), Vec::<String>::new());
+    assert_eq!(fleet.table.most_of_presence(0.0), 1, "one node gives the sinks what is known of services");
 
     drop(a.running);
-    let died = Instant::now();
+    let (died, unix) = (Instant::now(), fleet.bus.now());
     // It finds another node.
     senders.all = vec![("mail".into(), edge.udp), ("web".into(), edge.udp)];
     senders.beat_until("the alarm is there", || pager.begun().iter().any(|key| key.contains("pay")));
@@ -118,6 +119,7 @@ fn a_service_that_dies_together_with_the_node_that_notifies_is_one_alarm() {
     senders.beat_for(Duration::from_secs(3));
     let begun = pager.begun();
     assert_eq!(begun.len(), 2, "{begun:?}");
+    senders.beat_until("the sinks have it from the other", || fleet.table.most_of_presence(unix + 5.0) == 1);
     assert_eq!((speaker(&b), state(&b, "mail"), state(&b, "web")), ("b".into(), "up".into(), "up".into()));
     fleet.stop(b);
     fleet.stop(edge);
@@ -150,17 +152,16 @@ fn an_edge_that_dies_is_one_alarm_and_those_it_heard_are_none() {
     for node in [a, b, one, two] {
         fleet.stop(node);
     }
-    assert_eq!(pager.all().len(), 2, "nodes that are stopped are no alarm: {:?}", pager.all());
 }
 
 #[test]
 fn while_the_bus_is_away_nobody_is_judged() {
     let (fleet, pager) = fleet();
     let a = fleet.start("a", "global");
-    let (one, two) = (fleet.start("one", "edge"), fleet.start("two", "edge"));
-    let senders = Senders::new(&[("pay", one.udp), ("mail", two.udp)]);
+    let one = fleet.start("one", "edge");
+    let senders = Senders::new(&[("pay", one.udp), ("mail", one.udp)]);
     senders.beat_until("the judge knows everybody", || ["pay", "mail"].iter().all(|one| state(&a, one) == "up"));
-    fleet.bus.set_fault(MemoryFault::Away);
+    fleet.bus.set_fault(MemoryFault::Disconnected);
     senders.beat_until("it is told", || !pager.begun().is_empty());
     senders.beat_for(Duration::from_secs(4));
     let begun = pager.begun();
@@ -169,7 +170,7 @@ fn while_the_bus_is_away_nobody_is_judged() {
     senders.beat_until("that is over", || pager.all().iter().any(|(_, is_over, _)| *is_over));
     senders.beat_for(Duration::from_secs(3));
     assert_eq!((pager.all().len(), state(&a, "pay")), (2, "up".into()), "{:?}", pager.all());
-    for node in [a, one, two] {
+    for node in [a, one] {
         fleet.stop(node);
     }
 }

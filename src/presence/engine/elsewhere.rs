@@ -180,7 +180,8 @@ impl Engine {
         }
         let last = evidence.last_number();
         let is_relayed = |(id, instance): &(InstanceId, &Instance)| {
-            let is_confirmed = instance.is_present() && instance.state() != State::Unknown;
+            // Of one that nobody watches this node knows no more than who asks.
+            let is_confirmed = instance.is_present() && instance.state() != State::Unknown && !instance.is_unwatched();
             is_confirmed && evidence.of(*id).is_not_from_here()
         };
         let from = relayed.into_iter().flat_map(|place| self.roster.instances_from(place));
@@ -464,6 +465,14 @@ impl Engine {
         for (id, blind) in evidence.take_restored(peer).into_iter().chain(lost.into_iter().flatten()) {
             let is_spent = blind >= self.policy.mass_hold;
             self.recover_from_lost_peer(id, is_spent);
+        }
+    }
+
+    /// Nobody could be asked, which is over: time in which nobody was judged counts against no peer.
+    pub fn see_again(&mut self) {
+        let now = self.now;
+        if let Some(evidence) = &mut self.evidence {
+            evidence.followed = now;
         }
     }
 

@@ -52,10 +52,12 @@ impl Engine {
         }
         self.evaluate_services(&went_down);
         self.miss_forgotten();
-        self.look_at_floors();
-        self.await_first_runs();
         self.take_job_lines();
-        self.evaluate_jobs();
+        if !self.listens_only() {
+            self.look_at_floors();
+            self.await_first_runs();
+            self.evaluate_jobs();
+        }
         self.held.set(self.heap_bytes() as u64);
         if self.is_short_of_memory() {
             self.give_up_job_lines();

@@ -494,7 +494,9 @@ impl Engine {
     }
 
     /// Adds an event; where it stands among those since the last take.
-    fn report(&mut self, event: Event<EngineTime>) -> usize {
+    fn report(&mut self, mut event: Event<EngineTime>) -> usize {
+        // Who judges nobody tells nobody of a service.
+        event.notify &= event.service.is_none() || !self.listens_only();
         self.events.push(event);
         self.events.len() - 1
     }

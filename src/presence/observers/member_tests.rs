@@ -255,3 +255,86 @@ fn one_that_only_receives_tells_what_it_has_lost_and_nothing_of_services() {
     all.run(10.0, &[("pay", "two")]);
     assert_eq!(all.take_sent(), [("PresenceIngest/ingest_drops".to_string(), false)]);
 }
+
+#[test]
+fn all_others_that_are_dead_are_no_bus_that_is_away() {
+    let mut all = Cluster::new(&["a"], &["one", "two"]);
+    let beats = [("pay", "one"), ("web", "a")];
+    all.run(60.0, &beats);
+    for name in ["one", "two"] {
+        all.of(name).is_dead = true;
+    }
+    let bus = peer("a/the bus of systole");
+    all.run(200.0, &beats[1..]);
+    assert_eq!(all.take_sent(), [(bus.clone(), false)]);
+    all.run(200.0, &beats[1..]);
+    let mut sent = all.take_sent();
+    sent.sort();
+    assert_eq!(sent, [(bus, true), (peer("one/systole"), false), (peer("systole/two"), false)]);
+    // Those whom it hears itself are judged.
+    all.run(60.0, &[]);
+    assert_eq!(all.take_sent(), [("PresenceServiceDown/web".to_string(), false)]);
+}
+
+#[test]
+fn a_node_that_joins_and_does_not_answer_yet_silences_nobody() {
+    let mut all = Cluster::new(&["a", "b"], &["one"]);
+    all.run(30.0, &[]);
+    let node = &mut all.nodes[0];
+    let seen = ["a", "b", "one", "new"].map(CompactString::from);
+    node.observers.set_members(&seen, None, &mut node.engine);
+    let view = node.observers.view(&node.engine);
+    assert_eq!((view.speaker.as_deref(), view.peers.len(), node.observers.reports()), (Some("a"), 3, true));
+}
+
+#[test]
+fn a_node_that_is_seen_and_does_not_answer_is_not_forgotten() {
+    let mut all = Cluster::new(&["a"], &["one", "two"]);
+    all.run(30.0, &[]);
+    all.of("two").is_dead = true;
+    all.run(FORGET_AFTER + 60.0, &[]);
+    assert_eq!((all.take_sent().len(), all.peers(0)), (2, 1));
+    // Its presence hangs, and its session does not.
+    let node = &mut all.nodes[0];
+    let mut t = all.now;
+    while t < all.now + FORGET_AFTER + 60.0 {
+        t += 0.5;
+        node.engine.at(at(t));
+        for (place, _) in node.observers.set_members(&["one".into(), "two".into()], None, &mut node.engine) {
+            node.observers.miss(place, Missed::Silent, &mut node.engine);
+        }
+        node.observers.tick(&mut node.engine, unix(t));
+    }
+    assert_eq!(node.observers.view(&node.engine).peers.len(), 2);
+}
+
+#[test]
+fn one_that_was_stopped_is_no_alarm_after_a_restart_of_who_asks() {
+    let mut all = Cluster::new(&["a"], &["one", "two"]);
+    all.run(30.0, &[]);
+    all.of("one").observers.leave();
+    all.run(1.0, &[]);
+    all.of("one").is_dead = true;
+    all.run(10.0, &[]);
+    let mut file = Vec::new();
+    all.of("a").observers.store(&mut file).expect("JSON");
+    let saved = serde_json::from_slice(&file).expect("what was saved");
+    let now = all.now;
+    *all.of("a") = node("a", false, saved, now);
+    all.run(400.0, &[]);
+    assert_eq!((all.take_sent(), all.peers(0)), (vec![], 1));
+}
+
+#[test]
+fn a_node_that_judges_no_more_holds_no_problem_of_a_service() {
+    let mut all = Cluster::new(&["a"], &[]);
+    all.run(60.0, &[("pay", "a")]);
+    all.run(60.0, &[]);
+    let firing: Vec<Alarm> = all.nodes[0].alerts.firing().cloned().collect();
+    assert_eq!((firing.len(), all.take_sent().len()), (1, 1));
+    let options = MemberOptions { cluster: "systole".into(), listens_only: true, forget_after: FORGET_AFTER };
+    let (now, saved) = (all.now, SavedObservers::default());
+    let observers = Observers::in_cluster("a", 9, options, saved, firing.into_iter(), (at(now), unix(now)));
+    let digest = observers.digest(&all.nodes[0].engine, None, unix(now));
+    assert!(digest.listens_only && digest.problems.iter().all(|row| !row.open), "{:?}", digest.problems);
+}

@@ -5,10 +5,12 @@
 //! do. When the bus is away nobody has anybody's answer; then nobody is judged, and that is one alarm, and not one for each
 //! node.
 
+use std::collections::BTreeSet;
+
 use compact_str::CompactString;
 
 use super::peer::{GRACE, Peer};
-use super::{LOST_SECS, Observers, in_order};
+use super::{Observers, in_order};
 use crate::presence::engine::Engine;
 use crate::presence::event::{PeerContext, PeerKind, Phase};
 use crate::presence::time::EngineTime;
@@ -18,6 +20,9 @@ const MOST_MEMBERS: usize = 4096;
 
 /// A place of one that is no member any more is another's after so many seconds.
 const REUSED_AFTER: f64 = 86_400.0;
+
+/// That nobody answers is taken for the bus for so many seconds, if there is one; after that they are dead.
+const MOST_BLIND: f64 = 300.0;
 
 /// Who is a member is waited for after a start for so many seconds; then those count that an earlier start knew.
 const UNSEEN: f64 = 30.0;
@@ -37,21 +42,35 @@ pub struct MemberOptions {
 #[derive(Debug)]
 pub(super) struct Membership {
     pub(super) options: MemberOptions,
-    /// Who is a member was seen since the start, and when that was.
+    /// Who is a member was seen since the start, or was waited for.
     is_seen: bool,
-    started: EngineTime,
+    /// Who was seen last, and since when the bus is there.
+    seen: BTreeSet<CompactString>,
+    bus_since: Option<EngineTime>,
     /// Why the bus cannot be reached.
     no_bus: Option<CompactString>,
     /// Since when nobody can be asked, and from when on those who can judge.
     blind_since: Option<EngineTime>,
     sees_at: EngineTime,
+    /// All others are dead.
+    is_alone: bool,
     /// The alarm that nobody can be asked, as it was reported.
     alarm: Option<[CompactString; 2]>,
 }
 
 impl Membership {
     pub(super) fn new(options: MemberOptions, now: EngineTime) -> Membership {
-        Membership { options, is_seen: false, started: now, no_bus: None, blind_since: None, sees_at: now, alarm: None }
+        Membership {
+            options,
+            is_seen: false,
+            seen: BTreeSet::new(),
+            bus_since: None,
+            no_bus: None,
+            blind_since: None,
+            sees_at: now,
+            is_alone: false,
+            alarm: None,
+        }
     }
 
     /// The bus, as alarms have it; no node has that name.
@@ -59,9 +78,9 @@ impl Membership {
         format!("the bus of {}", self.options.cluster).into()
     }
 
-    /// Whether it is known who is a member, or was waited for.
-    pub(super) fn is_seen(&self) -> bool {
-        self.is_seen
+    /// Whether it is known who is a member, or cannot be known.
+    pub(super) fn may_speak(&self) -> bool {
+        self.is_seen || self.blind_since.is_some()
     }
 
     /// Takes the alarm that an earlier start has reported out of these.
@@ -100,18 +119,22 @@ impl Observers {
         let now = engine.now();
         let Some(membership) = &mut self.membership else { return Vec::new() };
         membership.no_bus = no_bus.map(CompactString::from);
-        let is_late = now - membership.started >= UNSEEN;
+        membership.bus_since = no_bus.map_or(Some(membership.bus_since.unwrap_or(now)), |_| None);
+        membership.seen = seen.iter().cloned().collect();
+        let is_late = membership.bus_since.is_some_and(|since| now - since >= UNSEEN) && !self.peers.is_empty();
+        let is_first = !membership.is_seen;
         membership.is_seen |= !seen.is_empty() || is_late;
         for name in seen {
             if *name != self.node {
-                self.add_member(name, engine);
+                self.add_member(name, is_first, engine);
             }
         }
         let members = self.peers.iter().enumerate().filter(|(_, peer)| !peer.is_former);
         members.map(|(place, peer)| (place, peer.url.as_str().into())).collect()
     }
 
-    fn add_member(&mut self, name: &CompactString, engine: &mut Engine) {
+    /// Takes a node that is seen; `is_awaited`: nothing is done before it has answered.
+    fn add_member(&mut self, name: &CompactString, is_awaited: bool, engine: &mut Engine) {
         let now = engine.now();
         let known = self.peers.iter().position(|peer| peer.url == *name);
         match known {
@@ -122,6 +145,7 @@ impl Observers {
             Some(_) => {}
             None => {
                 let peer = Peer::new(name, Some(name.clone()), now);
+                let peer = if is_awaited { peer } else { peer.not_heard_yet(now) };
                 let is_old = |peer: &Peer| peer.is_former_for(now).is_some_and(|secs| secs >= REUSED_AFTER);
                 if self.peers.len() < MOST_MEMBERS {
                     self.peers.push(peer);
@@ -132,9 +156,9 @@ impl Observers {
         }
     }
 
-    /// Whether this node gives its sinks what is known of services: in a cluster one node does, the one that notifies.
+    /// Whether this node gives its sinks what is known of services: in a cluster one node does, whichever targets it can reach.
     pub fn reports(&self) -> bool {
-        self.membership.is_none() || self.speaker() == Some(self.node.as_str())
+        self.membership.is_none() || self.lowest(|_| Some(true)) == Some(self.node.as_str())
     }
 
     /// Whether it is a node of a cluster, and only receives.
@@ -162,11 +186,15 @@ impl Observers {
         let Some(membership) = &mut self.membership else { return true };
         let awaited = || self.peers.iter().filter(|peer| !peer.is_former && !peer.is_leaving);
         let is_nobody = awaited().count() > 1 && awaited().all(|peer| !peer.answers());
-        if membership.no_bus.is_none() && !is_nobody {
+        let is_long = membership.blind_since.is_some_and(|since| now - since >= MOST_BLIND);
+        if membership.no_bus.is_none() && (!is_nobody || is_long || membership.is_alone) {
+            // What all of them do for so long is not the bus.
+            membership.is_alone = is_nobody;
             if membership.blind_since.take().is_some() {
-                // The others are given the time to answer, too.
-                membership.sees_at = now + LOST_SECS;
+                // All of them are given the time to find the bus again.
+                membership.sees_at = now + GRACE;
                 self.peers.iter_mut().for_each(|peer| peer.begin_to_be_lost(now));
+                engine.see_again();
             }
             if let Some(nodes) = membership.alarm.take() {
                 let context = membership.context(&self.node, None);
@@ -190,11 +218,12 @@ impl Observers {
     fn forget_members(&mut self, engine: &mut Engine) {
         let now = engine.now();
         let Some(membership) = &self.membership else { return };
-        let limit = membership.options.forget_after;
+        let (limit, seen) = (membership.options.forget_after, membership.seen.clone());
         for (peer, id) in self.peers.iter_mut().zip(0..) {
             let is_away = peer.lost_at.is_some_and(|lost| now - lost >= limit);
             let is_stopped = peer.is_leaving && peer.is_gone(now);
-            if !peer.is_former && (is_away || is_stopped) {
+            // Who is seen and does not answer is not gone.
+            if !peer.is_former && (is_away || is_stopped) && !seen.contains(peer.url.as_str()) {
                 peer.is_former = true;
                 // Whom it alone had heard has a timeout to be heard by another one.
                 engine.regain_peer(id);

@@ -110,6 +110,9 @@ pub struct SavedObservers {
     /// Peers that are no members of the cluster any more.
     #[serde(default)]
     former: Vec<String>,
+    /// Peers that have said that they are leaving.
+    #[serde(default)]
+    leaving: Vec<String>,
 }
 
 impl SavedObservers {
@@ -283,10 +286,13 @@ impl Observers {
         };
         let peer = |url: &String| {
             let peer = Peer::new(url, known(url), now).started_before(start_before(url));
-            peer.forgotten(saved.former.contains(url), now)
+            peer.forgotten(saved.former.contains(url), now).leaving(saved.leaving.contains(url))
         };
         let peers: Vec<Peer> = urls.iter().map(peer).collect();
-        let firing: Vec<Alarm> = firing.collect();
+        let listens_only = membership.as_ref().is_some_and(|membership| membership.options.listens_only);
+        // One that judges nobody sees no end of what it has found before.
+        let is_its = |alarm: &Alarm| !listens_only || alarm.key.service.is_none();
+        let firing: Vec<Alarm> = firing.filter(is_its).collect();
         // Whom an earlier start has reported; of those that are no peers any more that is over.
         let mut former: Vec<[CompactString; 2]> = firing.iter().filter_map(|alarm| alarm.key.nodes.clone()).collect();
         // 0 is what somebody has who has nothing.
@@ -347,11 +353,15 @@ impl Observers {
             problems: Vec<&'a Problem>,
             #[serde(skip_serializing_if = "Vec::is_empty")]
             former: Vec<&'a str>,
+            #[serde(skip_serializing_if = "Vec::is_empty")]
+            leaving: Vec<&'a str>,
         }
         let peers = self.peers.iter().map(|peer| (peer.url.as_str(), peer.node.as_ref())).collect();
         let starts = self.peers.iter().map(Peer::last_start).collect();
         let former = self.peers.iter().filter(|peer| peer.is_former).map(|peer| peer.url.as_str()).collect();
-        Ok(serde_json::to_writer(out, &Stored { peers, starts, problems: self.problems.saved(), former })?)
+        let leaving = self.peers.iter().filter(|peer| peer.is_leaving).map(|peer| peer.url.as_str()).collect();
+        let problems = self.problems.saved();
+        Ok(serde_json::to_writer(out, &Stored { peers, starts, problems, former, leaving })?)
     }
 }
 
@@ -652,9 +662,7 @@ impl Observers {
 
     /// Takes what this node's own machine would notify.
     pub fn note(&mut self, notifications: Vec<Notification>, now: EngineTime) {
-        // One that judges nobody knows of itself, and not of services.
-        let is_told = |one: &Notification| !self.listens_only() || one.alarm.key.service.is_none();
-        for notification in notifications.into_iter().filter(is_told).collect::<Vec<_>>() {
+        for notification in notifications {
             self.problems.note(notification, now, &mut self.last_number, &self.held);
         }
     }
@@ -693,7 +701,7 @@ impl Observers {
     /// The lowest of those that answer and whose targets work. If nobody's do, somebody has to go on trying: the lowest of those
     /// that have them.
     fn lowest(&self, works: impl Fn(&BTreeMap<CompactString, bool>) -> Option<bool>) -> Option<&str> {
-        let is_unseen = self.membership.as_ref().is_some_and(|membership| !membership.is_seen());
+        let is_unseen = self.membership.as_ref().is_some_and(|membership| !membership.may_speak());
         if is_unseen || !self.peers.iter().all(|peer| peer.is_known) {
             return None;
         }

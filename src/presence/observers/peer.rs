@@ -263,6 +263,16 @@ impl Peer {
         }
     }
 
+    /// The same, of a node that is new: it counts as lost until it answers, which holds up nobody.
+    pub(super) fn not_heard_yet(self, now: EngineTime) -> Peer {
+        Peer { is_known: true, lost_at: Some(now), ..self }
+    }
+
+    /// The same; it had said that it is leaving to an earlier start of this node.
+    pub(super) fn leaving(self, is_leaving: bool) -> Peer {
+        Peer { is_leaving, ..self }
+    }
+
     /// One that was no member any more is one again, and has yet to answer.
     pub(super) fn come_back(&mut self, now: EngineTime) {
         (self.is_former, self.is_leaving, self.lost_at) = (false, false, Some(now));

@@ -621,7 +621,8 @@ fn is_over((key, problem): (&AlertKey, &Problem), notified: EngineTime, to: Spea
         return !peers.iter().any(tells) || now - problem.changed >= HANDOVER;
     }
     // What one drops it alone can see; if it is gone, nobody drops anything.
-    let is_nobodys = key.name == AlertName::Ingest && peers.iter().all(|peer| peer.answers() || peer.is_gone(now));
+    let is_nobodys =
+        key.name == AlertName::Ingest && peers.iter().all(|peer| peer.answers() || peer.is_gone(now) || peer.is_former);
     let after = |closed: EngineTime| closed + 1.0 >= notified;
     let by_peer = |peer: &Peer| peer.answers() && peer.closed.get(key).is_some_and(|seen| after(seen.at));
     problem.closed.is_some_and(after)
