@@ -389,7 +389,7 @@ impl<C: Content> Node<C> {
         }
         self.out.push(match &slot.chain {
             None => Command::ReadLastRecord { partition },
-            Some(chain) => Command::ReadRecords { partition, after: chain.last() },
+            Some(chain) => Command::ReadRecords { partition, after: chain.read_after(slot.write.is_some()) },
         });
     }
 
@@ -738,6 +738,22 @@ mod tests {
                 assert_eq!(emitted, (100..106 + intervals).map(|interval| (interval, 1)).collect::<Vec<_>>());
             }
         }
+    }
+
+    #[test]
+    fn a_record_that_follows_one_of_a_stream_that_is_gone_does_not_hold() {
+        let (mut bus, mut a, mut b) = (TestBus::default(), node("a", 1), node("b", 1));
+        bus.batch("e", 1, 100, 10.0);
+        bus.run(&mut [&mut a, &mut b], 0.0, 14.0);
+        // Its owner is gone, and the claim of another node is on its way
+        let of_a = (0..2).find(|partition| a.owned().any(|owned| owned == *partition)).expect("it owns one");
+        bus.allows = |command| !matches!(command, Command::WriteRecord { .. });
+        bus.run(&mut [&mut b], 14.0, 24.0);
+        // when there is a new stream that is as long.
+        bus.replace_records(24.0);
+        bus.allows = |_| true;
+        bus.run(&mut [&mut b], 24.0, 40.0);
+        assert!(b.owned().count() == 2 && bus.record(of_a).owner.as_ref() == Some(b.id()));
     }
 
     fn owner_of_16(name: &str) -> Node<Bodies> {

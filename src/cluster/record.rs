@@ -223,7 +223,10 @@ impl Chain {
 
     /// The chain of all records that are kept, up to the end of the gathered ones.
     fn of_all(all: &[Stored]) -> Chain {
-        let mut records = all.iter().rev().filter_map(Record::of);
+        let tokens: BTreeMap<Sequence, u64> =
+            all.iter().filter_map(|stored| Some((stored.sequence, Record::of(stored)?.token))).collect();
+        let is_mistaken = |record: &Record| tokens.get(&record.prev).is_some_and(|token| *token != record.follows);
+        let mut records = all.iter().rev().filter_map(Record::of).filter(|record| !is_mistaken(record));
         let last = records.next();
         let has_first = records.chain(last.clone()).any(|record| record.prev == 0);
         let mut chain = match last {
@@ -264,12 +267,21 @@ impl Chain {
         }
     }
 
+    /// Whether this can be the last record that was read, or that another one named as its predecessor.
+    fn is_last(&self, stored: &Stored) -> bool {
+        match self.stored {
+            Some(at) => at == stored.stored,
+            None => Record::of(stored).is_none_or(|record| record.token == self.tip().1),
+        }
+    }
+
     /// Takes the next record of the partition; one that was read before changes nothing. `false` if it follows one that was
-    /// not read, or was not valid here: records are gone, or the stream is another one. Then the chain has to begin anew.
+    /// not read, or was not valid here, or is another one than was read: records are gone, or the stream is another one. Then
+    /// the chain has to begin anew.
     #[must_use]
     pub fn take(&mut self, stored: &Stored) -> bool {
         if stored.sequence <= self.last {
-            return true;
+            return stored.sequence < self.last || self.is_last(stored);
         }
         if let Some((end, mut all)) = self.gathering.take() {
             (self.last, self.stored) = (stored.sequence, Some(stored.stored));
@@ -309,6 +321,12 @@ impl Chain {
     /// Up to where the records were read.
     pub fn last(&self) -> Sequence {
         self.last
+    }
+
+    /// After which sequence records are to be read. The last one is read `again` to see whether it is still the same: a record
+    /// that follows it is taken by any stream that is as long. So is one that was only named by its successor.
+    pub fn read_after(&self, again: bool) -> Sequence {
+        self.last.saturating_sub(u64::from(again || self.stored.is_none()))
     }
 }
 
@@ -390,6 +408,23 @@ mod tests {
         let mut chain = Chain::begin_with_all(all.last());
         assert!(all.iter().all(|one| chain.take(one)) && chain.take(&stored(18, 17)));
         assert_eq!((chain.valid().0, chain.last()), (18, 18));
+    }
+
+    #[test]
+    fn a_record_that_follows_one_of_another_stream_is_noticed() {
+        // Written by a node that knew a 12 of another stream.
+        let same = Record { prev: 12, follows: 7, ..Record::genesis() };
+        let all = [stored(8, 3), stored(12, 8), Stored { payload: same.encode(), ..stored(14, 12) }];
+        let mut chain = Chain::begin(all.last());
+        assert_eq!(chain.read_after(false), 11);
+        assert!(!chain.take(&all[1]));
+        let mut chain = Chain::begin_with_all(all.last());
+        assert!(all.iter().all(|one| chain.take(one)));
+        assert_eq!((chain.valid().0, chain.last(), chain.read_after(false), chain.read_after(true)), (12, 14, 14, 13));
+        // So is its predecessor by that node.
+        let mut chain = Chain::begin(None);
+        assert!(chain.take(&stored(3, 0)) && chain.take(&stored(8, 3)) && chain.take(&stored(8, 3)));
+        assert!(!chain.take(&Stored { stored: 1.0, ..stored(8, 0) }));
     }
 
     #[test]

@@ -176,6 +176,19 @@ impl TestBus {
         self.sequence = self.records.last().map_or(0, |(_, record)| record.sequence);
     }
 
+    /// Puts the first record of a new stream into the place of the last one of each partition.
+    pub(super) fn replace_records(&mut self, now: f64) {
+        let stored = self.time(now);
+        for partition in 0..self.partitions {
+            let token = 1000 + u64::from(partition);
+            let first = Record { token, ..Record::genesis() };
+            let last = self.records.iter().rev().find(|(of, _)| *of == partition).map(|(_, last)| last.sequence);
+            self.records.retain(|(of, _)| *of != partition);
+            let sequence = last.expect("there is one");
+            self.records.push((partition, Stored { sequence, stored, payload: first.encode() }));
+        }
+    }
+
     /// Stores something for a record.
     pub(super) fn store_record(&mut self, partition: u16, payload: &'static [u8]) {
         self.sequence += 1;
