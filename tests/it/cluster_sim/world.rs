@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use systole::internals::cluster::{
     Account, BatchId, Command, Edge, EdgeOptions, Emission, Event, Heard, Interval, Late, Node, NodeOptions, Position,
-    SavedEdge, SessionId, Terms,
+    SavedEdge, Sequence, SessionId, Terms,
 };
 
 use crate::support::{Random, mix};
@@ -124,6 +124,7 @@ pub struct Packet {
     pub partition: u16,
     pub interval: Interval,
     pub version: u32,
+    pub cut: Sequence,
     pub points: Points,
     pub account: Option<Account>,
     pub batches: Vec<BatchId>,
@@ -450,13 +451,19 @@ impl World {
         self.claims += claims;
     }
 
-    /// Whether all edges have left, and all intervals with lines were emitted.
+    /// Whether all edges have left, all intervals with lines were emitted, and so was the account of all that is in the log.
     fn is_quiet(&self) -> bool {
         let has_left = |edge: &SimEdge| edge.left && edge.edge.as_ref().is_some_and(Edge::is_drained);
         let last = self.last_interval();
         let is_emitted = |partition| {
-            let mut own = self.emits.iter().rev().filter(move |packet| packet.partition == partition);
-            own.any(|packet| packet.interval == last)
+            let own = self.emits.iter().filter(move |packet| packet.partition == partition);
+            let end = self.bus.log[partition as usize].last().map_or(0, |batch| batch.sequence);
+            let (mut has_last, mut tells_all) = (false, false);
+            for packet in own {
+                has_last |= packet.interval == last;
+                tells_all |= packet.cut >= end;
+            }
+            has_last && tells_all
         };
         self.edges.iter().all(has_left) && (0..self.terms.partitions).all(is_emitted)
     }
@@ -730,6 +737,7 @@ impl World {
             partition: emission.partition,
             interval: emission.interval,
             version: emission.version,
+            cut: emission.cut,
             points: published(&emission.merged, &emission.standing),
             account: emission.account.clone(),
             batches: emission.batches.clone(),
