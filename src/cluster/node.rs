@@ -30,6 +30,7 @@ const READ_RECORDS_SECS: f64 = 1.0;
 /// A node that owns nothing reads them less often the more nodes there are: so many seconds for each, but at least these.
 const WATCH_SECS: f64 = 0.1;
 const WATCH_LEAST_SECS: f64 = 10.0;
+const WATCH_MOST_SECS: f64 = 30.0;
 
 /// A record of which nothing was seen for so many seconds is sent again.
 const RESEND_SECS: f64 = 1.5;
@@ -212,6 +213,10 @@ impl<C: Content> Node<C> {
     /// Batches that its edge has yet to send, and whether it holds them back as the bus has refused some; the others see it with
     /// the next session.
     pub fn set_spooled(&mut self, batches: u64, holds_back: bool) {
+        if holds_back != self.holds_back {
+            // Owners are to know before they seal.
+            self.session.renew_now();
+        }
         (self.spooled, self.holds_back) = (batches, holds_back);
     }
 
@@ -307,7 +312,7 @@ impl<C: Content> Node<C> {
 
     /// Reads records, far less often than an owner.
     fn watch(&mut self, now: f64) {
-        let every = WATCH_LEAST_SECS.max(WATCH_SECS * self.sessions.len() as f64);
+        let every = (WATCH_SECS * self.sessions.len() as f64).clamp(WATCH_LEAST_SECS, WATCH_MOST_SECS);
         for partition in 0..self.terms.partitions {
             // Those whose records were never read are asked for as an owner does.
             let slot = &self.slots[partition as usize];

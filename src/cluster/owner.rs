@@ -590,7 +590,9 @@ impl<C: Content> Owner<C> {
         if is_held {
             self.held_back_at = Some(step.now);
         }
-        self.held_back_at.take_if(|at| step.now - *at >= HELD_BACK_SECS || bus - deadline >= MOST_SECS);
+        // What the log is about to lose is not waited for.
+        let most = MOST_SECS.min(self.terms.forget_secs / 2.0);
+        self.held_back_at.take_if(|at| step.now - *at >= HELD_BACK_SECS || bus - deadline >= most);
         self.held_back_at.is_some()
     }
 

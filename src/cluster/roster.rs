@@ -214,6 +214,15 @@ impl Roster {
             member.away = (member.last + 1, interval);
             member.last = interval - 1;
         }
+        if header.flags.first && header.clean_before && !header.flags.hello {
+            // It said hello before it listened.
+            let back = member.away.1;
+            if member.last < member.first {
+                (member.last, member.first) = (interval - 1, interval);
+            } else if back > 0 && member.last + 1 == back {
+                (member.last, member.away.1) = (interval - 1, interval);
+            }
+        }
         member.left = header.flags.last;
         if header.flags.first && !header.clean_before {
             report(Finding::Partial { edge: edge(), interval });
@@ -369,6 +378,25 @@ mod tests {
         take(&mut roster, &hello(2, 3, 105));
         // What it missed before its goodbye is missing still.
         assert_eq!(expected(&roster, 99..108), [100, 101, 102, 105, 106, 107]);
+    }
+
+    #[test]
+    fn an_edge_that_listened_later_than_it_said_hello_is_expected_from_then_on() {
+        let first = |boot, n, interval| BatchHeader {
+            flags: Flags { first: true, ..Flags::default() },
+            ..header(boot, n, interval)
+        };
+        let mut roster = Roster::default();
+        take(&mut roster, &hello(1, 1, 100));
+        assert_eq!(expected(&roster, 99..104), [100, 101, 102, 103]);
+        take(&mut roster, &first(1, 2, 101));
+        assert_eq!(expected(&roster, 99..104), [101, 102, 103]);
+        // After a goodbye, too.
+        take(&mut roster, &BatchHeader { flags: Flags { last: true, ..Flags::default() }, ..header(1, 3, 102) });
+        take(&mut roster, &hello(2, 4, 102));
+        take(&mut roster, &first(2, 5, 103));
+        assert_eq!(roster.get(&edge()).and_then(Member::half_told), None);
+        assert_eq!(expected(&roster, 103..106), [103, 104, 105]);
     }
 
     #[test]

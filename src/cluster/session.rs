@@ -312,6 +312,7 @@ impl Sessions {
             takes: session.takes,
             load: session.load,
             spooled: session.spooled,
+            holds_back: session.holds_back,
             age: now - since,
             is_live: now - since < self.dead_secs(),
             role: session.note.role,

@@ -70,6 +70,8 @@ pub struct NodeView {
     pub load: u32,
     /// Batches that it has yet to send.
     pub spooled: u64,
+    /// Whether the bus has refused some of them: owners wait for it.
+    pub holds_back: bool,
     /// Since when its session has not changed, in seconds.
     pub age: f64,
     /// Whether it is not called dead.

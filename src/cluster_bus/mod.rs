@@ -153,6 +153,16 @@ pub enum BusError {
     Failed(String),
 }
 
+/// Settings that bound a stream: with others than a node wants it works all the same.
+const BOUNDS: [&str; 3] = ["max_bytes", "max_age", "num_replicas"];
+
+impl BusError {
+    /// Whether a stream is bounded otherwise, and is else as it should be.
+    pub fn is_of_bounds(&self) -> bool {
+        matches!(self, BusError::Different { field, .. } if BOUNDS.contains(field))
+    }
+}
+
 /// Whether a bus can be reached.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BusStatus {

@@ -159,7 +159,8 @@ impl OwnerDriver {
 
     fn take(&mut self, event: Event) {
         if let Event::SessionStored { number, sequence } = &event {
-            self.own_session = self.own_session.max(*sequence);
+            // Sequences begin anew when all servers were restarted.
+            self.own_session = *sequence;
             self.has_said_goodbye |= self.goodbye.is_some_and(|goodbye| *number >= goodbye);
             self.status.works();
         }
@@ -180,9 +181,9 @@ impl OwnerDriver {
                         match call(bus.as_ref(), &me.node, other).await {
                             Ok(event) => {
                                 if let Event::Sessions(all) = &event
-                                    && has_twin(all, own, &me)
+                                    && let Some(start) = twin(all, own, &me)
                                 {
-                                    status.has_twin();
+                                    status.has_twin(start > me.start);
                                 }
                                 // The thread may have ended.
                                 let _ = events.send(event);
@@ -261,10 +262,11 @@ impl OwnerDriver {
 
 /// Whether one of these sessions is of our name and another start, and was stored after the last one of ours, `own`, that was
 /// known when they were asked for.
-fn has_twin(all: &[Stored], own: Sequence, id: &SessionId) -> bool {
+fn twin(all: &[Stored], own: Sequence, id: &SessionId) -> Option<u64> {
     let later = all.iter().filter(|stored| own > 0 && stored.sequence > own);
-    let mut sessions = later.filter_map(|stored| Session::decode(&stored.payload));
-    sessions.any(|session| session.id.node == id.node && session.id.start != id.start)
+    let sessions = later.filter_map(|stored| Session::decode(&stored.payload));
+    let twins = sessions.filter(|session| session.id.node == id.node && session.id.start != id.start);
+    twins.map(|session| session.id.start).max()
 }
 
 /// How complete an interval was, if it has the accounts of the edges.

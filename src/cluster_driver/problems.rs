@@ -54,6 +54,20 @@ impl ClusterStatus {
                 "another node runs under the name {node}: what one of them sends is taken for old; set `cluster.node`"
             ));
         }
+        if let Some(error) = &self.difference {
+            let list = if error.is_of_bounds() { &mut all.warnings } else { &mut all.errors };
+            list.push(error.to_string());
+        }
+        if self.is_superseded {
+            all.errors.push(format!(
+                "another node ran under the name {} with a later start, so what this one sends is ignored: restart it",
+                self.node
+            ));
+        }
+        if self.ignores {
+            let text = "batches of an edge are ignored, as a later start of its name was heard: two nodes have one name, or had";
+            all.errors.push(format!("{text}; restart the one that is to stay"));
+        }
         if let Some(ahead) = self.clock_ahead_secs.filter(|ahead| ahead.abs() > MOST_CLOCK_SECS) {
             let off = off_by(ahead);
             let grave = ahead.abs() > BAD_CLOCK_SECS;
@@ -145,6 +159,9 @@ impl ClusterStatus {
         for node in dead.iter().take(NAMES) {
             let (name, age, role) = (&node.id.node, node.age, node.role.name());
             let what = match node.role.is_global() {
+                true if has_merger && node.role.is_edge() => {
+                    "others merge what it did, and what it had open as an edge is lost; start it again"
+                }
                 true if has_merger => "others merge what it did; start it again",
                 true => "start it again",
                 false => "what it had open is lost; start it again",
@@ -153,6 +170,14 @@ impl ClusterStatus {
         }
         if dead.len() > NAMES {
             all.warnings.push(format!("{} more nodes are not heard", dead.len() - NAMES));
+        }
+        let holding: Vec<&str> =
+            other.iter().filter(|node| node.is_live && node.holds_back).map(|node| node.id.node.as_str()).collect();
+        if !holding.is_empty() {
+            all.warnings.push(format!(
+                "the bus refuses batches of {}: intervals wait for them, up to 15 min; raise `max_bytes` or its limits",
+                names(&holding)
+            ));
         }
         let far =
             |node: &&&NodeView| node.is_live && node.clock_ahead_secs.is_some_and(|ahead| ahead.abs() > BAD_CLOCK_SECS);
@@ -209,6 +234,7 @@ mod tests {
             takes: role.is_global(),
             load: 0,
             spooled: 0,
+            holds_back: false,
             age: 9.0,
             is_live,
             role,

@@ -8,7 +8,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::cluster::{LastInterval, NodeRole, NodeView, PartitionView, SessionNote};
-use crate::cluster_bus::Bus;
+use crate::cluster_bus::{Bus, BusError};
 use crate::telemetry::ClusterAccount;
 
 use super::changes::ChangeLog;
@@ -35,6 +35,14 @@ pub struct ClusterStatus {
     pub has_twin: bool,
     /// By how much its wall clock is ahead of that of the bus; absent until it is known.
     pub clock_ahead_secs: Option<f64>,
+    /// Another node ran under its name with a later start: what it sends is ignored until it is started again.
+    pub is_superseded: bool,
+    /// A stream is not as this node wants it.
+    #[serde(skip)]
+    pub(super) difference: Option<BusError>,
+    /// Batches were ignored of late, for a later start of their edge's name was heard.
+    #[serde(skip)]
+    pub(super) ignores: bool,
     /// What is wrong, in sentences, the worst first.
     pub problems: Vec<String>,
     /// How many of them need somebody now; these are the first.
@@ -140,6 +148,8 @@ struct Inner {
     /// When the bus has stored something of ours last.
     stored: Option<Instant>,
     twin_seen: Option<Instant>,
+    /// When batches were ignored last.
+    ignored: Option<Instant>,
     failures: Failures,
     watched: Watched,
     changes: ChangeLog,
@@ -154,6 +164,7 @@ impl StatusBoard {
             started: Instant::now(),
             stored: None,
             twin_seen: None,
+            ignored: None,
             failures: Failures::default(),
             watched: Watched::default(),
             changes: ChangeLog::default(),
@@ -174,6 +185,7 @@ impl StatusBoard {
             bus: bus.to_string(),
             answers: bus.connected && is_recent(inner.stored, ANSWER),
             has_twin: is_recent(inner.twin_seen, TWIN_STAYS),
+            ignores: is_recent(inner.ignored, TWIN_STAYS),
             ..inner.status.clone()
         };
         let is_starting = inner.stored.is_none() && inner.started.elapsed() < ANSWER;
@@ -212,6 +224,16 @@ impl StatusBoard {
         inner.status.error = Some(error.to_string());
     }
 
+    /// A stream is not as this node wants it, or all are.
+    pub fn differs(&self, difference: Option<BusError>) {
+        self.change(|status| {
+            if let Some(error) = difference.as_ref().filter(|_| status.difference != difference) {
+                tracing::error!(%error, "a stream of the cluster is not as this node wants it");
+            }
+            status.difference = difference;
+        });
+    }
+
     /// The bus has stored something of ours.
     pub(super) fn works(&self) {
         let mut inner = self.lock();
@@ -221,9 +243,10 @@ impl StatusBoard {
         inner.stored = Some(now);
     }
 
-    /// Another node has our name.
-    pub(super) fn has_twin(&self) {
+    /// Another node has our name; `is_newer`: it started later.
+    pub(super) fn has_twin(&self, is_newer: bool) {
         let mut inner = self.lock();
+        inner.status.is_superseded |= is_newer;
         let now = Instant::now();
         if inner.twin_seen.replace(now).is_none_or(|seen| now - seen >= TWIN_STAYS) {
             tracing::error!(
@@ -254,6 +277,9 @@ impl StatusBoard {
         let mut inner = self.lock();
         if let Some(account) = account {
             inner.status.account.add_later(account);
+            if account.batches_ignored > 0 {
+                inner.ignored = Some(Instant::now());
+            }
         }
         if let Some(last) = last {
             inner.watched.own_last = Some(last.clone());
@@ -325,6 +351,12 @@ impl ClusterStatus {
 
     /// Why it should get no traffic.
     pub(super) fn obstacle(&self) -> Option<String> {
+        if self.is_superseded {
+            return Some(format!("another node ran under the name {}: restart this one", self.node));
+        }
+        if let Some(error) = self.difference.as_ref().filter(|error| !error.is_of_bounds()) {
+            return Some(error.to_string());
+        }
         if let Some(ahead) = self.clock_ahead_secs.filter(|ahead| ahead.abs() > BAD_CLOCK_SECS) {
             return Some(format!("the clock of this node is {} that of the bus", off_by(ahead)));
         }

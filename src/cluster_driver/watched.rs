@@ -57,11 +57,12 @@ impl Watched {
         status.is_settled = has_settled && is_fresh;
         self.partitions.resize_with(status.partitions.len(), Course::default);
         (status.ownerless, status.stuck) = (Vec::new(), Vec::new());
+        let is_held_back = status.nodes.iter().any(|node| node.is_live && node.holds_back);
         let has_begun = status.partitions.iter().any(|one| one.sealed > 0);
         let patience = 3.0 * options.interval_secs + options.lateness_secs + STUCK_SECS;
         for (course, one) in self.partitions.iter_mut().zip(&status.partitions) {
-            // While the bus is away nothing moves.
-            if one.sealed != course.sealed || !has_settled {
+            // While the bus is away nothing moves, and owners wait for who holds batches back.
+            if one.sealed != course.sealed || !has_settled || is_held_back {
                 (course.sealed, course.since) = (one.sealed, now);
             }
             let is_seen = status.is_settled && !one.is_owner_live;

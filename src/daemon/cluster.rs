@@ -245,29 +245,33 @@ fn link(bus: &Arc<dyn Bus>, status: &StatusBoard) -> ClusterLink {
     let see = move || {
         let bus = seen.status();
         let no_bus = (!bus.connected).then(|| bus.to_string());
-        let live = status.read().nodes.into_iter().filter(|node| node.is_live && !node.has_left);
-        Seen { nodes: live.map(|node| node.id.node.as_str().into()).collect(), no_bus }
+        let status = status.read();
+        let live = status.nodes.into_iter().filter(|node| node.is_live && !node.has_left);
+        Seen { bus_answers: status.answers, nodes: live.map(|node| node.id.node.as_str().into()).collect(), no_bus }
     };
     ClusterLink { ask, see: Arc::new(see) }
 }
 
 /// Creates the streams, or compares them with what they should be, again and again. With others nothing can work, and this node is
-/// not ready until its next start.
+/// not ready while they are so; other bounds are a warning.
 async fn prepare(bus: Arc<dyn Bus>, prepared: watch::Sender<bool>, status: StatusBoard, part: Part) {
     // Once nobody waits for it any more the node has stopped.
     while !prepared.is_closed() {
         part.alive();
         match bus.prepare().await {
             Ok(()) => {
+                status.differs(None);
                 if !prepared.send_replace(true) {
                     tracing::info!(bus = %bus.status(), "the streams of the cluster are there");
                 }
                 tokio::time::sleep(PREPARE_AGAIN).await;
             }
             Err(error @ BusError::Different { .. }) => {
-                status.fails(&error.to_string());
-                part.give_up(&format!("{error}; then start this node again"));
-                return;
+                if error.is_of_bounds() {
+                    prepared.send_replace(true);
+                }
+                status.differs(Some(error));
+                tokio::time::sleep(PREPARE_AGAIN).await;
             }
             Err(error) => {
                 status.fails(&error.to_string());

@@ -30,6 +30,8 @@ pub struct Seen {
     pub nodes: Vec<CompactString>,
     /// Why the bus cannot be reached.
     pub no_bus: Option<String>,
+    /// Whether it stores what this node sends: then it is not the bus if no other node answers.
+    pub bus_answers: bool,
 }
 
 /// The cluster, as presence needs it.
@@ -92,8 +94,8 @@ impl Members {
                 _ = stop.wait_for(|stop| *stop) => break,
             }
             self.part.alive();
-            let Seen { nodes, no_bus } = (self.link.see)();
-            let set = move |state: &mut PresenceState| state.set_members(&nodes, no_bus.as_deref());
+            let Seen { nodes, no_bus, bus_answers } = (self.link.see)();
+            let set = move |state: &mut PresenceState| state.set_members(&nodes, (no_bus.as_deref(), bus_answers));
             tokio::select! {
                 // If presence is busy it is told the next time.
                 members = self.presence.ask(set) => self.ask_all(members.unwrap_or_default()),

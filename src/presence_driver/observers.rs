@@ -135,10 +135,14 @@ impl PresenceState {
         Some(shared.observers.digest(&self.engine, since, unix))
     }
 
-    /// Takes which nodes of the cluster are seen, and why the bus cannot be reached; whom to ask.
-    pub(super) fn set_members(&mut self, seen: &[CompactString], no_bus: Option<&str>) -> Vec<(usize, CompactString)> {
+    /// Takes which nodes of the cluster are seen, why the bus cannot be reached, and whether it stores anything; whom to ask.
+    pub(super) fn set_members(
+        &mut self,
+        seen: &[CompactString],
+        bus: (Option<&str>, bool),
+    ) -> Vec<(usize, CompactString)> {
         let Some(shared) = &mut self.shared else { return Vec::new() };
-        shared.observers.set_members(seen, no_bus, &mut self.engine)
+        shared.observers.set_members(seen, bus, &mut self.engine)
     }
 
     /// The time before a peer is asked, where to go on, and who asks.

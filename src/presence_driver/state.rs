@@ -496,7 +496,7 @@ mod tests {
         assert!(report.readings.is_empty() && report.events.is_empty(), "another node reports: {report:?}");
         state.engine_mut().beat(&beat("a"));
         // It is seen that there is no other one.
-        state.set_members(&["here".into()], None);
+        state.set_members(&["here".into()], (None, true));
         let report = state.report();
         assert!(!report.events.is_empty(), "what nobody may have reported");
         assert_eq!(beats(report), 1.0);

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Daemon, get, until};
+use crate::support::{Daemon, get, get_within, until};
 
 fn start(dir: &Path) -> Daemon {
     let sink = dir.join("records.jsonl");
@@ -177,10 +178,11 @@ fn patterns_and_near_words_of_long_names_end_after_a_number_of_steps() {
         format!("/series?q=%2A{}%3Fb", "a".repeat(490)),
         format!("/api/v1/snapshot?name=%2A{}%3Fb", "a".repeat(250)),
     ] {
-        let (code, said) = get(http, &path, "");
+        let (code, said) = get_within(http, &path, "", Duration::from_secs(60));
         assert!(code == 400 && said.contains("`max_pattern_steps`: "), "{path:.40}: {code} {said:.300}");
     }
-    let (code, said) = get(http, &format!("/api/v1/series?q={}", "b".repeat(903)), "");
+    let path = format!("/api/v1/series?q={}", "b".repeat(903));
+    let (code, said) = get_within(http, &path, "", Duration::from_secs(60));
     assert!(code == 200 && said.contains("\"near\":[]"), "{code} {said:.300}");
     daemon.stop();
 }

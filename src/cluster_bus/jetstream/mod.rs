@@ -193,10 +193,17 @@ impl JetStreamBus {
             let text = format!("{} is nats-server {}: 2.9 or later is needed", info.server_name, info.version);
             return Err(BusError::Failed(text));
         }
+        // One that differs keeps no other from being made.
+        let mut differs: Option<BusError> = None;
         for stream in self.streams.all() {
-            stream.prepare(&self.api).await?;
+            match stream.prepare(&self.api).await {
+                Err(error @ BusError::Different { .. }) => {
+                    differs = differs.filter(|known| !known.is_of_bounds() || error.is_of_bounds()).or(Some(error));
+                }
+                other => other?,
+            }
         }
-        Ok(())
+        differs.map_or(Ok(()), Err)
     }
 
     async fn read_sessions(&self) -> Result<Vec<Stored>, BusError> {

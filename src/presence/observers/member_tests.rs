@@ -25,6 +25,7 @@ struct Cluster {
     nodes: Vec<Node>,
     judges: usize,
     no_bus: Option<&'static str>,
+    bus_answers: bool,
     now: f64,
     sent: Vec<(String, bool)>,
 }
@@ -52,7 +53,7 @@ impl Cluster {
         let saved = SavedObservers::default;
         let nodes = judges.iter().map(|name| node(name, false, saved(), 0.0));
         let nodes = nodes.chain(edges.iter().map(|name| node(name, true, saved(), 0.0))).collect();
-        Cluster { nodes, judges: judges.len(), no_bus: None, now: 0.0, sent: Vec::new() }
+        Cluster { nodes, judges: judges.len(), no_bus: None, bus_answers: true, now: 0.0, sent: Vec::new() }
     }
 
     fn of(&mut self, name: &str) -> &mut Node {
@@ -60,11 +61,11 @@ impl Cluster {
     }
 
     fn poll(&mut self, asking: usize) {
-        let (t, no_bus) = (self.now, self.no_bus);
+        let (t, no_bus, answers) = (self.now, self.no_bus, self.bus_answers);
         let live = self.nodes.iter().filter(|node| !node.is_dead).map(|node| node.name.into());
         let seen: Vec<CompactString> = if no_bus.is_none() { live.collect() } else { Vec::new() };
         let Node { engine, observers, .. } = &mut self.nodes[asking];
-        for (place, name) in observers.set_members(&seen, no_bus, engine) {
+        for (place, name) in observers.set_members(&seen, (no_bus, answers), engine) {
             let since = self.nodes[asking].observers.cursor(place);
             let asked = self.nodes.iter_mut().find(|node| node.name == name).expect("a node");
             asked.engine.at(at(t));
@@ -264,6 +265,8 @@ fn all_others_that_are_dead_are_no_bus_that_is_away() {
     for name in ["one", "two"] {
         all.of(name).is_dead = true;
     }
+    // Nothing is stored, either.
+    all.bus_answers = false;
     let bus = peer("a/the bus of systole");
     all.run(200.0, &beats[1..]);
     assert_eq!(all.take_sent(), [(bus.clone(), false)]);
@@ -277,12 +280,23 @@ fn all_others_that_are_dead_are_no_bus_that_is_away() {
 }
 
 #[test]
+fn all_others_that_are_dead_are_told_at_once_where_the_bus_works() {
+    let mut all = Cluster::new(&["a"], &["one", "two"]);
+    all.run(60.0, &[]);
+    for name in ["one", "two"] {
+        all.of(name).is_dead = true;
+    }
+    all.run(20.0, &[]);
+    assert_eq!(all.take_sent(), [(peer("one/systole"), false), (peer("systole/two"), false)]);
+}
+
+#[test]
 fn a_node_that_joins_and_does_not_answer_yet_silences_nobody() {
     let mut all = Cluster::new(&["a", "b"], &["one"]);
     all.run(30.0, &[]);
     let node = &mut all.nodes[0];
     let seen = ["a", "b", "one", "new"].map(CompactString::from);
-    node.observers.set_members(&seen, None, &mut node.engine);
+    node.observers.set_members(&seen, (None, true), &mut node.engine);
     let view = node.observers.view(&node.engine);
     assert_eq!((view.speaker.as_deref(), view.peers.len(), node.observers.reports()), (Some("a"), 3, true));
 }
@@ -300,7 +314,7 @@ fn a_node_that_is_seen_and_does_not_answer_is_not_forgotten() {
     while t < all.now + FORGET_AFTER + 60.0 {
         t += 0.5;
         node.engine.at(at(t));
-        for (place, _) in node.observers.set_members(&["one".into(), "two".into()], None, &mut node.engine) {
+        for (place, _) in node.observers.set_members(&["one".into(), "two".into()], (None, true), &mut node.engine) {
             node.observers.miss(place, Missed::Silent, &mut node.engine);
         }
         node.observers.tick(&mut node.engine, unix(t));

@@ -52,6 +52,8 @@ pub(super) struct Membership {
     /// Since when nobody can be asked, and from when on those who can judge.
     blind_since: Option<EngineTime>,
     sees_at: EngineTime,
+    /// It stores what this node sends.
+    bus_answers: bool,
     /// All others are dead.
     is_alone: bool,
     /// The alarm that nobody can be asked, as it was reported.
@@ -68,6 +70,7 @@ impl Membership {
             no_bus: None,
             blind_since: None,
             sees_at: now,
+            bus_answers: false,
             is_alone: false,
             alarm: None,
         }
@@ -108,17 +111,18 @@ pub(super) fn is_member_name(text: &str) -> bool {
 }
 
 impl Observers {
-    /// Takes which other nodes are seen on the bus, and why it cannot be reached. Whom to ask: a place among the peers, and
+    /// Takes which other nodes are seen on the bus, why it cannot be reached, and whether it stores anything. Whom to ask: a place among the peers, and
     /// the name. A node that is not seen any more is asked until it is forgotten.
     pub fn set_members(
         &mut self,
         seen: &[CompactString],
-        no_bus: Option<&str>,
+        (no_bus, bus_answers): (Option<&str>, bool),
         engine: &mut Engine,
     ) -> Vec<(usize, CompactString)> {
         let now = engine.now();
         let Some(membership) = &mut self.membership else { return Vec::new() };
         membership.no_bus = no_bus.map(CompactString::from);
+        membership.bus_answers = bus_answers;
         membership.bus_since = no_bus.map_or(Some(membership.bus_since.unwrap_or(now)), |_| None);
         membership.seen = seen.iter().cloned().collect();
         let is_late = membership.bus_since.is_some_and(|since| now - since >= UNSEEN) && !self.peers.is_empty();
@@ -185,7 +189,7 @@ impl Observers {
         let now = engine.now();
         let Some(membership) = &mut self.membership else { return true };
         let awaited = || self.peers.iter().filter(|peer| !peer.is_former && !peer.is_leaving);
-        let is_nobody = awaited().count() > 1 && awaited().all(|peer| !peer.answers());
+        let is_nobody = !membership.bus_answers && awaited().count() > 1 && awaited().all(|peer| !peer.answers());
         let is_long = membership.blind_since.is_some_and(|since| now - since >= MOST_BLIND);
         if membership.no_bus.is_none() && (!is_nobody || is_long || membership.is_alone) {
             // What all of them do for so long is not the bus.
