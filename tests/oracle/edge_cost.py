@@ -2,7 +2,7 @@
 """What a line costs at an edge of a cluster, beside a standalone daemon: processor seconds of each for the same lines over UDP, in turn, and
 the median of the ratios of pairs with a bootstrap interval.
 
-  edge_cost.py --systole PATH [--pairs N] [--lines N]
+  edge_cost.py --systole PATH [--pairs N] [--lines N] [--interval SECONDS]
 
 PATH is a build with the feature `nats`. The standalone daemon writes what it has aggregated to a file, the edge sends it to a NATS server.
 """
@@ -32,9 +32,9 @@ def packets():
     return ["\n".join(lines[n:n + LINES_A_PACKET]).encode() for n in range(0, len(lines), LINES_A_PACKET)]
 
 
-def measure(daemon, udp, all_packets, count):
+def measure(daemon, udp, all_packets, count, interval):
     """Processor seconds for a million lines."""
-    before, lines_before = cpu_seconds(daemon.process.pid), daemon.status()["totals"]["lines"]["read"]
+    before, lines_before = cpu_seconds(daemon.process.pid), daemon.status()["lines"]["read"]
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as out:
         out.connect(("127.0.0.1", udp))
         begun = time.monotonic()
@@ -43,8 +43,8 @@ def measure(daemon, udp, all_packets, count):
             if n % 50 == 0:
                 time.sleep(max(0, n * LINES_A_PACKET / RATE - (time.monotonic() - begun)))
     # The intervals that are open are closed, and what they had is on its way.
-    time.sleep(2.5)
-    lines = daemon.status()["totals"]["lines"]["read"] - lines_before
+    time.sleep(interval + 1.5)
+    lines = daemon.status()["lines"]["read"] - lines_before
     assert lines > 0.9 * count * LINES_A_PACKET, f"{lines} of {count * LINES_A_PACKET} lines came"
     return (cpu_seconds(daemon.process.pid) - before) / lines * 1e6
 
@@ -54,6 +54,7 @@ def main():
     parser.add_argument("--systole", required=True)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--lines", type=int, default=400_000)
+    parser.add_argument("--interval", type=int, default=1)
     args = parser.parse_args()
     program = os.path.abspath(args.systole)
     with tempfile.TemporaryDirectory() as folder, Processes() as processes:
@@ -64,7 +65,7 @@ def main():
         def start(name, tables):
             udp = free_port(socket.SOCK_DGRAM)
             listen = f'[[listen]]\nurl = "udp://127.0.0.1:{udp}"\n'
-            return Systole(processes, program, folder, {"root": 'interval = "1s"', "tables": listen + tables}, name), udp
+            return Systole(processes, program, folder, {"root": f'interval = "{args.interval}s"', "tables": listen + tables}, name), udp
 
         alone = start("alone", f'[[sink]]\ntype = "file"\npath = "{folder}/alone.jsonl"\n')
         edge = start("edge", f'[cluster]\nrole = "edge"\nnode = "edge"\nbus = ["127.0.0.1:{port}"]\nreplicas = 1\n'
@@ -73,7 +74,7 @@ def main():
         costs = {"alone": [], "edge": []}
         for n in range(args.pairs + 1):
             for name, daemon in sorted([("alone", alone), ("edge", edge)], reverse=n % 2 == 1):
-                costs[name].append(measure(*daemon, all_packets, count))
+                costs[name].append(measure(*daemon, all_packets, count, args.interval))
         # The first pair warms up.
         ratios = [edge / alone for alone, edge in list(zip(costs["alone"], costs["edge"]))[1:]]
         rng = random.Random(1)

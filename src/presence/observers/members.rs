@@ -111,8 +111,8 @@ pub(super) fn is_member_name(text: &str) -> bool {
 }
 
 impl Observers {
-    /// Takes which other nodes are seen on the bus, why it cannot be reached, and whether it stores anything. Whom to ask: a place among the peers, and
-    /// the name. A node that is not seen any more is asked until it is forgotten.
+    /// Takes which other nodes are seen on the bus, why it cannot be reached, and whether it stores what this node sends. Whom to
+    /// ask: a place among the peers, and the name. A node that is not seen any more is asked until it is forgotten.
     pub fn set_members(
         &mut self,
         seen: &[CompactString],
