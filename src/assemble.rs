@@ -161,10 +161,8 @@ pub fn targets(config: &Config, identity: &Identity, page: Option<String>) -> Ta
     if !presence.enabled {
         return Targets::default();
     }
-    // In a cluster those who judge notify.
-    let is_told = config.cluster.role != config::Role::Edge;
     Targets {
-        all: if is_told { config::targets(config) } else { Vec::new() },
+        all: config::targets(config),
         dead_man_switch: presence.snitch_url.clone(),
         page: Some(config.http.external_url.clone()).filter(|url| !url.is_empty()).or(page),
         identity: Some(identity.clone()),
@@ -233,7 +231,13 @@ pub fn registry_options(config: &Config, lag: bool) -> RegistryOptions {
 pub fn of_role(mut config: Config) -> Config {
     match config.cluster.role {
         config::Role::Standalone | config::Role::Both => {}
-        config::Role::Edge => config.sinks.clear(),
+        config::Role::Edge => {
+            config.sinks.clear();
+            // Those who judge notify.
+            config.notify.clear();
+            config.presence.alertmanager.clear();
+            config.presence.webhook.clear();
+        }
         config::Role::Global => {
             config.listen.clear();
             config.relays.clear();
@@ -489,10 +493,10 @@ fn of_cluster(config: &Config) -> Vec<String> {
                     "sink {names}: an edge hands all to the cluster and uses no sink; nodes that merge need it"
                 ));
             }
+            if !config.notify.is_empty() {
+                all.push("notify: an edge notifies nobody; nodes that merge need it".into());
+            }
         }
-    }
-    if config.cluster.role == config::Role::Edge && !config.notify.is_empty() {
-        all.push("notify: an edge notifies nobody; nodes that merge need it".into());
     }
     all
 }
