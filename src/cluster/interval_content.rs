@@ -10,7 +10,7 @@ use crate::aggregate::rules::{NO_RULE, Rules};
 use crate::rollup::{self, RegistryOptions, SelfMetrics};
 use crate::series::Series;
 use crate::snapshot::{Snapshot, merge_timestamped};
-use crate::telemetry::{ClusterAccount, ClusterPartitionAccount, Ledger, ListenerAccount};
+use crate::telemetry::{ClusterAccount, ClusterPartitionAccount, Ledger, Limit, Limited, ListenerAccount};
 
 use super::batch::{Batch, EdgeAccount, merge_contents};
 use super::carried::Carried;
@@ -27,6 +27,9 @@ const MOST_NAMES: usize = 20;
 
 /// The partition whose batches have the accounts of the edges.
 const ACCOUNTS: u16 = 0;
+
+/// What series begin with that each owner emits of its own partitions.
+const OF_PARTITIONS: [&str; 2] = ["systole.cluster.batches.", "systole.cluster.samples."];
 
 /// How batches are merged.
 #[derive(Clone, Debug)]
@@ -50,6 +53,8 @@ pub struct MergedInterval {
     /// The sum of the edges' accounts; `None` if there are none.
     ledger: Option<Arc<Ledger>>,
     unreadable: u64,
+    /// Values that are left out, as the edges together have more than one node keeps.
+    limited: Limited,
     errors: Vec<String>,
 }
 
@@ -92,7 +97,12 @@ impl Content for IntervalContent {
                 }
             }
         }
-        merged.points = Arc::new(merge_contents(contents, &self.options.registry.summary));
+        let policy = &self.options.registry.summary;
+        let mut points = merge_contents(contents, policy);
+        // Each edge has the bound for itself.
+        let left_out = points.kvs.iter_mut().map(|point| point.keep(policy.timers.exact_samples)).sum();
+        merged.limited.count(Limit::KvValues, left_out);
+        merged.points = Arc::new(points);
         merged.ledger = ledger.map(Arc::new);
         merged
     }
@@ -164,7 +174,7 @@ impl IntervalContent {
         whole.ledger.cluster = told.account();
         whole.ledger.update_completeness();
         self.options.registry.add_own_series(&mut whole, &Ledger::default(), |series| {
-            has_accounts || series.name().starts_with("systole.cluster.batches.")
+            has_accounts || OF_PARTITIONS.iter().any(|prefix| series.name().starts_with(prefix))
         });
         whole.sort();
         whole
@@ -235,7 +245,11 @@ struct BatchFindings {
 
 impl BatchFindings {
     fn add(&mut self, partition: u16, merged: &MergedInterval, account: Option<&Account>) {
-        let mut own = ClusterPartitionAccount { unreadable: merged.unreadable, ..ClusterPartitionAccount::default() };
+        let mut own = ClusterPartitionAccount {
+            unreadable: merged.unreadable,
+            limited: merged.limited,
+            ..ClusterPartitionAccount::default()
+        };
         let mut partial: BTreeSet<&NodeName> = BTreeSet::new();
         if let Some(account) = account {
             self.is_sealed = true;
@@ -266,6 +280,7 @@ impl BatchFindings {
         account.batches_skewed += own.skewed;
         account.batches_ignored += own.ignored;
         account.batches_unreadable += own.unreadable;
+        account.samples_limited.add(&own.limited);
         if own != ClusterPartitionAccount::default() {
             self.account.partitions.insert(partition.to_string(), own);
         }

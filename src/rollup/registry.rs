@@ -18,7 +18,7 @@ use crate::snapshot::{
     CounterPoint, Deletion, GaugePoint, KvPoint, SetPoint, Snapshot, SnapshotOverrides, SummaryPolicy, TimerPoint,
     merge_timestamped,
 };
-use crate::telemetry::{Ledger, SeriesAccount, Tally};
+use crate::telemetry::{Ledger, Limit, SeriesAccount, Tally};
 
 use super::gauges::{self, HeldGauges};
 use super::multi_interval::MultiInterval;
@@ -247,13 +247,7 @@ impl Registry {
         }
         self.emit_timers(partials, now, &mut snapshot);
         self.emit_sets(partials, now, &mut snapshot);
-        let table = &mut self.tables[Class::Kv as usize];
-        for (shard, partial) in partials.iter_mut().enumerate() {
-            partial.columns.kvs.drain(|id, values: Vec<f64>| match table.slot(shard, id, now, snapshot.kvs.len()) {
-                Slot::Taken(at) => snapshot.kvs[at].values.extend(values),
-                Slot::New(series) => snapshot.kvs.push(KvPoint { series, values }),
-            });
-        }
+        self.emit_kvs(partials, now, &mut snapshot);
         let is_slow = |rules: &Arc<Rules>| rules.all_overrides().any(|own| own.every > 1);
         if !self.options.is_partial && snapshot.overrides.rules.as_ref().is_some_and(is_slow) {
             self.multi_interval.hold(&mut snapshot, &self.options.summary.timers);
@@ -394,6 +388,25 @@ impl Registry {
         }
         if self.options.emits_idle(Class::Set) {
             points.extend(table.idle(now).map(|series| SetPoint { series, members: Members::default() }));
+        }
+    }
+
+    /// The bound of values is that of all shards together, as with the samples of timers.
+    fn emit_kvs(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
+        let (table, points) = (&mut self.tables[Class::Kv as usize], &mut snapshot.kvs);
+        let most = self.options.summary.timers.exact_samples;
+        for (shard, partial) in partials.iter_mut().enumerate() {
+            let mut left_out = 0;
+            partial.columns.kvs.drain(|id, values: Vec<f64>| match table.slot(shard, id, now, points.len()) {
+                Slot::Taken(at) => {
+                    points[at].values.extend(values);
+                    left_out += points[at].keep(most);
+                }
+                Slot::New(series) => points.push(KvPoint { series, values }),
+            });
+            for samples in [&mut partial.tally.samples, &mut snapshot.ledger.samples] {
+                samples.limit_recorded(Limit::KvValues, left_out);
+            }
         }
     }
 
@@ -619,6 +632,20 @@ mod tests {
             let worst = sorted.iter().map(|(value, _)| (value / value.round() - 1.0).abs()).fold(0.0, f64::max);
             assert!(!point.timer.is_exact() && worst <= bound && worst > bound / 10.0, "{name}: {worst}");
         }
+    }
+
+    #[test]
+    fn shards_keep_as_many_values_of_a_pair_together_as_one_does() {
+        let values = |name: &str, count: usize| format!("{name}:1|kv\n").repeat(count);
+        let mut fixture = Fixture::new(2, |_| {});
+        fixture.feed(0, &(values("k", 3000) + &values("few", 10)));
+        fixture.feed(1, &(values("k", 5000) + &values("few", 20)));
+        let snapshot = fixture.close_part();
+        let kept: Vec<_> = snapshot.kvs.iter().map(|point| (point.series.name(), point.values.len())).collect();
+        assert_eq!(kept, [("k", 4096), ("few", 30)]);
+        let samples = &snapshot.ledger.samples;
+        let limited = samples.limited.of(Limit::KvValues);
+        assert_eq!((samples.read, samples.recorded, limited, snapshot.ledger.check()), (8030, 4126, 3904, Ok(())));
     }
 
     #[test]

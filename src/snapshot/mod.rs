@@ -155,6 +155,15 @@ pub struct KvPoint {
     pub values: Vec<f64>,
 }
 
+impl KvPoint {
+    /// Keeps the first values up to a bound; how many are left out.
+    pub(crate) fn keep(&mut self, most: usize) -> u64 {
+        let left_out = self.values.len().saturating_sub(most);
+        self.values.truncate(most);
+        left_out as u64
+    }
+}
+
 /// What tells snapshots apart.
 pub type SnapshotId = (u64, u64, u64);
 

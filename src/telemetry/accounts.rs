@@ -378,7 +378,9 @@ accounts! {
         Counter batches_ignored: u64, metric("systole_cluster_batches_ignored");
         /// Batches that could not be read.
         Counter batches_unreadable: u64, metric("systole_cluster_batches_unreadable");
-        /// By partition, where there are such batches.
+        /// Values that edges had kept, and that were dropped because the edges together reached a bound, by bound.
+        Counter samples_limited: Limited, by("limit"), metric("systole_cluster_samples_limited");
+        /// By partition, where there are such batches or values.
         [serde(skip_serializing_if = "BTreeMap::is_empty")]
         Accounts partitions: BTreeMap<String, ClusterPartitionAccount>;
     }
@@ -395,6 +397,8 @@ accounts! {
         Counter ignored: u64, series("cluster.batches.ignored"), rare();
         /// Batches that could not be read.
         Counter unreadable: u64, series("cluster.batches.unreadable"), rare();
+        /// Values that edges had kept, and that were dropped because the edges together reached a bound, by bound.
+        Counter limited: Limited, by("limit"), series("cluster.samples.limited");
     }
 
     /// How the last flush went.
@@ -405,6 +409,18 @@ accounts! {
         Gauge late_secs: f64, series("flush.late_secs"), metric("systole_flush_late_seconds");
         /// Intervals with values missing, because the flush failed while it merged them; their lines are counted.
         Counter failed: u64, series("flush.failed"), rare(), metric("systole_flush_failed");
+    }
+}
+
+impl SampleAccount {
+    /// Values that were recorded are dropped after all.
+    pub(crate) fn limit_recorded(&mut self, limit: Limit, values: u64) {
+        // Those of an overflow series were counted as folded.
+        let recorded = values.min(self.recorded);
+        let folded = (values - recorded).min(self.folded);
+        self.recorded -= recorded;
+        self.folded -= folded;
+        Limited::count(&mut self.limited, limit, recorded + folded);
     }
 }
 

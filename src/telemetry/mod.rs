@@ -32,9 +32,9 @@ use crate::protocol::Kind;
 use crate::series::Series;
 
 pub use accounts::{
-    CaptureAccount, ClusterAccount, ClusterPartitionAccount, FlushAccount, HistoryAccount, HolderAccount, LineAccount,
-    ListenerAccount, LogAccount, ManagementAccount, MemoryAccount, NotifierAccount, PartAccount, PortAccount,
-    PresenceAccount, Refused, RelayAccount, SampleAccount, SeriesAccount, SinkAccount, TargetAccount,
+    CaptureAccount, ClusterAccount, ClusterPartitionAccount, FlushAccount, HistoryAccount, HolderAccount, Limited,
+    LineAccount, ListenerAccount, LogAccount, ManagementAccount, MemoryAccount, NotifierAccount, PartAccount,
+    PortAccount, PresenceAccount, Refused, RelayAccount, SampleAccount, SeriesAccount, SinkAccount, TargetAccount,
 };
 pub use entry::{Account, Entry, EntryKind, Family, Term, Value, Visit};
 pub use reasons::{Counts, Limit, Named, PartState, Reasons, Refusal};
