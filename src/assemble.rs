@@ -145,14 +145,26 @@ fn state_file(path: &StatePath, name: &str, env: impl Fn(&str) -> Option<String>
     match path {
         StatePath::Off => None,
         StatePath::Path(path) => Some(path.clone()),
-        StatePath::Auto => {
-            let folder = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-            // systemd gives several folders with a colon between them.
-            let given = env("STATE_DIRECTORY").and_then(|all| all.split(':').next().map(PathBuf::from));
-            let state = folder("XDG_STATE_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/state")));
-            given.or_else(|| state.map(|state| state.join("systole"))).map(|folder| folder.join(name))
-        }
+        StatePath::Auto => own_folder(env).map(|folder| folder.join(name)),
     }
+}
+
+/// The folder of what outlives a restart; `None` is nowhere. `env` is the environment.
+pub fn state_dir(config: &Config, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    match &config.state_dir {
+        StatePath::Off => None,
+        StatePath::Path(path) => Some(path.clone()),
+        StatePath::Auto => own_folder(env),
+    }
+}
+
+/// The folder for states where the configuration leaves it to us; `None` if there is no place for one.
+fn own_folder(env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let folder = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    // systemd gives several folders with a colon between them.
+    let given = env("STATE_DIRECTORY").and_then(|all| all.split(':').next().map(PathBuf::from));
+    let state = folder("XDG_STATE_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/state")));
+    given.or_else(|| state.map(|state| state.join("systole")))
 }
 
 /// Who is notified of alarms; `page` is where our own page is, unless it is configured.

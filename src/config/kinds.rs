@@ -13,6 +13,7 @@ use crate::memory::LEAST_MAX_MEMORY;
 use crate::ports::{ConnectionLimits, TlsFiles, limit_options, tls_options};
 use crate::settings::{Count, Described, ItemsOf, List, Opt, OptionVisitor, Parsed, Wrong, choice, count, maybe};
 
+use super::presence::{StatePath, state_path};
 use super::schema::{Lifetime, Workers};
 use super::url::{ListenUrl, listen_url};
 use super::value::{parse_size, show_size};
@@ -167,6 +168,11 @@ pub(super) fn max_memory(visitor: Visitor<'_>, key: Words, doc: Words, value: &m
         Ok(())
     };
     visitor.field(key, doc, Opt::Parsed(Parsed { shown, form, takes_numbers: true, read: &mut read }));
+}
+
+/// A folder, "auto" or "off".
+pub(super) fn state_dir(visitor: Visitor<'_>, key: Words, doc: Words, value: &mut StatePath) {
+    state_path(key, doc, value, visitor);
 }
 
 /// The rights of a file.

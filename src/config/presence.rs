@@ -46,14 +46,14 @@ pub struct Presence {
     pub policy: Policy,
 }
 
-/// Where presence keeps its state.
+/// Where a state is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StatePath {
     /// In `$STATE_DIRECTORY`, else in the user's state folder.
     Auto,
     /// Nowhere: a restart forgets.
     Off,
-    /// In this file.
+    /// In this file, or in this folder.
     Path(PathBuf),
 }
 
@@ -128,6 +128,11 @@ fn general(all: &mut Presence, v: &mut dyn OptionVisitor) {
 
 /// A file where a state is kept; `doc` says what it is.
 pub(super) fn state_file(path: &mut StatePath, doc: &'static str, v: &mut dyn OptionVisitor) {
+    state_path("state_file", doc, path, v);
+}
+
+/// A path under which a state is kept.
+pub(super) fn state_path(key: &'static str, doc: &'static str, path: &mut StatePath, v: &mut dyn OptionVisitor) {
     let shown = match path {
         StatePath::Auto => "auto".into(),
         StatePath::Off => "off".into(),
@@ -142,7 +147,7 @@ pub(super) fn state_file(path: &mut StatePath, doc: &'static str, v: &mut dyn Op
         Ok(())
     };
     let form = "\"auto\", \"off\" or a path";
-    v.field("state_file", doc, Opt::Parsed(Parsed { shown: Some(shown), form, takes_numbers: false, read: &mut read }));
+    v.field(key, doc, Opt::Parsed(Parsed { shown: Some(shown), form, takes_numbers: false, read: &mut read }));
 }
 
 fn limits(policy: &mut Policy, v: &mut dyn OptionVisitor) {

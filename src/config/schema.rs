@@ -26,10 +26,10 @@ use crate::snapshot::{Bins, Filter};
 use super::cluster::Cluster;
 use super::kinds::{
     address_or_off, dogstatsd_aggregates, duration, external_url, file_mode, flag, hosts, lifetime, limits,
-    listen_url_of, map, max_memory, maybe_flag, networks, numbers, one_of, secret, section, size, such_as, text, tls,
-    whole, wholes, workers,
+    listen_url_of, map, max_memory, maybe_flag, networks, numbers, one_of, secret, section, size, state_dir, such_as,
+    text, tls, whole, wholes, workers,
 };
-use super::presence::Presence;
+use super::presence::{Presence, StatePath};
 use super::url::ListenUrl;
 use super::{cluster, etsy, listen, notify, presence, protocol, relay, rule, sink};
 
@@ -62,6 +62,7 @@ pub(super) const LIFETIME: RangeInclusive<Duration> = Duration::from_millis(10).
 const TIMESTAMPS: RangeInclusive<Duration> = Duration::ZERO..=secs(1000 * 366 * 86_400);
 /// More than there can be in the tag text that a line may carry.
 const MOST_TAGS: u64 = 8192;
+const STATE_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(100)..=secs(86_400);
 const GRACE: RangeInclusive<Duration> = Duration::ZERO..=secs(3600);
 const BUSY_POLL: RangeInclusive<Duration> = Duration::ZERO..=secs(1);
 const IDLE_TIMEOUT: RangeInclusive<Duration> = Duration::from_millis(100)..=secs(7 * 86_400);
@@ -109,6 +110,13 @@ settings! {
         self_metrics: bool = true, flag;
         /// Longest stop: half of it for reading what is queued, the rest for the sinks.
         shutdown_grace: Duration = secs(10), duration(GRACE);
+        /// Folder of what outlives a restart, such as gauges: docs/restarts.md. "auto" is $STATE_DIRECTORY, else `systole` in
+        /// the user's state folder.
+        state_dir: StatePath = StatePath::Auto, state_dir;
+        /// How often that is written while the daemon runs, beside once at the stop.
+        state_interval: Duration = secs(60), duration(STATE_INTERVAL);
+        /// Write what the open interval has so far, too, so that a crash loses no more than came after that.
+        keep_open_interval: bool = false, flag;
         /// Where to listen. There may be several.
         listen: Vec<Listen> = vec![Listen::default()], listen::describe;
         /// How lines are read.

@@ -32,6 +32,7 @@ mod presence;
 mod relays;
 mod server;
 mod sinks;
+mod state;
 mod summary;
 mod thread;
 
@@ -61,6 +62,7 @@ use crate::presence::Identity;
 use crate::rollup::{Registry, RegistryOptions};
 use crate::senders::Senders;
 use crate::sinks::{DriverOptions, Sink};
+use crate::state::StateFolder;
 use crate::supervise::{Readiness, Role, Supervisor};
 use crate::sys::{count_own_descriptors, unix_time};
 use crate::tail::Tail;
@@ -175,6 +177,8 @@ pub struct Daemon {
     management: Option<BoundServer>,
     supervisor: Supervisor,
     ports: Ports,
+    /// What outlives the process.
+    state: StateFolder,
     capture: Option<PathBuf>,
     status_every: Option<Duration>,
     log: Option<Log>,
@@ -197,6 +201,7 @@ impl Daemon {
         let listeners = BoundListeners::bind(&config, &supervisor)?;
         let http = BoundServer::http(&config, &ports)?;
         let management = BoundServer::management(&config, &ports)?;
+        let state = state::open(&config);
         Ok(Daemon {
             config,
             origins: Origins::default(),
@@ -208,6 +213,7 @@ impl Daemon {
             management,
             supervisor,
             ports,
+            state,
             capture: None,
             status_every: None,
             log: None,
@@ -289,7 +295,9 @@ impl Daemon {
     pub fn start(self) -> Result<Running, StartError> {
         let Daemon { config, origins, started, memory, listeners, sinks, http, management, supervisor, ports, .. } =
             self;
-        let (capture, status_every, log, bus) = (self.capture, self.status_every, self.log, self.bus);
+        let (capture, status_every, log, bus, state) =
+            (self.capture, self.status_every, self.log, self.bus, self.state);
+        state::begin_run(&state);
         let seed = random_seed();
         let boot = unix_time() as u64;
         let identity = Identity { node: assemble::node(&config), boot };
@@ -363,10 +371,7 @@ impl Daemon {
             let state = crate::http::AppState { senders, tail, tester, cluster: cluster.status(), ..state };
             bound.serve_http(state, supervisor.part("tail", Role::Ordinary))
         });
-        let management = management.map(|bound| {
-            let state = server::management_state(&config, flusher_handle.clone());
-            bound.serve(|port, listener, stop| crate::management::serve(port, listener, state, stop))
-        });
+        let management = management.map(|bound| bound.serve_management(&config, flusher_handle.clone()));
         let (flusher, sinks) = FlushThread::start(flusher, control, &flush_part)?;
         supervisor.watch();
         count_own_descriptors();
@@ -379,6 +384,7 @@ impl Daemon {
             flusher: flusher_handle,
             interval: config.interval,
             is_drained: false,
+            state,
             parts: Parts {
                 flusher: Some(flusher),
                 relays: Some(relays),
@@ -405,6 +411,7 @@ pub struct Running {
     flusher: FlusherHandle,
     interval: Duration,
     is_drained: bool,
+    state: StateFolder,
     parts: Parts,
     /// It measures until the daemon has ended.
     _memory: MemoryMonitor,
@@ -469,6 +476,7 @@ impl Running {
         let drained = self.drain(deadline).await;
         let delivered = self.parts.stop_all(DELIVER, deadline).await;
         drained.and(delivered)?;
+        self.state.end_run();
         match self.supervisor.0.given_up() {
             None => {}
             Some(part) if part == FLUSH => return Err(StopError::FlusherFailed),

@@ -98,8 +98,14 @@ impl BoundServer {
         })
     }
 
+    /// Serves the management port.
+    pub(super) fn serve_management(self, config: &Config, flusher: FlusherHandle) -> Server {
+        let state = management_state(config, flusher);
+        self.serve(|port, listener, stop| crate::management::serve(port, listener, state, stop))
+    }
+
     /// Starts a task that serves until the flag it gets turns true.
-    pub(super) fn serve<F>(self, serve: impl FnOnce(Port, Arc<TcpListener>, watch::Receiver<bool>) -> F) -> Server
+    fn serve<F>(self, serve: impl FnOnce(Port, Arc<TcpListener>, watch::Receiver<bool>) -> F) -> Server
     where
         F: Future<Output = ()> + Send + 'static,
     {
@@ -203,7 +209,7 @@ pub(super) fn http_state(
     }
 }
 
-pub(super) fn management_state(config: &Config, flusher: FlusherHandle) -> ManagementState {
+fn management_state(config: &Config, flusher: FlusherHandle) -> ManagementState {
     ManagementState {
         flusher,
         config: config::flat(config),

@@ -143,7 +143,7 @@ fn node_with(
     interval: &str,
 ) -> Node {
     let text = format!(
-        "interval = \"{interval}\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+        "state_dir = \"off\"\ninterval = \"{interval}\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
          [http]\naddress = \"127.0.0.1:0\"\n[presence]\nstate_file = \"off\"\n\
          [cluster]\nrole = \"{role}\"\nbus = [\"memory:1\"]\nnode = \"{name}\"\npartitions = 8\nlateness = \"3s\"\n\
          state_file = \"{}\"\n{more}",

@@ -51,7 +51,7 @@ fn bind(runtime: &Runtime, ports: Option<Ports>, kept: &Kept) -> (Daemon, Ports)
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let wanted = ports.unwrap_or(Ports { udp: any, tcp: any, http: any, management: any });
     let text = format!(
-        "interval = \"10m\"\nself_metrics = false\n[[listen]]\nurl = \"udp://{}\"\nworkers = 1\n[[listen]]\nurl = \"tcp://{}\"\n\
+        "state_dir = \"off\"\ninterval = \"10m\"\nself_metrics = false\n[[listen]]\nurl = \"udp://{}\"\nworkers = 1\n[[listen]]\nurl = \"tcp://{}\"\n\
          [http]\naddress = \"{}\"\n[management]\naddress = \"{}\"\n[presence]\nstate_file = \"off\"\n",
         wanted.udp, wanted.tcp, wanted.http, wanted.management
     );

@@ -1,0 +1,316 @@
+//! The state folder: what the daemon knows and a restart would forget, in parts. A part is a file `NAME.state` with bytes of its
+//! owner, of which this room knows nothing, and a trailer with format, version, time and checksum ([`part`]).
+//!
+//! A lock keeps other processes away. A part is written beside the old one, and takes its place when it is on the disk; one
+//! that is too old, damaged, too large or of another format is moved to `NAME.state.bad`, said once and counted. Without a
+//! folder everything works, and nothing outlives the process.
+//!
+//! A file `running` is there from the start of a process to its clean end, and touched with each state: what is found at a start
+//! says that the last process ended without one, and when it last gave a sign of life.
+//!
+//! Reading and writing block: nothing here is for the receive path.
+
+mod lock;
+mod part;
+mod survey;
+
+use std::collections::BTreeMap;
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use rapidhash::v3::rapidhash_v3;
+
+use crate::sys::unix_time;
+
+pub use part::{Discarded, Limits, SavedPart};
+pub use survey::{Found, survey};
+
+/// How long another process may hold the lock while a daemon starts: a child holds it, too, until it is another program.
+pub const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+
+/// Longest name of a sink that is the name of its part, in bytes after escaping; a longer one is cut, with a hash.
+const MOST_NAME_BYTES: usize = 150;
+
+/// Kept in the names of parts.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
+
+/// The file that says that a process has not ended cleanly.
+const RUNNING: &str = "running";
+
+/// What became of a part in this process.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PartStatus {
+    /// When it was written last, Unix seconds; 0 for never.
+    pub written: f64,
+    /// Bytes of what was written last.
+    pub bytes: u64,
+    /// Writes that failed.
+    pub failures: u64,
+    /// How often it was set aside, by reason.
+    pub discarded: BTreeMap<&'static str, u64>,
+}
+
+/// How the folder is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StateStatus {
+    /// Where it is; `None` if there is none.
+    pub folder: Option<PathBuf>,
+    /// Why nothing is saved there.
+    pub problem: Option<String>,
+    /// By name.
+    pub parts: BTreeMap<String, PartStatus>,
+    /// Seconds between the last sign of life of a process that ended without a clean stop, and the start of this one.
+    pub unclean_stop: Option<f64>,
+}
+
+/// The folder; clones are the same one. It stays locked until the last is gone.
+#[derive(Clone, Debug, Default)]
+pub struct StateFolder(Option<Arc<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    folder: PathBuf,
+    /// Another process keeps its state there: it is neither read nor written.
+    is_taken: bool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    lock: Option<File>,
+    status: StateStatus,
+    /// By part, how often it was removed or begun to be written: only the last writer puts its file in place.
+    turns: BTreeMap<String, u64>,
+    /// That the folder cannot be written to was logged.
+    has_warned: bool,
+}
+
+impl StateFolder {
+    /// No folder: nothing is read, and nothing is kept.
+    pub fn off() -> StateFolder {
+        StateFolder(None)
+    }
+
+    /// Makes the folder and takes its lock, which another process may hold for so long. If that fails, it is logged, and the
+    /// daemon works without: what is in a folder that cannot be written to is read all the same, what another process keeps
+    /// there is not.
+    pub fn open(folder: &Path, patience: Duration) -> StateFolder {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        let claimed = made.and_then(|()| lock::claim(folder, patience));
+        let is_taken = matches!(claimed, Ok(None));
+        let (lock, problem) = match claimed {
+            Ok(Some(lock)) => (Some(lock), None),
+            Ok(None) => {
+                let advice = "set `state_dir` to a folder of its own";
+                (None, Some(format!("another process keeps its state in this folder; {advice}")))
+            }
+            Err(error) => (None, Some(format!("it cannot be written to: {error}"))),
+        };
+        if let Some(problem) = &problem {
+            tracing::warn!(folder = %folder.display(), "nothing outlives a restart: {problem}");
+        }
+        let has_warned = problem.is_some();
+        let status = StateStatus { folder: Some(folder.to_path_buf()), problem, ..StateStatus::default() };
+        let inner = Mutex::new(Inner { lock, status, has_warned, ..Inner::default() });
+        let opened = StateFolder(Some(Arc::new(Shared { folder: folder.to_path_buf(), is_taken, inner })));
+        opened.tidy();
+        opened
+    }
+
+    /// Whether what is written outlives the process.
+    pub fn is_kept(&self) -> bool {
+        self.shared().is_some_and(|(_, inner)| inner.lock.is_some())
+    }
+
+    /// How it is.
+    pub fn status(&self) -> StateStatus {
+        self.shared().map_or_else(StateStatus::default, |(_, inner)| inner.status.clone())
+    }
+
+    /// Reads a part of a format up to this one. What cannot be used is set aside.
+    pub fn read(&self, part: &str, newest_format: u32, limits: Limits) -> Option<SavedPart> {
+        let shared = self.0.as_ref().filter(|shared| !shared.is_taken)?;
+        match part::read(&shared.folder, part, newest_format, limits) {
+            Ok(saved) => saved,
+            Err((reason, problem)) => {
+                self.set_aside(part, reason, &problem);
+                None
+            }
+        }
+    }
+
+    /// Moves a part that cannot be used out of the way, says so, and counts it.
+    pub fn set_aside(&self, part: &str, reason: Discarded, problem: &str) {
+        let Some((shared, mut inner)) = self.shared() else { return };
+        let path = part::path(&shared.folder, part);
+        let mut aside = path.clone().into_os_string();
+        aside.push(".bad");
+        let moved = if inner.lock.is_some() { fs::rename(&path, &aside).is_ok() } else { false };
+        let file = path.display();
+        let kept = if moved { "it is kept as .bad beside it" } else { "it stays where it is" };
+        tracing::warn!(part, file = %file, reason = reason.name(), "a saved state is not used: {problem}; {kept}");
+        *inner.status.parts.entry(part.into()).or_default().discarded.entry(reason.name()).or_default() += 1;
+    }
+
+    /// Writes a part anew; whether it is on the disk. It takes the place of the old one when it is whole, unless the part was
+    /// removed or written again meanwhile.
+    pub fn write(&self, part: &str, format: u32, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> bool {
+        let Some((shared, mut inner)) = self.shared() else { return false };
+        if inner.lock.is_none() {
+            return false;
+        }
+        let turn = inner.begin(part);
+        drop(inner);
+        let fresh = part::fresh(&shared.folder, part, turn);
+        let written = part::write(&fresh, part, format, write);
+        let mut inner = shared.inner();
+        let is_last = inner.turns.get(part) == Some(&turn);
+        let placed = written.and_then(|bytes| {
+            if is_last {
+                fs::rename(&fresh, part::path(&shared.folder, part))?;
+            }
+            Ok(bytes)
+        });
+        if placed.is_err() || !is_last {
+            // What is left of it is of no use.
+            let _ = fs::remove_file(&fresh);
+        }
+        let known = inner.status.parts.entry(part.into()).or_default();
+        let problem = match placed {
+            Ok(bytes) if is_last => {
+                (known.written, known.bytes) = (unix_time(), bytes);
+                // A rename is on the disk when its folder is.
+                sync(&shared.folder).err()
+            }
+            Ok(_) => return false,
+            Err(error) => {
+                known.failures += 1;
+                Some(error)
+            }
+        };
+        inner.note(part, problem)
+    }
+
+    /// Removes a part, so that no later process finds it, also one that is being written.
+    pub fn remove(&self, part: &str) {
+        let Some((shared, mut inner)) = self.shared() else { return };
+        if inner.lock.is_none() {
+            return;
+        }
+        inner.begin(part);
+        match fs::remove_file(part::path(&shared.folder, part)) {
+            Ok(()) => {
+                let problem = sync(&shared.folder).err();
+                inner.note(part, problem);
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => _ = inner.note(part, Some(error)),
+        }
+    }
+
+    /// Begins a run. If the last one had no clean end, the seconds between its last sign of life and now.
+    pub fn begin_run(&self) -> Option<f64> {
+        let (shared, mut inner) = self.shared()?;
+        inner.lock.as_ref()?;
+        let path = shared.folder.join(RUNNING);
+        let last_sign = fs::metadata(&path).and_then(|known| known.modified()).ok();
+        let unclean = last_sign.map(|at| SystemTime::now().duration_since(at).map_or(0.0, |since| since.as_secs_f64()));
+        let begun = fs::write(&path, format!("{}\n", std::process::id())).and_then(|()| sync(&shared.folder));
+        inner.note(RUNNING, begun.err());
+        inner.status.unclean_stop = unclean;
+        unclean
+    }
+
+    /// Gives a sign of life.
+    pub fn touch(&self) {
+        let Some((shared, mut inner)) = self.shared() else { return };
+        if inner.lock.is_some() {
+            let path = shared.folder.join(RUNNING);
+            let touched = File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+            inner.note(RUNNING, touched.err());
+        }
+    }
+
+    /// Ends a run cleanly.
+    pub fn end_run(&self) {
+        let Some((shared, mut inner)) = self.shared() else { return };
+        if inner.lock.is_some() {
+            let ended = fs::remove_file(shared.folder.join(RUNNING)).and_then(|()| sync(&shared.folder));
+            inner.note(RUNNING, ended.err());
+        }
+    }
+
+    /// Removes what an interrupted write has left.
+    fn tidy(&self) {
+        let Some((shared, inner)) = self.shared() else { return };
+        let Some(entries) = inner.lock.as_ref().and_then(|_| fs::read_dir(&shared.folder).ok()) else { return };
+        for entry in entries.flatten() {
+            if part::is_fresh(&entry.file_name()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+    }
+
+    fn shared(&self) -> Option<(&Shared, MutexGuard<'_, Inner>)> {
+        self.0.as_deref().map(|shared| (shared, shared.inner()))
+    }
+}
+
+impl Shared {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// The number of the next writer of a part.
+    fn begin(&mut self, part: &str) -> u64 {
+        let turn = self.turns.entry(part.into()).or_default();
+        *turn += 1;
+        *turn
+    }
+
+    /// Notes what came of a write; whether all is well.
+    fn note(&mut self, part: &str, problem: Option<io::Error>) -> bool {
+        match problem {
+            Some(error) => {
+                let problem = format!("it cannot be written to: {error}");
+                if !std::mem::replace(&mut self.has_warned, true) {
+                    tracing::warn!(part, "the state folder is not up to date: {problem}");
+                }
+                self.status.problem = Some(problem);
+                false
+            }
+            None => {
+                if self.status.problem.take().is_some() {
+                    self.has_warned = false;
+                    tracing::info!("the state folder is written to again");
+                }
+                true
+            }
+        }
+    }
+}
+
+/// Puts the entries of a folder onto the disk.
+fn sync(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// The part of a sink, whose name may be any text: safe as the name of a file, and another one for every other name.
+pub fn sink_part(name: &str) -> String {
+    let mut part = format!("sink-{}", utf8_percent_encode(name, ESCAPED));
+    if part.len() > MOST_NAME_BYTES {
+        part.truncate(MOST_NAME_BYTES);
+        part.push_str(&format!("-{:016x}", rapidhash_v3(name.as_bytes())));
+    }
+    part
+}
+
+#[cfg(test)]
+mod tests;

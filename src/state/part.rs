@@ -1,0 +1,220 @@
+//! A part as a file: the bytes of its owner, and a last line of JSON that is written when everything before it is.
+//!
+//! ```text
+//! bytes of the owner
+//! {"part":"registry","format":1,"version":"0.1.0","written":1700000000.0,"bytes":123,"crc32":456}
+//! ```
+
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::sys::unix_time;
+
+/// What the name of a part's file ends with.
+pub(super) const SUFFIX: &str = ".state";
+
+/// What the name of a file ends with that is being written.
+const FRESH: &str = ".new";
+
+/// Most bytes of a trailer with the line break before it.
+const MOST_TRAILER_BYTES: u64 = 4096;
+
+/// Why a part was set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discarded {
+    /// It is too old to say anything.
+    Age,
+    /// It was cut off or changed, belongs elsewhere, or cannot be read.
+    Damaged,
+    /// It was written by a version that this one does not understand.
+    Format,
+    /// It is larger than anything that is written.
+    Size,
+}
+
+impl Discarded {
+    /// The name in the ledger.
+    pub fn name(self) -> &'static str {
+        match self {
+            Discarded::Age => "age",
+            Discarded::Damaged => "damaged",
+            Discarded::Format => "format",
+            Discarded::Size => "size",
+        }
+    }
+}
+
+/// Up to where a part is used.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Limits {
+    /// The oldest.
+    pub age: Duration,
+    /// The largest, in bytes.
+    pub bytes: u64,
+}
+
+impl Default for Limits {
+    /// A day, and 2 GiB.
+    fn default() -> Limits {
+        Limits { age: Duration::from_secs(86_400), bytes: 2 << 30 }
+    }
+}
+
+/// What was saved of a part.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SavedPart {
+    /// The bytes of its owner.
+    pub bytes: Vec<u8>,
+    /// Their format.
+    pub format: u32,
+    /// When it was written, Unix seconds.
+    pub written: f64,
+    /// Seconds since then; never negative.
+    pub age_secs: f64,
+}
+
+/// The last line.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Trailer {
+    pub(super) part: String,
+    pub(super) format: u32,
+    pub(super) version: String,
+    pub(super) written: f64,
+    pub(super) bytes: u64,
+    pub(super) crc32: u32,
+}
+
+impl Trailer {
+    /// Seconds since it was written. A clock that was set back makes it no younger than new.
+    pub(super) fn age_secs(&self) -> f64 {
+        (unix_time() - self.written).max(0.0)
+    }
+}
+
+/// Where a part is.
+pub(super) fn path(folder: &Path, part: &str) -> PathBuf {
+    folder.join(format!("{part}{SUFFIX}"))
+}
+
+/// Where a part is written, by its writer's number.
+pub(super) fn fresh(folder: &Path, part: &str, turn: u64) -> PathBuf {
+    folder.join(format!("{part}{SUFFIX}.{turn}{FRESH}"))
+}
+
+/// Whether a file is one that is, or was, being written.
+pub(super) fn is_fresh(name: &OsStr) -> bool {
+    name.to_str().is_some_and(|name| name.ends_with(FRESH) && name.contains(&format!("{SUFFIX}.")))
+}
+
+/// A writer that keeps a checksum and counts.
+struct Checked<W> {
+    inner: W,
+    hash: crc32fast::Hasher,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Checked<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..count]);
+        self.bytes += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Writes a part to a new file, and that onto the disk. Returns the bytes of its owner.
+pub(super) fn write(
+    fresh: &Path,
+    part: &str,
+    format: u32,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<u64> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
+    let mut out = Checked { inner: BufWriter::with_capacity(1 << 16, file), hash: crc32fast::Hasher::new(), bytes: 0 };
+    write(&mut out)?;
+    let Checked { mut inner, hash, bytes } = out;
+    let trailer = Trailer {
+        part: part.into(),
+        format,
+        version: env!("CARGO_PKG_VERSION").into(),
+        written: unix_time(),
+        bytes,
+        crc32: hash.finalize(),
+    };
+    inner.write_all(b"\n")?;
+    serde_json::to_writer(&mut inner, &trailer)?;
+    inner.write_all(b"\n")?;
+    inner.into_inner()?.sync_all()?;
+    Ok(bytes)
+}
+
+/// The trailer of a file, and where it begins; what is wrong with it, if it has none.
+pub(super) fn trailer(file: &mut File) -> Result<(Trailer, u64), String> {
+    let length = file.metadata().map_err(|error| error.to_string())?.len();
+    let from = length.saturating_sub(MOST_TRAILER_BYTES);
+    let mut end = Vec::new();
+    let sought = file.seek(SeekFrom::Start(from)).and_then(|_| file.take(MOST_TRAILER_BYTES).read_to_end(&mut end));
+    sought.map_err(|error| error.to_string())?;
+    let cut = "it was cut off";
+    let rest = end.strip_suffix(b"\n").ok_or(cut)?;
+    let at = memchr::memrchr(b'\n', rest).ok_or(cut)?;
+    let trailer: Trailer = serde_json::from_slice(&rest[at..]).map_err(|_| "its last line cannot be read")?;
+    let at = from + at as u64;
+    if trailer.bytes != at {
+        return Err(format!("it has {at} bytes instead of {}", trailer.bytes));
+    }
+    Ok((trailer, at))
+}
+
+/// Reads a part; `None` if there is none.
+pub(super) fn read(
+    folder: &Path,
+    part: &str,
+    newest_format: u32,
+    limits: Limits,
+) -> Result<Option<SavedPart>, (Discarded, String)> {
+    let damaged = |problem: String| (Discarded::Damaged, problem);
+    let path = path(folder, part);
+    match fs::metadata(&path) {
+        // A pipe would hold up the start until somebody writes to it.
+        Ok(found) if !found.is_file() => return Err(damaged("it is no regular file".into())),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(damaged(error.to_string())),
+    }
+    let mut file = File::open(path).map_err(|error| damaged(error.to_string()))?;
+    let (trailer, length) = trailer(&mut file).map_err(damaged)?;
+    if trailer.part != part {
+        return Err(damaged(format!("it is the part `{}`", trailer.part)));
+    }
+    if trailer.format > newest_format {
+        let (format, version) = (trailer.format, &trailer.version);
+        let problem =
+            format!("version {version} wrote it in format {format}, and this one reads up to {newest_format}");
+        return Err((Discarded::Format, problem));
+    }
+    let age_secs = trailer.age_secs();
+    if age_secs > limits.age.as_secs_f64() {
+        return Err((Discarded::Age, format!("it is {:.1} hours old", age_secs / 3600.0)));
+    }
+    if length > limits.bytes {
+        return Err((Discarded::Size, format!("it has {length} bytes, more than {}", limits.bytes)));
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    let read = file.rewind().and_then(|()| (&mut file).take(length).read_to_end(&mut bytes));
+    read.map_err(|error| damaged(error.to_string()))?;
+    if crc32fast::hash(&bytes) != trailer.crc32 {
+        return Err(damaged("its checksum is wrong".into()));
+    }
+    Ok(Some(SavedPart { bytes, format: trailer.format, written: trailer.written, age_secs }))
+}

@@ -1,0 +1,46 @@
+//! What is in a folder, for people. It reads alone, and takes no lock: the daemon may run.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+
+use super::RUNNING;
+use super::part::{self, SUFFIX};
+
+/// A file of the folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// The part, or the name of a file that was set aside.
+    pub part: String,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Whether it was set aside.
+    pub is_aside: bool,
+    /// Format, version and age in seconds by its trailer, or what is wrong with that.
+    pub trailer: Result<(u32, String, f64), String>,
+}
+
+/// The parts in a folder by name, those set aside, and whether a process runs with it or has ended without a clean stop.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn survey(folder: &Path) -> io::Result<(Vec<Found>, bool)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_aside = name.ends_with(".bad");
+        let Some(part) = name.trim_end_matches(".bad").strip_suffix(SUFFIX) else { continue };
+        let Ok(found) = entry.metadata() else { continue };
+        // The state of a node of a cluster is a file of its own kind.
+        if !found.is_file() || part.starts_with("cluster-") {
+            continue;
+        }
+        let trailer = File::open(entry.path()).map_err(|error| error.to_string());
+        let trailer = trailer.and_then(|mut file| part::trailer(&mut file));
+        let trailer = trailer.map(|(trailer, _)| (trailer.format, trailer.version.clone(), trailer.age_secs()));
+        all.push(Found { part: part.into(), file_bytes: found.len(), is_aside, trailer });
+    }
+    all.sort_by(|a, b| (a.is_aside, &a.part).cmp(&(b.is_aside, &b.part)));
+    Ok((all, folder.join(RUNNING).exists()))
+}

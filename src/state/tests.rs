@@ -1,0 +1,194 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+fn open(folder: &Path) -> StateFolder {
+    StateFolder::open(folder, Duration::ZERO)
+}
+
+fn put(folder: &StateFolder, part: &str, bytes: &[u8]) -> bool {
+    folder.write(part, 3, |out| out.write_all(bytes))
+}
+
+fn get(folder: &StateFolder, part: &str) -> Option<Vec<u8>> {
+    folder.read(part, 3, Limits::default()).map(|saved| saved.bytes)
+}
+
+fn discarded(folder: &StateFolder, part: &str) -> Vec<(&'static str, u64)> {
+    folder.status().parts.get(part).map(|known| known.discarded.clone().into_iter().collect()).unwrap_or_default()
+}
+
+#[test]
+fn a_part_is_what_was_written_last_and_nothing_once_it_is_removed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let at = dir.path().join("deep/state");
+    let folder = open(&at);
+    assert!(folder.is_kept() && get(&folder, "a").is_none());
+    // Bytes that look like a trailer are bytes.
+    let odd = b"x\n{\"part\":\"a\"}\n";
+    for bytes in [&b""[..], b"one", odd, b"\n"] {
+        assert!(put(&folder, "a", bytes));
+        assert_eq!(get(&folder, "a").as_deref(), Some(bytes));
+    }
+    assert!(put(&folder, "b", b"two"));
+    assert_eq!(fs::metadata(&at).expect("a folder").permissions().mode() & 0o777, 0o700);
+    folder.remove("a");
+    assert_eq!((get(&folder, "a"), get(&folder, "b")), (None, Some(b"two".to_vec())));
+    let saved = folder.read("b", 9, Limits::default()).expect("it is there");
+    assert!(saved.format == 3 && saved.age_secs < 5.0);
+}
+
+#[test]
+fn a_write_that_fails_leaves_what_was_there() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = open(dir.path());
+    assert!(put(&folder, "a", b"old"));
+    let is_written = folder.write("a", 3, |out| {
+        out.write_all(b"half of the new")?;
+        Err(io::Error::other("it broke"))
+    });
+    assert!(!is_written && get(&folder, "a").as_deref() == Some(b"old"));
+    assert_eq!(folder.status().problem.as_deref(), Some("it cannot be written to: it broke"));
+    assert!(put(&folder, "a", b"new") && folder.status().problem.is_none());
+    assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 2, "the lock and one part");
+}
+
+#[test]
+fn what_is_removed_meanwhile_does_not_come_back_by_its_writer() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = open(dir.path());
+    let own = folder.clone();
+    let is_written = folder.write("a", 1, |out| {
+        own.remove("a");
+        out.write_all(b"late")
+    });
+    assert!(!is_written && get(&folder, "a").is_none() && folder.status().problem.is_none());
+}
+
+#[test]
+fn what_cannot_be_used_is_set_aside_and_counted_by_its_reason() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = open(dir.path());
+    let file = |part: &str| dir.path().join(format!("{part}.state"));
+    for part in ["cut", "changed", "foreign", "newer", "old", "large"] {
+        assert!(put(&folder, part, b"some bytes"));
+    }
+    let bytes = fs::read(file("cut")).expect("a part");
+    fs::write(file("cut"), &bytes[..bytes.len() / 2]).expect("written");
+    fs::write(file("changed"), [b"S", &bytes[1..]].concat()).expect("written");
+    fs::rename(file("foreign"), file("moved")).expect("renamed");
+    fs::write(file("text"), "this is no state\n").expect("written");
+    fs::create_dir(file("folder")).expect("a folder");
+    let old = fs::read_to_string(file("old")).expect("a part");
+    let (head, tail) = old.split_once("\"written\":").expect("a trailer");
+    let tail = tail.split_once(',').expect("further fields").1;
+    fs::write(file("old"), format!("{head}\"written\":{},{tail}", unix_time() - 86_401.0)).expect("written");
+    let small = Limits { bytes: 5, ..Limits::default() };
+    for (part, format, limits, reason) in [
+        ("cut", 3, Limits::default(), "damaged"),
+        ("changed", 3, Limits::default(), "damaged"),
+        ("moved", 3, Limits::default(), "damaged"),
+        ("text", 3, Limits::default(), "damaged"),
+        ("folder", 3, Limits::default(), "damaged"),
+        ("newer", 2, Limits::default(), "format"),
+        ("old", 3, Limits::default(), "age"),
+        ("large", 3, small, "size"),
+    ] {
+        assert_eq!(folder.read(part, format, limits), None, "{part}");
+        assert_eq!(discarded(&folder, part), [(reason, 1)], "{part}");
+        assert!(!file(part).exists() && dir.path().join(format!("{part}.state.bad")).exists(), "{part}");
+        assert_eq!(folder.read(part, format, limits), None, "{part}");
+        assert_eq!(discarded(&folder, part), [(reason, 1)], "{part} is counted once");
+    }
+    assert!(folder.is_kept() && put(&folder, "cut", b"new"));
+}
+
+#[test]
+fn a_folder_that_another_has_is_neither_read_nor_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let first = open(dir.path());
+    assert!(put(&first, "a", b"first") && first.begin_run().is_none());
+    let second = open(dir.path());
+    assert!(!second.is_kept() && get(&second, "a").is_none() && !put(&second, "a", b"second"));
+    second.remove("a");
+    second.end_run();
+    assert!(second.begin_run().is_none());
+    assert!(second.status().problem.is_some_and(|problem| problem.contains("another process")));
+    assert_eq!(get(&first, "a").as_deref(), Some(&b"first"[..]));
+    drop(first);
+    assert_eq!(get(&open(dir.path()), "a").as_deref(), Some(&b"first"[..]));
+}
+
+#[test]
+fn a_folder_that_is_about_to_be_free_is_waited_for() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let first = open(dir.path());
+    let path = dir.path().to_path_buf();
+    let second = std::thread::spawn(move || StateFolder::open(&path, Duration::from_secs(20)));
+    drop(first);
+    assert!(second.join().expect("no panic").is_kept());
+}
+
+#[test]
+fn a_folder_that_cannot_be_locked_is_read_and_not_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    assert!(put(&open(dir.path()), "a", b"old"));
+    // A folder in the lock's place: not even root makes a file of it.
+    fs::remove_file(dir.path().join("lock")).and_then(|()| fs::create_dir(dir.path().join("lock"))).expect("a folder");
+    let folder = open(dir.path());
+    assert!(!folder.is_kept() && folder.status().problem.is_some());
+    assert_eq!(get(&folder, "a").as_deref(), Some(&b"old"[..]));
+    assert!(!put(&folder, "a", b"new") && get(&folder, "a").as_deref() == Some(&b"old"[..]));
+}
+
+#[test]
+fn a_run_without_a_clean_end_is_known_with_its_last_sign_of_life() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let running = dir.path().join("running");
+    let folder = open(dir.path());
+    assert_eq!(folder.begin_run(), None);
+    folder.end_run();
+    assert!(!running.exists());
+    assert_eq!((folder.begin_run(), folder.status().unclean_stop), (None, None));
+    let long_ago = SystemTime::now() - Duration::from_secs(100);
+    File::options().append(true).open(&running).and_then(|file| file.set_modified(long_ago)).expect("it is there");
+    drop(folder);
+    let folder = open(dir.path());
+    let unclean = folder.begin_run().expect("it did not end");
+    assert!((100.0..130.0).contains(&unclean) && folder.status().unclean_stop == Some(unclean), "{unclean}");
+    folder.touch();
+    drop(folder);
+    assert!(open(dir.path()).begin_run().is_some_and(|since| since < 30.0));
+}
+
+#[test]
+fn no_folder_keeps_nothing_and_says_so() {
+    let folder = StateFolder::off();
+    assert!(!folder.is_kept() && !put(&folder, "a", b"x") && get(&folder, "a").is_none());
+    folder.remove("a");
+    assert_eq!((folder.begin_run(), folder.status()), (None, StateStatus::default()));
+}
+
+#[test]
+fn sinks_of_any_name_have_parts_of_their_own() {
+    let long = "é".repeat(100);
+    let names = ["a", "A", "a/b", "a%2Fb", "..", "", "a b", &long, &format!("{long}x"), "sink-a"];
+    let parts: std::collections::BTreeSet<String> = names.iter().map(|name| sink_part(name)).collect();
+    assert_eq!(parts.len(), names.len());
+    for part in parts {
+        assert!(part.len() < 180 && part.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_%".contains(&c)), "{part}");
+    }
+}
+
+#[test]
+fn a_survey_shows_what_is_there_while_the_daemon_runs() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = open(dir.path());
+    assert!(put(&folder, "b", b"12345") && put(&folder, "a", b"") && folder.begin_run().is_none());
+    folder.set_aside("b", Discarded::Damaged, "it is odd");
+    fs::write(dir.path().join("c.state"), "odd").expect("written");
+    fs::write(dir.path().join("cluster-x-y.state"), "of others").expect("written");
+    let (found, is_running) = survey(dir.path()).expect("a folder");
+    let shown: Vec<_> = found.iter().map(|one| (&*one.part, one.is_aside, one.trailer.is_ok())).collect();
+    assert_eq!((shown, is_running), (vec![("a", false, true), ("c", false, false), ("b", true, true)], true));
+}
