@@ -139,12 +139,38 @@ impl Edge {
             left: false,
             started: now,
         };
-        for partition in 0..edge.options.partitions {
-            let flags = Flags { hello: true, ..Flags::default() };
-            let header = BatchHeader { flags, ..edge.header(interval, 0.0) };
-            edge.put(partition, header, &[]);
-        }
+        edge.say_hello(interval);
         edge
+    }
+
+    fn say_hello(&mut self, interval: Interval) {
+        for partition in 0..self.options.partitions {
+            let flags = Flags { hello: true, ..Flags::default() };
+            let header = BatchHeader { flags, ..self.header(interval, 0.0) };
+            self.put(partition, header, &[]);
+        }
+    }
+
+    /// Goes on as another start, after another node of its name, whose numbers are those that owners know: this start counts
+    /// from the beginning. What was never sent goes with it. A batch in flight may be stored, so it stays what it is.
+    pub fn start_again(&mut self, boot: u64, interval: Interval) {
+        (self.options.boot, self.clean_before, self.is_first) = (boot, false, true);
+        let unsent = |lane: &mut Lane| {
+            lane.n = 0;
+            lane.spool.split_off(usize::from(lane.again_at.is_some()))
+        };
+        let unsent: Vec<VecDeque<Sealed>> = self.lanes.iter_mut().map(unsent).collect();
+        self.say_hello(interval);
+        for (partition, batches) in (0..).zip(unsent) {
+            for Sealed { payload, .. } in batches {
+                self.spooled_bytes -= payload.len();
+                if let Ok((header, body)) = BatchHeader::decode(&payload)
+                    && !header.flags.hello
+                {
+                    self.put(partition, BatchHeader { boot, clean_before: false, ..header }, body);
+                }
+            }
+        }
     }
 
     /// Seals an interval.
@@ -384,6 +410,27 @@ mod tests {
         let last = next.lanes[0].spool.back().expect("a batch");
         let last = BatchHeader::decode(&last.payload).expect("a batch").0;
         assert!(last.flags.last && last.flags.first);
+    }
+
+    #[test]
+    fn another_start_counts_anew_and_takes_along_what_was_never_sent() {
+        let mut edge = fresh();
+        edge.seal(&heard(100, &[body("a"), body("b")]));
+        edge.due(0.0);
+        edge.acknowledged(1, 1, 1);
+        edge.start_again(9, 103);
+        edge.seal(&heard(103, &[body("c"), body("d")]));
+        let of = |edge: &Edge, partition: usize| -> Vec<_> {
+            let spool = edge.lanes[partition].spool.iter();
+            let header = |one: &Sealed| BatchHeader::decode(&one.payload).expect("a batch").0;
+            spool.map(header).map(|one| (one.boot, one.n, one.interval, one.flags.hello)).collect()
+        };
+        let hello = (9, 1, 103, true);
+        // What is in flight may be stored.
+        assert_eq!(of(&edge, 0), [(1, 1, 100, true), hello, (9, 2, 100, false), (9, 3, 103, false)]);
+        assert_eq!(of(&edge, 1), [hello, (9, 2, 100, false), (9, 3, 103, false)]);
+        let bytes: usize = edge.lanes.iter().flat_map(|lane| &lane.spool).map(|one| one.payload.len()).sum();
+        assert_eq!((edge.spooled_bytes(), edge.numbers()), (bytes, vec![3, 3]));
     }
 
     #[test]

@@ -194,6 +194,24 @@ impl<C: Content> Node<C> {
         &self.session.id
     }
 
+    /// Whether a later start of its name was seen: another node has it, or had. Others believe that one.
+    pub fn is_superseded(&self) -> bool {
+        self.session.is_superseded()
+    }
+
+    /// The least start that is later than that one, if it is over.
+    pub fn outlived(&self) -> Option<u64> {
+        Some(self.session.outlived()? + 1).filter(|start| *start < BOUND)
+    }
+
+    /// Goes on as another start, which owns nothing yet.
+    pub fn start_again(&mut self, start: u64) {
+        self.session.start_again(start);
+        for slot in &mut self.slots {
+            (slot.owner, slot.write, slot.free_since, slot.unwanted_since) = (None, None, None, None);
+        }
+    }
+
     /// How often [`tick`](Node::tick) wants to be called, in seconds.
     pub const fn tick_secs() -> f64 {
         TICK_SECS
@@ -337,7 +355,12 @@ impl<C: Content> Node<C> {
     pub fn take(&mut self, event: Event, now: f64) {
         match event {
             Event::SessionStored { number, sequence } => self.session.acknowledged(number, sequence, now),
-            Event::Sessions(all) => self.sessions.take(&all, &mut self.session, now),
+            Event::Sessions(all) => {
+                self.sessions.take(&all, &mut self.session, now);
+                if self.session.is_superseded() {
+                    self.read_sessions_at = self.read_sessions_at.min(now + READ_SESSIONS_SECS);
+                }
+            }
             Event::LastRecord { partition, record } => {
                 self.slots[partition as usize].take_last(record.as_ref(), now);
                 self.read_records(partition, now);

@@ -30,6 +30,9 @@ const WATCH_SECS: f64 = 0.05;
 const WATCH_LEAST_SECS: f64 = 1.75;
 const WATCH_MOST_SECS: f64 = 30.0;
 
+/// What was not looked at for so many seconds may have been there.
+const MOST_LOOK_SECS: f64 = 3.0;
+
 /// A round trip that took longer says nothing about the clock of the bus.
 const MOST_ROUND_TRIP_SECS: f64 = 1.0;
 
@@ -156,6 +159,16 @@ struct Renewal {
     middle: Option<(Sequence, f64)>,
 }
 
+/// A later start of our name: another node has it, or had, or our clock was set back. Others believe that one.
+#[derive(Clone, Copy, Debug)]
+struct LaterStart {
+    /// The start and the number of its last session that was seen.
+    seen: (u64, u64),
+    /// Since when nothing new of it was seen, and when it was looked last.
+    since: f64,
+    looked_at: f64,
+}
+
 /// Our own session.
 #[derive(Debug)]
 pub(super) struct OwnSession {
@@ -168,6 +181,7 @@ pub(super) struct OwnSession {
     pub(super) note: SessionNote,
     /// What to add to our clock for that of the bus.
     offset: Option<f64>,
+    later: Option<LaterStart>,
 }
 
 impl OwnSession {
@@ -180,7 +194,47 @@ impl OwnSession {
             renewals: BTreeMap::new(),
             note: SessionNote::default(),
             offset: None,
+            later: None,
         }
+    }
+
+    /// Goes on as a later start, which nobody trusts yet.
+    pub(super) fn start_again(&mut self, start: u64) {
+        self.id.start = start;
+        (self.next_at, self.trusted_until, self.later) = (f64::MIN, f64::MIN, None);
+        self.renewals.clear();
+    }
+
+    /// Whether a later start of our name was seen.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.later.is_some()
+    }
+
+    /// The later start of our name, if it is over.
+    pub(super) fn outlived(&self) -> Option<u64> {
+        let LaterStart { seen, since, looked_at } = self.later?;
+        (looked_at - since >= DEAD_SECS).then_some(seen.0)
+    }
+
+    /// A session was read that may be of a later start of our name.
+    fn see_later(&mut self, session: &Session, now: f64) {
+        let seen = (session.id.start, session.number);
+        let is_known = self.later.is_some_and(|later| later.seen >= seen);
+        if session.id.node != self.id.node || session.id.start <= self.id.start || is_known {
+            return;
+        }
+        self.later = Some(LaterStart { seen, since: now, looked_at: now });
+        // Ours has the same place at the bus: between two of its own there is time to read each.
+        self.next_at = now + RENEW_SECS / 2.0;
+    }
+
+    /// All sessions were read.
+    fn looked(&mut self, now: f64) {
+        let Some(later) = &mut self.later else { return };
+        if now - later.looked_at > MOST_LOOK_SECS {
+            later.since = now;
+        }
+        later.looked_at = now;
     }
 
     /// The renewal that is due.
@@ -280,6 +334,7 @@ impl Sessions {
         for stored in all {
             let Some(session) = Session::decode(&stored.payload) else { continue };
             own.read_back(&session, stored);
+            own.see_later(&session, now);
             let age = |session: &Session| (session.id.start, session.number);
             let is_newer = |view: &View| {
                 // A number that nobody goes on with was wrong.
@@ -291,6 +346,7 @@ impl Sessions {
                 self.all.insert(session.id.node.clone(), View { session, stored: stored.stored, since: now });
             }
         }
+        own.looked(now);
         let most_secs = if self.all.len() < MOST_NODES { FORGET_SECS } else { dead_secs };
         self.all.retain(|_, view| now - view.since < most_secs);
     }
@@ -393,6 +449,28 @@ mod tests {
         own.acknowledged(2, 1, 103.5);
         sessions.take(&[stored("a", 1, 2, 9000.0)], &mut own, 104.0);
         assert_eq!(own.bus_time(101.2), Some(5001.0));
+    }
+
+    #[test]
+    fn a_later_start_of_our_name_is_over_when_nothing_new_of_it_is_read_for_long() {
+        let (mut own, mut sessions) = (OwnSession::new(id("a", 5)), Sessions::default());
+        sessions.take(&[stored("a", 4, 9, 100.0), stored("b", 9, 1, 100.0)], &mut own, 100.0);
+        assert!(!own.is_superseded());
+        sessions.take(&[stored("a", 7, 1, 100.5)], &mut own, 100.5);
+        assert!(own.is_superseded() && !renew(&mut own, 101.0) && renew(&mut own, 101.5));
+        sessions.take(&[stored("a", 7, 2, 102.0)], &mut own, 102.0);
+        let look = |own: &mut OwnSession, sessions: &mut Sessions, from: u32, until: u32| {
+            (from..until).for_each(|n| sessions.take(&[stored("a", 5, 1, 103.0)], own, f64::from(n)));
+        };
+        look(&mut own, &mut sessions, 103, 107);
+        assert_eq!(own.outlived(), None);
+        // It may have lived while the bus was away.
+        look(&mut own, &mut sessions, 120, 126);
+        assert_eq!(own.outlived(), None);
+        look(&mut own, &mut sessions, 126, 127);
+        assert_eq!(own.outlived(), Some(7));
+        own.start_again(8);
+        assert!(!own.is_superseded() && renew(&mut own, 127.0));
     }
 
     #[test]

@@ -47,9 +47,12 @@ pub struct EdgeDriver {
     status: StatusBoard,
     partitions: u16,
     spool_bytes: usize,
+    interval_secs: f64,
     sealed: u64,
     left_out: u64,
     has_left: bool,
+    /// Batches that were stored since another node of our name was seen.
+    ignored: u64,
     /// The bus has refused batches, and not all were sent since.
     holds_back: bool,
     publish_at: f64,
@@ -95,9 +98,11 @@ impl EdgeDriver {
             status,
             partitions,
             spool_bytes,
+            interval_secs,
             sealed: 0,
             left_out: 0,
             has_left: false,
+            ignored: 0,
             holds_back: false,
             publish_at: f64::MIN,
             is_prepared,
@@ -126,6 +131,9 @@ impl EdgeDriver {
         while !self.is_done(is_open, &deadline) {
             part.alive();
             let is_drained = self.edge.is_drained();
+            if let Some(boot) = self.status.start().filter(|boot| *boot > self.state.boot() && !self.has_left) {
+                self.start_again(boot);
+            }
             (self.keeps_saved, self.holds_back) = (self.keeps_saved && !is_drained, self.holds_back && !is_drained);
             self.send();
             if self.edge.is_ready(self.clock.now()) {
@@ -170,6 +178,20 @@ impl EdgeDriver {
     fn is_done(&self, is_open: bool, deadline: &watch::Receiver<Option<Instant>>) -> bool {
         let is_late = deadline.has_changed().is_err() || deadline.borrow().is_some_and(|until| Instant::now() >= until);
         (self.has_left || !is_open) && (is_late || self.edge.is_drained())
+    }
+
+    /// Goes on after another node of its name.
+    fn start_again(&mut self, boot: u64) {
+        let batches = std::mem::take(&mut self.ignored);
+        tracing::warn!(
+            boot,
+            batches,
+            "the other node of the name of this one is gone: this one goes on, as a new start; `batches` that it sent \
+             meanwhile are not merged"
+        );
+        self.state.start_again(boot);
+        self.edge.start_again(boot, (unix_time() / self.interval_secs) as u64);
+        self.save_numbers();
     }
 
     fn seal(&mut self, own: &OwnInterval) {
@@ -242,6 +264,7 @@ impl EdgeDriver {
         match answer {
             Answer::Batch { partition, boot, n } => {
                 self.edge.acknowledged(partition, boot, n);
+                self.ignored += u64::from(self.status.is_superseded());
                 self.status.works();
             }
             Answer::Failed(error) => {

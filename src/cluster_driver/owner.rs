@@ -164,7 +164,20 @@ impl OwnerDriver {
             self.has_said_goodbye |= self.goodbye.is_some_and(|goodbye| *number >= goodbye);
             self.status.works();
         }
+        let has_looked = matches!(event, Event::Sessions(_));
         self.node.take(event, self.clock.now());
+        if has_looked {
+            self.look_at_twin();
+        }
+    }
+
+    /// Begins a new start when the node is over that had our name and a later one.
+    fn look_at_twin(&mut self) {
+        self.status.superseded(self.node.is_superseded());
+        let Some(least) = self.node.outlived().filter(|_| !self.is_stopping) else { return };
+        let start = least.max((unix_time() * 1e3) as u64);
+        self.node.start_again(start);
+        self.status.start_again(start);
     }
 
     fn carry(&mut self, now: f64) {
@@ -181,9 +194,9 @@ impl OwnerDriver {
                         match call(bus.as_ref(), &me.node, other).await {
                             Ok(event) => {
                                 if let Event::Sessions(all) = &event
-                                    && let Some(start) = twin(all, own, &me)
+                                    && has_twin(all, own, &me)
                                 {
-                                    status.has_twin(start > me.start);
+                                    status.has_twin();
                                 }
                                 // The thread may have ended.
                                 let _ = events.send(event);
@@ -262,11 +275,10 @@ impl OwnerDriver {
 
 /// Whether one of these sessions is of our name and another start, and was stored after the last one of ours, `own`, that was
 /// known when they were asked for.
-fn twin(all: &[Stored], own: Sequence, id: &SessionId) -> Option<u64> {
+fn has_twin(all: &[Stored], own: Sequence, id: &SessionId) -> bool {
     let later = all.iter().filter(|stored| own > 0 && stored.sequence > own);
-    let sessions = later.filter_map(|stored| Session::decode(&stored.payload));
-    let twins = sessions.filter(|session| session.id.node == id.node && session.id.start != id.start);
-    twins.map(|session| session.id.start).max()
+    let mut sessions = later.filter_map(|stored| Session::decode(&stored.payload));
+    sessions.any(|session| session.id.node == id.node && session.id.start != id.start)
 }
 
 /// How complete an interval was, if it has the accounts of the edges.

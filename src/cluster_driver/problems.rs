@@ -60,13 +60,15 @@ impl ClusterStatus {
         }
         if self.is_superseded {
             all.errors.push(format!(
-                "another node ran under the name {} with a later start, so what this one sends is ignored: restart it",
+                "another node runs under the name {} with a later start: what this one sends is ignored until that one is \
+                 gone; set `cluster.node`",
                 self.node
             ));
         }
         if self.ignores {
-            let text = "batches of an edge are ignored, as a later start of its name was heard: two nodes have one name, or had";
-            all.errors.push(format!("{text}; restart the one that is to stay"));
+            let text =
+                "batches of an edge are ignored, as a later start of its name was heard: two nodes have one name";
+            all.errors.push(format!("{text}; set `cluster.node` of one of them"));
         }
         if let Some(ahead) = self.clock_ahead_secs.filter(|ahead| ahead.abs() > MOST_CLOCK_SECS) {
             let off = off_by(ahead);

@@ -63,6 +63,11 @@ impl EdgeState {
         self.boot
     }
 
+    /// Goes on as another start.
+    pub fn start_again(&mut self, boot: u64) {
+        self.boot = boot;
+    }
+
     /// Writes it anew; whether that went well. A failure is logged when it is the first.
     pub fn save(&mut self, edge: SavedEdge) -> bool {
         let Some(path) = &self.path else { return false };

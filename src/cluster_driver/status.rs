@@ -35,7 +35,7 @@ pub struct ClusterStatus {
     pub has_twin: bool,
     /// By how much its wall clock is ahead of that of the bus; absent until it is known.
     pub clock_ahead_secs: Option<f64>,
-    /// Another node ran under its name with a later start: what it sends is ignored until it is started again.
+    /// Another node runs under its name with a later start: what this one sends is ignored until that one is gone.
     pub is_superseded: bool,
     /// A stream is not as this node wants it.
     #[serde(skip)]
@@ -148,6 +148,8 @@ struct Inner {
     /// When the bus has stored something of ours last.
     stored: Option<Instant>,
     twin_seen: Option<Instant>,
+    /// The start that it goes on with.
+    start: Option<u64>,
     /// When batches were ignored last.
     ignored: Option<Instant>,
     failures: Failures,
@@ -164,6 +166,7 @@ impl StatusBoard {
             started: Instant::now(),
             stored: None,
             twin_seen: None,
+            start: None,
             ignored: None,
             failures: Failures::default(),
             watched: Watched::default(),
@@ -243,10 +246,34 @@ impl StatusBoard {
         inner.stored = Some(now);
     }
 
-    /// Another node has our name; `is_newer`: it started later.
-    pub(super) fn has_twin(&self, is_newer: bool) {
+    /// Another node has our name, and started later, or has not.
+    pub(super) fn superseded(&self, is_superseded: bool) {
+        self.lock().status.is_superseded = is_superseded;
+    }
+
+    /// Whether another node has our name, and started later.
+    pub(super) fn is_superseded(&self) -> bool {
+        self.lock().status.is_superseded
+    }
+
+    /// The node that had our name is gone: this one goes on as another start.
+    pub(super) fn start_again(&self, start: u64) {
+        // An edge says what it has lost.
+        if !self.options.role.is_edge() {
+            tracing::warn!(start, "the other node of the name of this one is gone: this one goes on, as a new start");
+        }
         let mut inner = self.lock();
-        inner.status.is_superseded |= is_newer;
+        (inner.start, inner.twin_seen, inner.status.is_superseded) = (Some(start), None, false);
+    }
+
+    /// The start that it goes on with, if that is not its first one.
+    pub(super) fn start(&self) -> Option<u64> {
+        self.lock().start
+    }
+
+    /// Another node has our name.
+    pub(super) fn has_twin(&self) {
+        let mut inner = self.lock();
         let now = Instant::now();
         if inner.twin_seen.replace(now).is_none_or(|seen| now - seen >= TWIN_STAYS) {
             tracing::error!(
@@ -352,7 +379,7 @@ impl ClusterStatus {
     /// Why it should get no traffic.
     pub(super) fn obstacle(&self) -> Option<String> {
         if self.is_superseded {
-            return Some(format!("another node ran under the name {}: restart this one", self.node));
+            return Some(format!("another node runs under the name {}: what this one sends is ignored", self.node));
         }
         if let Some(error) = self.difference.as_ref().filter(|error| !error.is_of_bounds()) {
             return Some(error.to_string());

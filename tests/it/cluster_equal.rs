@@ -162,7 +162,7 @@ fn line(random: &mut Random, split: Split, interval: u64, at: f64) -> Line {
         11 => (format!("s.{}:{}|s", n % 3, random.below(9000)), None),
         12 => (format!("k.{n}:{value:.decimals$}|kv"), None),
         13 => (format!("stamped.{n}:{value:.1}|c|T{second}"), None),
-        14 => (format!("stamped.g.{unique}:{value:.1}|g|T{second}"), None),
+        14 => (format!("stamped.g.{edge}.{unique}:{value:.1}|g|T{second}"), None),
         15 => (format!("slow.{n}:{value:.1}|{}", *random.pick(&["c", "ms", "kv"])), None),
         16 => (format!("slow.s.{n}:{}|s\nslow.g.{sender}:{value:.1}|g", random.below(50)), None),
         17 => (format!("old.{n}:{value:.1}|{}", *random.pick(&["c", "ms"])), None),

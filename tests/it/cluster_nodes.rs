@@ -277,6 +277,35 @@ fn a_second_node_of_the_same_name_is_told() {
 }
 
 #[test]
+fn the_earlier_of_two_nodes_of_one_name_is_merged_again_when_the_later_one_is_gone() {
+    for (role, others) in [("edge", &["one", "two"][..]), ("edge+global", &["one"])] {
+        let fleet = Fleet::new();
+        let others: Vec<Node> = others.iter().map(|name| fleet.start(name, "global")).collect();
+        let start = |folder: &str| fleet.start_in(&fleet.dir.path().join(folder), "same", role);
+        let ready = |node: &Node| get(node.http, "/ready", "");
+        let earlier = start("earlier");
+        let before = send(&[earlier.udp], "before", Duration::from_secs(2));
+        fleet.has_all("before.", before);
+        let later = start("later");
+        until("the earlier one is not ready", || ready(&earlier).0 == 503);
+        assert!(problems(&earlier).contains("until that one is gone"), "{}", problems(&earlier));
+        send(&[earlier.udp], "ignored", Duration::from_secs(2));
+        let sent = send(&[later.udp], "later", Duration::from_secs(2));
+        until("it is told", || problems(&others[0]).contains("batches of an edge are ignored"));
+        fleet.stop(later);
+        until("the earlier one is ready again", || ready(&earlier) == (200, "ready\n".into()));
+        assert!(!problems(&earlier).contains("under the name"), "{}", problems(&earlier));
+        let after = send(&[earlier.udp], "after", Duration::from_secs(2));
+        fleet.has_all("after.", after);
+        for (name, sent) in [("before.", before), ("later.", sent), ("ignored.", 0.0)] {
+            assert_eq!(fleet.table.sum(name), sent, "{role} {name}");
+        }
+        fleet.stop(earlier);
+        others.into_iter().for_each(|node| fleet.stop(node));
+    }
+}
+
+#[test]
 fn an_edge_tells_that_no_node_merges_and_which_one_has_another_interval() {
     let fleet = Fleet::new();
     let (edge, global) = (fleet.start("edge", "edge"), fleet.start("global", "global"));
