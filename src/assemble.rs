@@ -35,6 +35,7 @@ use crate::rollup::{GaugeLife, RegistryOptions, SelfMetrics};
 use crate::sinks::SinkContext;
 use crate::sinks::graphite::GraphiteNames;
 use crate::snapshot::SummaryPolicy;
+use crate::supervise::Gate;
 use crate::sys::{Available, host_name, unix_time};
 use crate::untrusted::Escaped;
 use crate::watches::Watches;
@@ -123,6 +124,7 @@ pub fn presence(
         queue: presence.queue,
         memory: Memory::unlimited(),
         peering: peering(config),
+        gate: Gate::default(),
     })
 }
 

@@ -53,6 +53,33 @@ const STOPPING_PAUSE: Duration = Duration::from_millis(10);
 /// An essential part that gave no sign of life for so long hangs.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// Holds threads up until it is opened. Clones are the same; a default one is open.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Option<Arc<(Mutex<bool>, Condvar)>>);
+
+impl Gate {
+    /// One that is closed.
+    pub fn closed() -> Gate {
+        Gate(Some(Arc::default()))
+    }
+
+    /// Lets all pass, from now on.
+    pub fn open(&self) {
+        if let Some(shared) = &self.0 {
+            *shared.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+            shared.1.notify_all();
+        }
+    }
+
+    /// Waits until it is open.
+    pub fn wait(&self) {
+        if let Some(shared) = &self.0 {
+            let closed = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+            drop(shared.1.wait_while(closed, |is_open| !*is_open).unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+}
+
 /// What a part is to the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {

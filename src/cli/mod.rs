@@ -23,6 +23,7 @@ mod tail;
 mod test_alert;
 #[cfg(feature = "top")]
 mod top;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -86,6 +87,8 @@ enum Command {
     Presence(presence::PresenceArgs),
     /// Prepare the bus of a cluster, and ask a node about it: init, status, drain, explain
     Cluster(cluster::ClusterArgs),
+    /// Hand a running daemon over to a new process of its program, which may be of a newer version
+    Upgrade(upgrade::UpgradeArgs),
     /// Send lines
     Send(send::SendArgs),
     /// Generate load to size a machine; prints as JSON exactly what was sent
@@ -154,6 +157,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::run(&args),
         Command::Presence(args) => presence::run(&args),
         Command::Cluster(args) => cluster::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Import(args) => import::run(&args),

@@ -2,7 +2,8 @@
 
 use std::error::Error;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args};
@@ -11,8 +12,9 @@ use tokio::sync::oneshot;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::assemble;
-use crate::config::{self, Config, LogFormat, Origins, Problem};
-use crate::daemon::{Daemon, Running, StopError};
+use crate::config::{self, Config, LogFormat, Problem};
+use crate::daemon::{self, Daemon, Predecessor, Running, StartError, StopError, Successor};
+use crate::http::{Order, Orders};
 use crate::log::Log;
 use crate::sys;
 
@@ -68,6 +70,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
         }
     };
     let _inside = runtime.enter();
+    let _ = daemon::program();
     let cannot_listen = |error: io::Error| {
         print_error(format_args!("cannot listen for signals: {error}"));
         FAILED
@@ -76,6 +79,13 @@ pub(super) fn run(args: RunArgs) -> u8 {
     let ignored = match Ignored::listen() {
         Ok(ignored) => ignored,
         Err(error) => return cannot_listen(error),
+    };
+    let predecessor = match Predecessor::find() {
+        Ok(predecessor) => predecessor,
+        Err(problem) => {
+            print_error(problem);
+            return FAILED;
+        }
     };
     let loaded = sources(&args.config).and_then(|mut sources| {
         sources.listen = args.listen;
@@ -103,7 +113,8 @@ pub(super) fn run(args: RunArgs) -> u8 {
     for warning in unknown.iter().map(Problem::to_string).chain(assemble::warnings(&config)) {
         tracing::warn!("{warning}");
     }
-    runtime.spawn(ignored.log());
+    let Ignored { hangup, user1, user2 } = ignored;
+    runtime.spawn(log_ignored(hangup, user1));
     let stop = match stop_signal(log.clone()) {
         Ok(stop) => stop,
         Err(error) => return cannot_listen(error),
@@ -120,7 +131,17 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Ok((before, limit)) => tracing::debug!(before, limit, "raised the limit of open descriptors to its hard limit"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors to its hard limit"),
     }
-    let outcome = runtime.block_on(serve((config, origins), args.capture.as_deref(), args.status_interval, &log, stop));
+    let daemon = || {
+        let mut daemon = Daemon::bind_after(predecessor, config)?.with_origins(origins).with_log(log.clone());
+        if let Some(path) = &args.capture {
+            daemon = daemon.with_capture(path);
+        }
+        if let Some(every) = args.status_interval {
+            daemon = daemon.with_status_log(every);
+        }
+        Ok(daemon)
+    };
+    let outcome = runtime.block_on(serve(daemon, &log, stop, user2));
     // A sink that blocks for ever must not keep the process alive.
     runtime.shutdown_background();
     match outcome {
@@ -132,22 +153,17 @@ pub(super) fn run(args: RunArgs) -> u8 {
     }
 }
 
-/// Runs the daemon until `stop` resolves, and tells the service manager how it is.
+/// Runs the daemon until `stop` resolves or another process takes over, and tells the service manager how it is. An order
+/// to hand over comes by the API or the signal `upgrade`.
 async fn serve(
-    (config, origins): (Config, Origins),
-    capture: Option<&Path>,
-    status_every: Option<Duration>,
+    daemon: impl FnOnce() -> Result<Daemon, StartError>,
     log: &Log,
     stop: impl Future<Output = ()>,
+    mut upgrade: Signal,
 ) -> Result<(), Box<dyn Error>> {
-    let grace = config.shutdown_grace;
-    let mut daemon = Daemon::bind(config)?.with_origins(origins).with_log(log.clone());
-    if let Some(path) = capture {
-        daemon = daemon.with_capture(path);
-    }
-    if let Some(every) = status_every {
-        daemon = daemon.with_status_log(every);
-    }
+    let (orders, mut taken) = Orders::channel();
+    let daemon = daemon()?.taking_orders(orders);
+    let grace = daemon.shutdown_grace();
     log.say(&daemon.summary());
     let service_manager =
         ServiceManager::start().map_err(|error| format!("cannot start the service manager's thread: {error}"))?;
@@ -157,13 +173,39 @@ async fn serve(
         log.say(&restored);
     }
     service_manager.notify(NotifyState::Ready);
-    tokio::select! {
-        () = stop => {}
-        () = running.failed() => {}
-        () = feed_watchdog(&service_manager, &running) => {}
+    let mut stop = pin!(stop);
+    let successor = loop {
+        let reply = tokio::select! {
+            () = &mut stop => break None,
+            () = running.failed() => break None,
+            () = feed_watchdog(&service_manager, &running) => break None,
+            Some(()) = upgrade.recv() => None,
+            Some(Order::Upgrade(reply)) = taken.recv() => Some(reply),
+        };
+        let begun = running.begin_upgrade().await;
+        if let Err(problem) = &begun {
+            tracing::error!(problem, "there is no upgrade; this process goes on");
+        }
+        let upgrading = begun.as_ref().map(Successor::upgrading).map_err(String::clone);
+        if let Some(reply) = reply {
+            // Whoever asked may have gone.
+            let _ = reply.send(upgrading);
+        }
+        if let Ok(successor) = begun {
+            break Some(successor);
+        }
+    };
+    let deadline = Instant::now() + grace;
+    match successor {
+        Some(successor) => {
+            service_manager.notify(NotifyState::MainPid(successor.upgrading().pid));
+            Ok(running.hand_over(successor, deadline).await?)
+        }
+        None => {
+            service_manager.notify(NotifyState::Stopping);
+            Ok(running.stop(deadline).await?)
+        }
     }
-    service_manager.notify(NotifyState::Stopping);
-    Ok(running.stop(Instant::now() + grace).await?)
 }
 
 /// Tells the watchdog of the service manager, if there is one, that intervals are closed in time and all essential parts live.
@@ -177,7 +219,7 @@ async fn feed_watchdog(service_manager: &ServiceManager, running: &Running) {
     }
 }
 
-/// Signals that change nothing, until one of them has a meaning. SIGPIPE is ignored anyway, as in every Rust program.
+/// Signals that would otherwise end the process. SIGPIPE is ignored anyway, as in every Rust program.
 struct Ignored {
     hangup: Signal,
     user1: Signal,
@@ -185,7 +227,7 @@ struct Ignored {
 }
 
 impl Ignored {
-    /// Installs handlers for the signals, which would otherwise end the process. Call it inside a runtime.
+    /// Installs handlers for the signals. Call it inside a runtime.
     fn listen() -> io::Result<Ignored> {
         Ok(Ignored {
             hangup: signal(SignalKind::hangup())?,
@@ -193,19 +235,17 @@ impl Ignored {
             user2: signal(SignalKind::user_defined2())?,
         })
     }
+}
 
-    /// Logs the signals, including those that have arrived already.
-    async fn log(self) {
-        let Ignored { mut hangup, mut user1, mut user2 } = self;
-        loop {
-            tokio::select! {
-                Some(()) = hangup.recv() => tracing::info!(
-                    "SIGHUP changes nothing: the configuration is read at the start; restart to apply another"
-                ),
-                Some(()) = user1.recv() => tracing::info!("SIGUSR1 changes nothing: it has no meaning here"),
-                Some(()) = user2.recv() => tracing::info!("SIGUSR2 changes nothing: it has no meaning here"),
-                else => return,
-            }
+/// Logs the signals that change nothing, including those that have arrived already.
+async fn log_ignored(mut hangup: Signal, mut user1: Signal) {
+    loop {
+        tokio::select! {
+            Some(()) = hangup.recv() => tracing::info!(
+                "SIGHUP changes nothing: the configuration is read at the start; restart to apply another"
+            ),
+            Some(()) = user1.recv() => tracing::info!("SIGUSR1 changes nothing: it has no meaning here"),
+            else => return,
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::capture::{self, CaptureSummary, CaptureWriter};
 use crate::memory::Memory;
-use crate::supervise::Part;
+use crate::supervise::{Role, Supervisor};
 use crate::sys::unix_time;
 
 use super::StartError;
@@ -20,10 +20,17 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    pub(super) fn start(path: &Path, memory: &Memory, part: &Part) -> Result<(Capture, CaptureWriter), StartError> {
+    /// Starts one in this file, if there is one.
+    pub(super) fn start(
+        path: Option<&Path>,
+        memory: &Memory,
+        supervisor: &Supervisor,
+    ) -> Result<Option<(Capture, CaptureWriter)>, StartError> {
+        let Some(path) = path else { return Ok(None) };
         let cannot = |error: io::Error| StartError(format!("cannot write {}: {error}", path.display()));
-        let (writer, thread) = capture::start(path, unix_time(), None, memory, part).map_err(cannot)?;
-        Ok((Capture { thread }, writer))
+        let part = supervisor.part("capture", Role::Ordinary);
+        let (writer, thread) = capture::start(path, unix_time(), None, memory, &part).map_err(cannot)?;
+        Ok(Some((Capture { thread }, writer)))
     }
 
     /// Waits until the rest is written.

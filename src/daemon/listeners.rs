@@ -46,7 +46,7 @@ impl BoundListeners {
     pub(super) fn start(
         self,
         mut shard: impl FnMut() -> Shard,
-        taps: &Taps,
+        taps: Taps,
         supervisor: &Supervisor,
     ) -> Result<Listeners, StartError> {
         let mut running = Listeners::default();
@@ -59,7 +59,7 @@ impl BoundListeners {
                 );
             }
             let listener = bound
-                .start(&url.to_string(), &mut shard, taps, supervisor)
+                .start(&url.to_string(), &mut shard, &taps, supervisor)
                 .map_err(|error| StartError(format!("cannot start receive workers for {url}: {error}")))?;
             tracing::info!(listener = %url, "listening");
             running.add(listener);

@@ -24,6 +24,7 @@
 mod capture;
 mod cluster;
 mod flush;
+mod handover;
 mod health;
 mod history;
 mod listeners;
@@ -37,6 +38,7 @@ mod summary;
 mod thread;
 
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -51,7 +53,7 @@ use crate::assemble;
 use crate::cluster_bus::Bus;
 use crate::config::{Config, Origins};
 use crate::flush::{Flusher, FlusherHandle};
-use crate::http::Streams;
+use crate::http::{Orders, Upgrading};
 use crate::journal::Journal;
 use crate::log::Log;
 use crate::memory::Memory;
@@ -63,7 +65,7 @@ use crate::rollup::{Registry, RegistryOptions};
 use crate::senders::Senders;
 use crate::sinks::{DriverOptions, Sink};
 use crate::state::StateFolder;
-use crate::supervise::{Readiness, Role, Supervisor};
+use crate::supervise::{Gate, Readiness, Role, Supervisor};
 use crate::sys::{count_own_descriptors, unix_time};
 use crate::tail::Tail;
 
@@ -75,10 +77,11 @@ use listeners::BoundListeners;
 use memory::MemoryMonitor;
 use presence::Presence;
 use relays::Relays;
-use server::{BoundServer, Server};
+use server::{BoundServer, Page, Server};
 use sinks::{OpenSink, Sinks};
 
 pub(crate) use cluster::connect as connect_bus;
+pub(crate) use handover::{Predecessor, Successor, program};
 pub use health::Health;
 
 /// Why the daemon cannot start: one sentence that says what to do.
@@ -184,6 +187,9 @@ pub struct Daemon {
     log: Option<Log>,
     /// In place of the configured one.
     bus: Option<Arc<dyn Bus>>,
+    /// Who hands over to this one: the configured sinks are opened when it has left.
+    predecessor: Option<Predecessor>,
+    orders: Option<Orders>,
 }
 
 impl Daemon {
@@ -192,16 +198,24 @@ impl Daemon {
     /// # Errors
     /// If a port is taken, a sink's options do not fit, and the like.
     pub fn bind(config: Config) -> Result<Daemon, StartError> {
+        Daemon::bind_after(None, config)
+    }
+
+    /// The same after another process, which hands over when this one is started, if there is one.
+    ///
+    /// # Errors
+    /// The same.
+    pub(crate) fn bind_after(predecessor: Option<Predecessor>, config: Config) -> Result<Daemon, StartError> {
         let started = Instant::now();
         let config = assemble::of_role(config);
         let memory = assemble::memory(&config);
         let supervisor = Supervisor::default();
         let ports = Ports::new(&memory, &supervisor);
-        let sinks = sinks::open(&config, &memory, &ports)?;
+        let sinks = if predecessor.is_some() { Vec::new() } else { sinks::open(&config, &memory, &ports)? };
         let listeners = BoundListeners::bind(&config, &supervisor)?;
         let http = BoundServer::http(&config, &ports)?;
         let management = BoundServer::management(&config, &ports)?;
-        let state = state::open(&config);
+        let state = if predecessor.is_some() { StateFolder::off() } else { state::open(&config) };
         Ok(Daemon {
             config,
             origins: Origins::default(),
@@ -218,6 +232,8 @@ impl Daemon {
             status_every: None,
             log: None,
             bus: None,
+            predecessor,
+            orders: None,
         })
     }
 
@@ -259,6 +275,17 @@ impl Daemon {
         Daemon { log: Some(log), ..self }
     }
 
+    /// Passes on what operators ask for by the API.
+    #[must_use]
+    pub(crate) fn taking_orders(self, orders: Orders) -> Daemon {
+        Daemon { orders: Some(orders), ..self }
+    }
+
+    /// How long a stop may take.
+    pub(crate) fn shutdown_grace(&self) -> Duration {
+        self.config.shutdown_grace
+    }
+
     /// Watches this part of the process, too.
     #[must_use]
     pub(crate) fn with_part(self, part: Option<&crate::supervise::Part>) -> Daemon {
@@ -293,61 +320,62 @@ impl Daemon {
     /// # Errors
     /// If a thread cannot be started, a spool or the capture cannot be written, and the like; what has started ends then.
     pub fn start(self) -> Result<Running, StartError> {
-        let Daemon { config, origins, started, memory, listeners, sinks, http, management, supervisor, ports, .. } =
-            self;
-        let (capture, status_every, log, bus, state) =
-            (self.capture, self.status_every, self.log, self.bus, self.state);
-        state::begin_run(&state);
+        let Daemon { config, origins, started, memory, listeners, mut sinks, http, management, mut state, .. } = self;
+        let Daemon { supervisor, ports, predecessor, orders, .. } = self;
+        let (capture, status_every, log, bus) = (self.capture, self.status_every, self.log, self.bus);
         let seed = random_seed();
         let boot = unix_time() as u64;
         let identity = Identity { node: assemble::node(&config), boot };
         let (flusher_handle, inbox) = crate::flush::channel();
-        let journal = Journal::new(&memory);
-        journal.add_start(unix_time(), STARTED, &format!("listening on {}", listeners.urls().join(", ")));
-        if let Some(log) = &log {
-            supervisor.adopt(log.part());
-        }
-
+        let journal = journal(&memory, &listeners);
+        log.iter().for_each(|log| supervisor.adopt(log.part()));
         let page = http.as_ref().map(|http| http.url().to_string());
         let outboxes = Outboxes::new(assemble::targets(&config, &identity, page))
             .map_err(|error| StartError(format!("cannot send alerts: {error}")))?;
-        let mut presence = Presence::start(&config, &memory, seed, identity, outboxes.queues(), &supervisor)?;
+        // What the process before this one has is not read before it has left.
+        let gate = if predecessor.is_some() { Gate::closed() } else { Gate::default() };
+        let mut presence = Presence::start(&config, &memory, (seed, identity), outboxes.queues(), &gate, &supervisor)?;
         let presence_handle = presence.as_ref().map(Presence::handle);
         let watchdog =
             health::watchdog(flusher_handle.clone(), config.interval, presence_handle.clone(), supervisor.clone());
         let (notifier_stats, tester) = (outboxes.stats(), outboxes.tester());
         let notifiers = outboxes.start(watchdog, &supervisor);
 
-        let start_capture = |path: PathBuf| Capture::start(&path, &memory, &supervisor.part("capture", Role::Ordinary));
-        let capture = capture.map(start_capture).transpose()?;
+        let no_upgrade = handover::obstacle(&config, capture.is_some());
+        let (capture, capture_writer) = Capture::start(capture.as_deref(), &memory, &supervisor)?.unzip();
         let (relays, relay_handles) = Relays::start(&config.relays, &memory, &supervisor)?;
         let tail = Tail::new(assemble::heartbeats(&config), assemble::time_window(&config), &memory);
-        let taps = Taps {
-            presence: presence_handle.clone(),
-            capture: capture.as_ref().map(|(_, writer)| writer.clone()),
-            relays: relay_handles,
-            tail: Some(tail.tap()),
-        };
+        let capture_counter = capture_writer.as_ref().map(|writer| writer.counter());
+        let (tap, presence_tap) = (Some(tail.tap()), presence_handle.clone());
+        // The capture and the relays end when the last worker has.
+        let taps = Taps { presence: presence_tap, capture: capture_writer, relays: relay_handles, tail: tap };
         let quota = Quota::new(config.max_series).in_memory(&memory);
         let shards = listeners.workers();
         let watches = assemble::watches(&config);
         let shard = || Shard::new(assemble::shard_options(&config, &quota, seed)).watching(&watches);
         let (cluster, links) = Cluster::start(&config, bus, seed, presence_handle.clone(), &supervisor)?;
         presence.iter_mut().for_each(|presence| presence.join(&cluster, &supervisor));
-        let listeners = listeners.start(shard, &taps, &supervisor)?;
+        let listeners = listeners.start(shard, taps, &supervisor)?;
         if let Some(presence) = presence_handle.as_ref().filter(|_| !watches.is_empty()) {
             presence.look_with(listeners.look_at_watched());
         }
-        // The capture and the relays end when the last worker has.
-        drop(taps);
-        let (capture, capture_writer) = capture.unzip();
-        let capture_counter = capture_writer.map(|writer| writer.counter());
+        let handed_over = match predecessor {
+            None => None,
+            Some(predecessor) => {
+                let before = predecessor.take_over()?;
+                state = state::open(&config);
+                sinks.extend(sinks::open(&config, &memory, &ports)?);
+                Some(Arc::new(before))
+            }
+        };
+        gate.open();
+        state::begin_run(&state);
         let drivers = sinks::start(sinks, &memory, &supervisor)?;
 
         let (history, history_queue) = History::start(&config, &memory, &supervisor)?;
         let registry = registry(&config, links.edge.is_some(), shards).in_memory(&memory);
         let (control, inputs) = flush::control();
-        let senders = Senders::default();
+        let (senders, running_ports) = (Senders::default(), ports.clone());
         let flush_part = supervisor.part(FLUSH, Role::Essential);
         let flusher =
             Flusher::new(config.interval, listeners, registry, drivers, inbox, status_every, presence_handle.clone())
@@ -362,15 +390,11 @@ impl Daemon {
                 .supervised_by(&supervisor, &flush_part);
 
         let readiness = cluster.readiness(Readiness::new(&supervisor));
-        let http = http.map(|bound| {
-            let (flusher, history) = (flusher_handle.clone(), history.handle());
-            let sources = server::sources(&config, started, flusher, presence_handle, journal, history);
-            let part = supervisor.part("streams", Role::Ordinary);
-            let live = Streams::start(sources.clone(), bound.bodies(), boot, &part);
-            let state = server::http_state((&config, &origins), sources, live, &readiness, &bound);
-            let state = crate::http::AppState { senders, tail, tester, cluster: cluster.status(), ..state };
-            bound.serve_http(state, supervisor.part("tail", Role::Ordinary))
-        });
+        let (asked, own_history) = (flusher_handle.clone(), history.handle());
+        let sources = server::sources(&config, started, asked, presence_handle, journal, own_history);
+        let cluster_status = cluster.status();
+        let page = Page { sources, boot, senders, tail, tester, cluster: cluster_status, orders, handed_over };
+        let http = http.map(|bound| page.serve(bound, (&config, &origins), &readiness, &supervisor));
         let management = management.map(|bound| bound.serve_management(&config, flusher_handle.clone()));
         let (flusher, sinks) = FlushThread::start(flusher, control, &flush_part)?;
         supervisor.watch();
@@ -382,7 +406,10 @@ impl Daemon {
             readiness,
             supervisor: Watched(supervisor),
             flusher: flusher_handle,
+            ports: running_ports,
             interval: config.interval,
+            grace: config.shutdown_grace,
+            no_upgrade,
             is_drained: false,
             state,
             parts: Parts {
@@ -409,7 +436,11 @@ pub struct Running {
     /// Before the parts, so that their ends are no failures when all is dropped.
     supervisor: Watched,
     flusher: FlusherHandle,
+    ports: Ports,
     interval: Duration,
+    grace: Duration,
+    /// Why it cannot hand over to another process, if so.
+    no_upgrade: Option<&'static str>,
     is_drained: bool,
     state: StateFolder,
     parts: Parts,
@@ -450,6 +481,42 @@ impl Running {
     /// What remains is to [`Running::stop`] it, which closes and delivers the last interval.
     pub async fn failed(&self) {
         self.supervisor.0.failed().await;
+    }
+
+    /// Starts the program anew, and waits until the new process reads the sockets, beside this one.
+    ///
+    /// # Errors
+    /// In words, why there is no upgrade; this process goes on.
+    pub(crate) async fn begin_upgrade(&self) -> Result<Successor, String> {
+        if let Some(obstacle) = self.no_upgrade {
+            return Err(obstacle.into());
+        }
+        let cannot = |error: io::Error| format!("cannot pass the sockets on: {error}");
+        let listeners = self.flusher.sockets().await.ok_or("the flusher does not answer")?.map_err(cannot)?;
+        let ports = self.ports.duplicates().map_err(cannot)?;
+        let sockets = listeners.into_iter().chain(ports.into_iter().map(|socket| (String::new(), socket))).collect();
+        let grace = self.grace;
+        let start = tokio::task::spawn_blocking(move || Successor::start(sockets, grace));
+        start.await.map_err(|error| error.to_string())?
+    }
+
+    /// Stops while another process reads the sockets already: they stay open, and what waits in them is left to it.
+    ///
+    /// # Errors
+    /// As of [`Running::stop`].
+    pub(crate) async fn hand_over(mut self, successor: Successor, deadline: Instant) -> Result<(), StopError> {
+        let Upgrading { pid, version, .. } = successor.upgrading();
+        tracing::info!(
+            pid,
+            version,
+            "another process reads the sockets from now on; this one saves what it has and ends"
+        );
+        self.flusher.keep_sockets().await.ok_or(StopError::FlusherFailed)?;
+        let drained = self.drain(deadline).await;
+        let stopped_reading = handover::shared_clock();
+        let stopped = self.stop(deadline).await;
+        successor.leave(stopped_reading);
+        drained.and(stopped)
     }
 
     /// Stops taking data in: connections are read to their ends, what the kernel has queued is read, and it refuses the rest.
@@ -569,6 +636,13 @@ impl Parts {
             Part::Http => stopped(self.http.take(), |http| http.stop(deadline)),
         }
     }
+}
+
+/// The journal of a daemon that starts.
+fn journal(memory: &Memory, listeners: &BoundListeners) -> Journal {
+    let journal = Journal::new(memory);
+    journal.add_start(unix_time(), STARTED, &format!("listening on {}", listeners.urls().join(", ")));
+    journal
 }
 
 /// The registry of all shards; that of an edge of a cluster closes intervals as parts.

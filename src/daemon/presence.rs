@@ -12,7 +12,7 @@ use crate::memory::Memory;
 use crate::notify::Outbox;
 use crate::presence::Identity;
 use crate::presence_driver::{self, Pollers, PresenceHandle, PresenceOptions};
-use crate::supervise::{Role, Supervisor};
+use crate::supervise::{Gate, Role, Supervisor};
 
 use super::StartError;
 use super::cluster::Cluster;
@@ -31,14 +31,14 @@ impl Presence {
     pub(super) fn start(
         config: &Config,
         memory: &Memory,
-        seed: u64,
-        identity: Identity,
+        (seed, identity): (u64, Identity),
         outboxes: Vec<Arc<Outbox>>,
+        gate: &Gate,
         supervisor: &Supervisor,
     ) -> Result<Option<Presence>, StartError> {
         let env = |name: &str| std::env::var(name).ok();
         let Some(options) = assemble::presence(config, seed, identity, env) else { return Ok(None) };
-        let options = PresenceOptions { memory: memory.clone(), ..options };
+        let options = PresenceOptions { memory: memory.clone(), gate: gate.clone(), ..options };
         let part = supervisor.part("presence", Role::Essential);
         let cannot = |error: io::Error| StartError(format!("cannot start the presence thread: {error}"));
         let (handle, thread) = presence_driver::start(options, outboxes, &part).map_err(cannot)?;

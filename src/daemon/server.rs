@@ -13,17 +13,20 @@ use tokio::time::timeout_at;
 
 use crate::acl::AccessList;
 use crate::assemble;
+use crate::cluster_driver::StatusBoard;
 use crate::config::{self, Config, Origins};
 use crate::flush::FlusherHandle;
 use crate::history::History;
-use crate::http::{self, About, Access, AccessOptions, AppState, LastRead, OnceEach, Sources, Streams};
+use crate::http::{
+    self, About, Access, AccessOptions, AppState, HandedOver, LastRead, OnceEach, Orders, Sources, Streams,
+};
 use crate::journal::Journal;
 use crate::management::ManagementState;
 use crate::notify::Tester;
 use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
 use crate::senders::Senders;
-use crate::supervise::{Part, Readiness, Supervisor};
+use crate::supervise::{Part, Readiness, Role, Supervisor};
 use crate::sys::unix_time;
 use crate::tail::Tail;
 use crate::web::{Bodies, Gzip};
@@ -68,10 +71,10 @@ impl BoundServer {
         ports: &Ports,
     ) -> Result<BoundServer, StartError> {
         let (listener, address) =
-            ports::bind(address).map_err(|error| cannot_listen(&format!("{scheme}://{address}"), &error))?;
+            ports::bind(address, ports).map_err(|error| cannot_listen(&format!("{scheme}://{address}"), &error))?;
         let url = format!("{scheme}://{address}");
         let tls = self::tls(&url, tls, ports.supervisor())?;
-        Ok(BoundServer { listener: Arc::new(listener), address, port: Port::new(url, tls, options, ports) })
+        Ok(BoundServer { listener, address, port: Port::new(url, tls, options, ports) })
     }
 
     /// The address, with the port that the kernel chose.
@@ -165,7 +168,37 @@ pub(super) fn sources(
     Sources { about, flusher, presence, journal, history }
 }
 
-pub(super) fn http_state(
+/// What the page and the API show beside [`Sources`].
+pub(super) struct Page {
+    pub(super) sources: Sources,
+    pub(super) boot: u64,
+    pub(super) senders: Senders,
+    pub(super) tail: Tail,
+    pub(super) tester: Tester,
+    pub(super) cluster: Option<StatusBoard>,
+    pub(super) orders: Option<Orders>,
+    pub(super) handed_over: Option<Arc<HandedOver>>,
+}
+
+impl Page {
+    /// Serves them.
+    pub(super) fn serve(
+        self,
+        bound: BoundServer,
+        config: (&Config, &Origins),
+        readiness: &Readiness,
+        supervisor: &Supervisor,
+    ) -> Server {
+        let Page { sources, boot, senders, tail, tester, cluster, orders, handed_over } = self;
+        let part = supervisor.part("streams", Role::Ordinary);
+        let live = Streams::start(sources.clone(), bound.bodies(), boot, &part);
+        let state = http_state(config, sources, live, readiness, &bound);
+        let state = AppState { senders, tail, tester, cluster, orders, handed_over, ..state };
+        bound.serve_http(state, supervisor.part("tail", Role::Ordinary))
+    }
+}
+
+fn http_state(
     (config, origins): (&Config, &Origins),
     sources: Sources,
     live: Streams,
@@ -206,6 +239,8 @@ pub(super) fn http_state(
         config: Arc::new(config::effective(config, origins)),
         tester: Tester::default(),
         cluster: None,
+        orders: None,
+        handed_over: None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! How others see a running flusher: what it publishes with every interval, and what it answers.
 
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -88,6 +90,9 @@ pub struct Stats {
     pub sinks: Vec<(String, &'static str, SinkAccount)>,
 }
 
+/// A socket of a listener, with the name under which the service manager passed it.
+pub type NamedSocket = (String, OwnedFd);
+
 /// A request of a handle.
 #[derive(Debug)]
 pub(super) enum Request {
@@ -99,6 +104,10 @@ pub(super) enum Request {
     Stats(oneshot::Sender<Stats>),
     /// Read the counters of the open interval.
     Read(oneshot::Sender<Arc<Published>>),
+    /// Duplicate the sockets of the listeners.
+    Sockets(oneshot::Sender<io::Result<Vec<NamedSocket>>>),
+    /// Leave them open at the stop.
+    KeepSockets(oneshot::Sender<()>),
 }
 
 /// What the flusher publishes.
@@ -208,6 +217,16 @@ impl FlusherHandle {
     /// Numbers since the start.
     pub async fn stats(&self) -> Option<Stats> {
         self.ask(PATIENCE, Request::Stats).await
+    }
+
+    /// The sockets of all listeners, for another process; an error if they cannot be duplicated.
+    pub async fn sockets(&self) -> Option<io::Result<Vec<NamedSocket>>> {
+        self.ask(PATIENCE, Request::Sockets).await
+    }
+
+    /// Another process reads the sockets, too: the stop leaves them open, with what they hold.
+    pub async fn keep_sockets(&self) -> Option<()> {
+        self.ask(PATIENCE, Request::KeepSockets).await
     }
 
     /// Counts a request of HTTP that came to the management port.

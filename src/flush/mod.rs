@@ -47,7 +47,9 @@ use sources::Sources;
 
 use cluster::WaitingPresence;
 pub use cluster::{ClusterLinks, ClusterProblems, OwnInterval};
-pub use handle::{Deleted, FlusherHandle, Inbox, Listing, MAX_ITEMS, MAX_SERIES, OpenValue, Published, Stats, channel};
+pub use handle::{
+    Deleted, FlusherHandle, Inbox, Listing, MAX_ITEMS, MAX_SERIES, NamedSocket, OpenValue, Published, Stats, channel,
+};
 pub use recent::LostTime;
 
 /// Where intervals wait for the history.

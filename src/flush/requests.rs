@@ -1,11 +1,13 @@
 //! Answers to the management port: what the open interval holds, and forgetting series before their time.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::aggregate::{Class, Gauge, Inspected, Shard};
 use crate::glob::Prefixes;
+use crate::net::Listener;
 use crate::rollup::SelfMetrics;
 use crate::series::Series;
 use crate::sinks::SinkDriver;
@@ -44,6 +46,14 @@ impl Flusher {
             }
             Request::Stats(reply) => {
                 let _ = reply.send(self.stats().await);
+            }
+            Request::Sockets(reply) => {
+                let all: io::Result<Vec<_>> = self.listeners.iter().map(Listener::duplicates).collect();
+                let _ = reply.send(all.map(|all| all.into_iter().flatten().collect()));
+            }
+            Request::KeepSockets(reply) => {
+                self.listeners.iter().for_each(Listener::keep_sockets);
+                let _ = reply.send(());
             }
             Request::Read(reply) => {
                 self.read_open().await;

@@ -15,6 +15,8 @@ pub(super) struct About {
     pub(super) cluster: Option<ClusterStatus>,
     /// As OpenMetrics.
     pub(super) is_open: bool,
+    /// Seconds of the last upgrade in which nobody read the sockets, if there was one.
+    pub(super) upgrade_pause_secs: Option<f64>,
 }
 
 /// `presence` is what presence says for a scrape.
@@ -31,6 +33,14 @@ pub(super) fn render(mut ledger: Ledger, presence: &[Reading], about: &About) ->
     out.sample("systole_build_info", "", &labels([("version", env!("CARGO_PKG_VERSION"))]), None, 1.0);
     out.family("systole_uptime_seconds", Shape::Gauge, "Time since the start.");
     out.sample("systole_uptime_seconds", "", "", None, uptime_secs);
+    if let Some(pause_secs) = about.upgrade_pause_secs {
+        out.family(
+            "systole_upgrade_pause_seconds",
+            Shape::Gauge,
+            "Time in the last upgrade in which nobody read the sockets.",
+        );
+        out.sample("systole_upgrade_pause_seconds", "", "", None, pause_secs);
+    }
     for metric in ledger.metrics() {
         let (shape, suffix) = shape(metric.is_counter);
         out.family(metric.name, shape, metric.help);

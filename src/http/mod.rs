@@ -28,6 +28,7 @@
 //! | `GET /presence/SERVICE` | one service: instances, the last day, events; forms for changes |
 //! | `GET /api/v1/presence/events[?since=ID]` | the last 1,000 events; a stream with `Accept: text/event-stream` |
 //! | `POST /api/v1/cluster/drain` | lets this node give up its partitions; it needs the token |
+//! | `POST /api/v1/upgrade` | hands over to a new process of the program; it needs the token |
 //! | `POST /api/v1/notify/test` | sends a test alert to the targets of notifications; it needs the token |
 //! | `GET /api/v1/presence/peer[?since=CURSOR]` | what this node has heard, for other observers; it needs their token |
 //! | `POST /api/v1/presence/maintenance`, `DELETE /api/v1/presence/SERVICE[/INSTANCE]` | changes; they always need the token |
@@ -55,6 +56,7 @@ mod login;
 mod metrics;
 mod notify;
 mod openapi;
+mod orders;
 mod pages;
 mod presence;
 mod senders;
@@ -98,6 +100,7 @@ use crate::web::{
 pub use access::{Access, AccessOptions};
 pub use config::{Effective, Origin, Setting};
 pub use history::Past;
+pub use orders::{HandedOver, Order, Orders, Upgrading};
 pub use snapshot::LastRead;
 pub use stream::{Sources, Streams};
 
@@ -159,6 +162,10 @@ pub struct AppState {
     pub tester: Tester,
     /// What is known of the cluster; `None` if this node is in none.
     pub cluster: Option<StatusBoard>,
+    /// Passes on what operators ask of the process; `None` if nobody carries it out.
+    pub orders: Option<Orders>,
+    /// The process before this one, if it handed over.
+    pub handed_over: Option<Arc<HandedOver>>,
 }
 
 /// Most event streams at a time.
@@ -218,6 +225,7 @@ fn router(state: AppState) -> Router {
         .route("/api/v1/senders", get(senders::senders))
         .route("/api/v1/cluster", get(cluster::cluster))
         .route("/api/v1/cluster/drain", post(cluster::drain))
+        .route("/api/v1/upgrade", post(orders::upgrade))
         .route("/assets/{name}", get(assets::asset))
         .merge(login::routes())
         .route("/api/v1/stream", get(stream::stream))
@@ -305,7 +313,8 @@ async fn own_metrics(
         let presence = presence::ask(&state, |presence| presence.scraped()).await.unwrap_or_default();
         let (ledger, uptime) = (state.flusher.live().await.ledger(), state.about.uptime_secs());
         let cluster = state.cluster.as_ref().map(StatusBoard::read);
-        let about = metrics::About { uptime_secs: uptime, cluster, is_open: open };
+        let upgrade_pause_secs = state.handed_over.as_ref().map(|before| before.pause_secs);
+        let about = metrics::About { uptime_secs: uptime, upgrade_pause_secs, cluster, is_open: open };
         state.bodies.work(move || metrics::render(ledger, &presence, &about).into()).await
     });
     state.bodies.shared(kind, text.await?).await
@@ -315,6 +324,8 @@ async fn own_metrics(
 #[derive(Serialize, ToSchema)]
 struct Status<'a> {
     version: &'static str,
+    /// The process.
+    pid: u32,
     /// The name of this machine.
     node: &'a str,
     uptime_secs: f64,
@@ -342,6 +353,9 @@ struct Status<'a> {
     /// Watches that have taken no line since the start, ten at most.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     idle_watches: Vec<String>,
+    /// How this process took over from the one before it, if that handed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    upgrade: Option<&'a HandedOver>,
 }
 
 /// The daemon, and its ledger since the start
@@ -358,6 +372,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         presence.map_or((None, Vec::new()), |summary| (summary.observers, summary.idle_watches));
     json(&Status {
         version: env!("CARGO_PKG_VERSION"),
+        pid: std::process::id(),
         node: &state.about.node,
         uptime_secs: state.about.uptime_secs(),
         profile: state.about.profile,
@@ -369,6 +384,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         verdict,
         observers,
         idle_watches,
+        upgrade: state.handed_over.as_deref(),
     })
 }
 

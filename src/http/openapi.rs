@@ -15,7 +15,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use crate::web::{self, Nothing, Parameters};
 
 use super::{
-    assets, caching, cluster, events, history, jobs, listing, login, notify, pages, presence, senders, series,
+    assets, caching, cluster, events, history, jobs, listing, login, notify, orders, pages, presence, senders, series,
     snapshot, stream, tail,
 };
 
@@ -62,6 +62,7 @@ struct Problem {
         senders::senders,
         cluster::cluster,
         cluster::drain,
+        orders::upgrade,
         series::list,
         series::details,
         history::points,

@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::sys;
 
+use super::listener::Outlives;
 use super::{BACKLOG, ListenAddress, ListenerOptions, Transport};
 
 /// A listener whose sockets are bound and not read yet.
@@ -32,7 +34,9 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
     match options.address.clone() {
         ListenAddress::Ip(mut address) => {
             let count = if options.transport == Transport::Udp { options.workers.max(1) } else { 1 };
-            for n in 0..count {
+            // All that were passed are taken, also if they are more: closing one would lose what waits in it.
+            sockets.extend(passed(options.transport, &address.into()));
+            for n in sockets.len()..count {
                 // With SO_REUSEPORT a second daemon could share the port unnoticed. So the first socket is bound without it,
                 // and gets it afterwards, for the others. A trial socket would take datagrams with it when it is closed.
                 let socket = open(options.transport, address, n > 0)?;
@@ -44,8 +48,9 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
             }
         }
         ListenAddress::Path(path, mode) => {
-            sockets.push(Arc::new(open_path(options.transport, &path, mode)?));
-            file = Some(SocketFile(path));
+            let before = passed(options.transport, &SockAddr::unix(&path)?).next();
+            sockets.push(before.map_or_else(|| open_path(options.transport, &path, mode).map(Arc::new), Ok)?);
+            file = Some(SocketFile { path, is_kept: Arc::default() });
         }
         ListenAddress::Inherited(name) => {
             let socket = sys::inherited_socket(&name)?;
@@ -74,14 +79,26 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
     Ok(BoundListener { options, sockets, file, address, receive_buffer })
 }
 
-/// The file of a unix socket that this process created. It is removed with the listener, also with one that never starts.
+/// Sockets of this address that the process before this one has passed.
+fn passed(transport: Transport, address: &SockAddr) -> impl Iterator<Item = Arc<Socket>> {
+    let kind = if transport.has_datagrams() { Type::DGRAM } else { Type::STREAM };
+    std::iter::from_fn(move || sys::take_bound(kind, address).map(Arc::new))
+}
+
+/// The file of a unix socket. It is removed with the listener, also with one that never starts, unless another process
+/// goes on with the socket.
 #[derive(Debug)]
-pub(super) struct SocketFile(PathBuf);
+pub(super) struct SocketFile {
+    path: PathBuf,
+    pub(super) is_kept: Outlives,
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // It may be gone already.
-        let _ = fs::remove_file(&self.0);
+        if !self.is_kept.load(Ordering::Relaxed) {
+            // It may be gone already.
+            let _ = fs::remove_file(&self.path);
+        }
     }
 }
 

@@ -22,10 +22,10 @@ use crate::senders::Origin;
 use crate::sys::{BATCH_DATAGRAMS, Batch, Datagram, unix_time, wait_readable};
 
 use super::failures::Failures;
-use super::listener::{ReadDeadline, WorkerCommand};
+use super::listener::{Outlives, ReadDeadline, WorkerCommand};
 use super::queue::Queues;
 use super::taps::{Progress, Taps};
-use super::{ListenAddress, ListenerOptions, Transport, count_bytes};
+use super::{ListenerOptions, Transport, count_bytes};
 
 /// Number of datagrams of an interval for which the sender is always requested.
 const DATAGRAMS_WITH_SENDERS: u64 = 10_000;
@@ -46,8 +46,8 @@ const MUCH: u64 = 64;
 /// finds nothing. While datagrams are read one by one there is little to see, and the flusher looks, too.
 const LOOK_EVERY: u32 = 4;
 
-/// Longest time to drain an inherited socket, which senders keep filling for the next process.
-const INHERITED_DRAIN: Duration = Duration::from_millis(50);
+/// Longest time to drain a socket that outlives this process, which senders keep filling for the next one.
+const KEPT_DRAIN: Duration = Duration::from_millis(50);
 
 /// Longest time to count what a deadline left unread; a full buffer takes a tenth of it.
 const COUNTING: Duration = Duration::from_millis(200);
@@ -68,12 +68,18 @@ pub(super) struct DatagramSource {
     pub(super) received: Arc<AtomicU64>,
     /// When to stop reading.
     pub(super) deadline: ReadDeadline,
+    /// Whether the next process goes on with the socket.
+    pub(super) is_kept: Outlives,
 }
 
 impl DatagramSource {
     /// Whether the deadline of a stop has passed.
     fn is_over(&self) -> bool {
         self.deadline.get().is_some_and(|deadline| Instant::now() >= *deadline)
+    }
+
+    fn is_kept(&self) -> bool {
+        self.is_kept.load(Ordering::Relaxed)
     }
 }
 
@@ -282,17 +288,14 @@ fn count_unread<'a>(shard: &mut Shard, datagrams: impl Iterator<Item = Datagram<
 
 /// Reads until the kernel holds nothing more, or until the deadline; what is left then is counted.
 fn drain(source: &DatagramSource, taps: &Taps, work: &mut Work, shard: &mut Shard, failures: &mut Failures) {
-    let end = match source.options.address {
-        ListenAddress::Inherited(_) => Some(Instant::now() + INHERITED_DRAIN),
-        ListenAddress::Ip(_) | ListenAddress::Path(..) => None,
-    };
+    let end = source.is_kept().then(|| Instant::now() + KEPT_DRAIN);
     let mut errors = 0;
     while errors < MAX_ERRORS {
         if source.is_over() {
             return count_rest(source, work, shard);
         }
         if end.is_some_and(|end| Instant::now() >= end) {
-            tracing::info!("what the inherited socket still holds is left to the next process");
+            tracing::info!("what the socket still holds is left to the next process");
             return;
         }
         match read(source, taps, work, shard, failures) {
@@ -304,11 +307,11 @@ fn drain(source: &DatagramSource, taps: &Taps, work: &mut Work, shard: &mut Shar
     }
 }
 
-/// Counts what the kernel still holds. What an inherited socket holds is left to the next process.
+/// Counts what the kernel still holds. What a socket that outlives this process holds is left to the next one.
 pub(super) fn count_rest(source: &DatagramSource, work: &mut Work, shard: &mut Shard) {
     let batch = &mut work.batch;
     let end = Instant::now() + COUNTING;
-    while !matches!(source.options.address, ListenAddress::Inherited(_)) && Instant::now() < end {
+    while !source.is_kept() && Instant::now() < end {
         match batch.receive(source.socket.as_ref(), false) {
             Ok(messages) => {
                 shard.tally().messages += messages as u64;

@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,10 +40,14 @@ pub(super) enum WorkerCommand {
 /// When the workers of a listener stop reading; set when a stop begins.
 pub(super) type ReadDeadline = Arc<OnceLock<Instant>>;
 
+/// Whether the sockets outlive this process: the service manager holds them too, or the next process reads them already.
+pub(super) type Outlives = Arc<AtomicBool>;
+
 /// What the workers of a listener share.
 #[derive(Clone)]
 struct Shared {
     url: Arc<str>,
+    is_kept: Outlives,
     queues: Arc<Queues>,
     /// Messages that all have read.
     received: Arc<AtomicU64>,
@@ -64,21 +69,27 @@ impl BoundListener {
     ) -> io::Result<Listener> {
         let mut workers = Vec::new();
         let queues = Arc::new(Queues::new(url, self.options.transport, &self.sockets));
-        let shared = Shared { url: url.into(), queues, received: Arc::default(), deadline: ReadDeadline::default() };
+        let is_kept = self.file.as_ref().map_or_else(Outlives::default, |file| Arc::clone(&file.is_kept));
+        let name = match &self.options.address {
+            ListenAddress::Inherited(name) => name.clone(),
+            ListenAddress::Ip(_) | ListenAddress::Path(..) => String::new(),
+        };
+        is_kept.store(!name.is_empty(), Ordering::Relaxed);
+        let shared =
+            Shared { url: url.into(), is_kept, queues, received: Arc::default(), deadline: ReadDeadline::default() };
         let taps = taps.of_listener(url, self.options.protocol);
         for n in 0..self.sockets.len() {
             workers.push(self.start_worker(n, shard(), taps.clone(), supervisor, shared.clone())?);
         }
-        let Shared { queues, received, deadline, .. } = shared;
-        let is_inherited = matches!(self.options.address, ListenAddress::Inherited(_));
-        let drops_seen =
-            self.sockets.iter().map(|socket| if is_inherited { dropped_before(socket) } else { 0 }).collect();
+        let Shared { is_kept, queues, received, deadline, .. } = shared;
+        let drops_seen = self.sockets.iter().map(|socket| dropped_before(socket)).collect();
         Ok(Listener {
             url: url.to_string(),
             _file: self.file,
             receive_buffer: self.receive_buffer,
             sockets: self.sockets,
-            is_inherited,
+            name,
+            is_kept,
             workers,
             deadline,
             queues,
@@ -96,7 +107,7 @@ impl BoundListener {
         shard: Shard,
         taps: Taps,
         supervisor: &Supervisor,
-        Shared { url, queues, received, deadline }: Shared,
+        Shared { url, is_kept, queues, received, deadline }: Shared,
     ) -> io::Result<Worker> {
         let (commands, mut inbox) = mpsc::channel(COMMANDS);
         let (options, socket) = (self.options.clone(), Arc::clone(&self.sockets[n]));
@@ -145,6 +156,7 @@ impl BoundListener {
                         receive_buffer,
                         received,
                         deadline,
+                        is_kept,
                     };
                     let (mut shard, mut work) = (shard, datagrams::Work::new(&source));
                     let run =
@@ -156,7 +168,7 @@ impl BoundListener {
                     }
                 }
                 Some(runtime) => {
-                    let shared = streams::Shared::new(url, options, shard, failures, taps, deadline);
+                    let shared = streams::Shared::new(url, options, shard, failures, taps, (deadline, is_kept));
                     let work = || runtime.block_on(streams::run(Rc::clone(&shared), &socket, &mut inbox));
                     if let Err(panic) = catch(work) {
                         let (mut failures, mut shard) = (shared.failures.borrow_mut(), shared.shard.borrow_mut());
@@ -169,16 +181,13 @@ impl BoundListener {
     }
 }
 
-/// Datagrams that an inherited socket dropped before this start. Its counter outlives processes: an earlier one may have
-/// counted them; those dropped while none ran are logged here and are in no ledger.
+/// Datagrams that a socket which another process has opened dropped before this start. Its counter outlives processes: an
+/// earlier one may have counted them; those dropped while none ran are logged here and are in no ledger.
 fn dropped_before(socket: &Socket) -> u32 {
     // Streams and unix sockets have no such counter.
     let dropped = sys::socket_memory(socket).map_or(0, |memory| memory.dropped);
     if dropped > 0 {
-        tracing::warn!(
-            dropped,
-            "the inherited socket has dropped datagrams before this start; they are not counted again"
-        );
+        tracing::warn!(dropped, "the socket has dropped datagrams before this start; they are not counted again");
     }
     dropped
 }
@@ -264,8 +273,9 @@ pub struct Listener {
     _file: Option<SocketFile>,
     pub(super) transport: Transport,
     pub(super) sockets: Vec<Arc<Socket>>,
-    /// Whether the service manager holds the sockets too, and passes them to the next process.
-    pub(super) is_inherited: bool,
+    /// The name under which the service manager passed its socket; empty if it did not.
+    name: String,
+    is_kept: Outlives,
     pub(super) workers: Vec<Worker>,
     deadline: ReadDeadline,
     queues: Arc<Queues>,
@@ -280,6 +290,24 @@ impl Listener {
     /// The URL that it is bound to: its name in accounts.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Its sockets for another process, each with the name under which the service manager passed it.
+    ///
+    /// # Errors
+    /// If this process may have no more descriptors.
+    pub fn duplicates(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        self.sockets.iter().map(|socket| Ok((self.name.clone(), socket.as_fd().try_clone_to_owned()?))).collect()
+    }
+
+    /// Another process reads these sockets, too, from now on: a stop leaves them open, with what they hold.
+    pub fn keep_sockets(&self) {
+        self.is_kept.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the sockets outlive this process.
+    pub(super) fn is_kept(&self) -> bool {
+        self.is_kept.load(Ordering::Relaxed)
     }
 
     /// Receive buffer that the kernel granted, all workers together, in bytes.
@@ -376,10 +404,9 @@ impl Listener {
     ///
     /// A UDP socket is connected to its own address, from which nobody else can send: what comes from anywhere else finds no
     /// socket, is answered with an ICMP error and counted by the kernel (`Udp: NoPorts`). Unix senders get `EPIPE`.
-    /// An inherited socket is left as it is: it belongs to the service manager, who hands the same socket to the next
-    /// process, and what is not read now waits there for it.
+    /// A socket that outlives this process is left as it is: what is not read now waits there for the next one.
     pub(super) fn refuse(&self) {
-        if self.is_inherited {
+        if self.is_kept() {
             return;
         }
         for socket in &self.sockets {

@@ -63,7 +63,7 @@ pub async fn stop(listeners: &[&Listener], deadline: Instant) -> usize {
     let hung = wait_for_workers(reading, deadline + STOP_SLACK / 2).await;
     // All before any is drained: of sockets that share a port, those that are left get what the others refuse.
     datagrams.iter().for_each(|listener| listener.refuse());
-    if datagrams.iter().any(|listener| listener.transport == Transport::Udp && !listener.is_inherited) {
+    if datagrams.iter().any(|listener| listener.transport == Transport::Udp && !listener.is_kept()) {
         // A processor may have looked a socket up before it refused, and is about to queue a datagram there.
         sys::await_deliveries();
     }

@@ -12,6 +12,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
@@ -31,10 +32,10 @@ use crate::telemetry::{Refusal, Tally};
 use super::connection::{Acceptor, Connection, Way, accept_queued, is_temporary};
 use super::failures::Failures;
 use super::framing::{Chunk, Cutter};
-use super::listener::{ReadDeadline, WorkerCommand};
+use super::listener::{Outlives, ReadDeadline, WorkerCommand};
 use super::slots::{HeldSlot, Slots, YOUNG};
 use super::taps::{Progress, Taps};
-use super::{BACKLOG, ListenAddress, ListenerOptions, Transport, count_bytes};
+use super::{BACKLOG, ListenerOptions, Transport, count_bytes};
 
 /// While stopping, a connection that is silent for this long has been read to its end: data in flight has arrived.
 const QUIET: Duration = Duration::from_millis(30);
@@ -80,6 +81,8 @@ pub(super) struct Shared {
     scratch: RefCell<Box<[u8]>>,
     /// When to stop reading.
     deadline: ReadDeadline,
+    /// Whether the next process goes on with the socket that accepts.
+    is_kept: Outlives,
 }
 
 impl Shared {
@@ -89,7 +92,7 @@ impl Shared {
         shard: Shard,
         failures: Failures,
         taps: Taps,
-        deadline: ReadDeadline,
+        (deadline, is_kept): (ReadDeadline, Outlives),
     ) -> Rc<Shared> {
         Rc::new(Shared {
             url,
@@ -99,6 +102,7 @@ impl Shared {
             taps,
             scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
             deadline,
+            is_kept,
         })
     }
 
@@ -336,9 +340,9 @@ impl Connections {
     /// inherited socket goes on queueing connections, for the next process.
     async fn admit_queued(&mut self, socket: &Socket, waiting: Option<Accepted>) {
         let transport = self.shared.options.transport;
-        let is_inherited = matches!(self.shared.options.address, ListenAddress::Inherited(_));
+        let is_kept = self.shared.is_kept.load(Ordering::Relaxed);
         let refuse_later = || {
-            if !is_inherited && let Err(error) = socket.shutdown(Shutdown::Both) {
+            if !is_kept && let Err(error) = socket.shutdown(Shutdown::Both) {
                 tracing::warn!(%error, "the kernel goes on accepting connections until the end");
             }
         };

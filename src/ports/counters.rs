@@ -1,8 +1,12 @@
 //! What ports have counted since the start. Everybody may read it at any time.
 
 use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use tokio::net::TcpListener;
 
 use crate::memory::Memory;
 use crate::supervise::{Part, Role, Supervisor};
@@ -15,6 +19,8 @@ use super::tls::ServerTls;
 #[derive(Clone, Debug, Default)]
 pub struct Ports {
     all: Arc<Mutex<BTreeMap<String, Arc<PortCounters>>>>,
+    /// The sockets that accept, as long as they do.
+    listeners: Arc<Mutex<Vec<Weak<TcpListener>>>>,
     memory: Memory,
     supervisor: Supervisor,
 }
@@ -38,6 +44,21 @@ impl Ports {
     /// What looks after its large bodies, as another.
     pub(super) fn part_of_bodies(&self, url: &str) -> Part {
         self.supervisor.part(&format!("bodies:{url}"), Role::Ordinary)
+    }
+
+    pub(super) fn note_listener(&self, listener: &Arc<TcpListener>) {
+        let mut all = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|known| known.strong_count() > 0);
+        all.push(Arc::downgrade(listener));
+    }
+
+    /// The sockets that accept, for another process.
+    ///
+    /// # Errors
+    /// If this process may have no more descriptors.
+    pub fn duplicates(&self) -> io::Result<Vec<OwnedFd>> {
+        let all = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().filter_map(Weak::upgrade).map(|listener| listener.as_fd().try_clone_to_owned()).collect()
     }
 
     /// What they hold.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use socket2::Type;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::{MissedTickBehavior, interval};
@@ -15,7 +16,7 @@ use crate::acl::AccessList;
 use crate::memory::{Holder, Holding, Memory, footprint};
 use crate::settings::{OptionVisitor, count};
 use crate::supervise::{Part, caught};
-use crate::sys::{Descriptors, Permit};
+use crate::sys::{self, Descriptors, Permit};
 use crate::telemetry::Refusal;
 use crate::web::{Bodies, limit_unsent};
 
@@ -68,17 +69,28 @@ pub struct PortOptions {
     pub allow: AccessList,
 }
 
-/// Binds a listener; its address has the port that the kernel chose. A restart does not wait for old connections to time out.
+/// Binds a listener, or goes on with that of the process before this one; its address has the port that the kernel chose. A
+/// restart does not wait for old connections to time out.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn bind(address: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    let listener = socket.listen(BACKLOG)?;
+pub fn bind(address: SocketAddr, ports: &Ports) -> io::Result<(Arc<TcpListener>, SocketAddr)> {
+    let listener = match sys::take_bound(Type::STREAM, &address.into()) {
+        Some(socket) => {
+            socket.set_nonblocking(true)?;
+            TcpListener::from_std(socket.into())?
+        }
+        None => {
+            let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)?
+        }
+    };
     limit_unsent(&listener);
     let address = listener.local_addr()?;
+    let listener = Arc::new(listener);
+    ports.note_listener(&listener);
     Ok((listener, address))
 }
 

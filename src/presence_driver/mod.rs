@@ -25,7 +25,7 @@ use crate::notify::Outbox;
 use crate::presence::observers::{MemberOptions, Observers, SavedObservers};
 use crate::presence::{Alarm, AlertBook, Engine, EngineTime, Epoch, Identity, PeerContext, Phase, Policy, UnixTime};
 use crate::protocol::Signal;
-use crate::supervise::{Part, catch};
+use crate::supervise::{Gate, Part, catch};
 use crate::sys::unix_time;
 use crate::untrusted::Escaped;
 
@@ -86,6 +86,8 @@ pub struct PresenceOptions {
     pub memory: Memory,
     /// Other observers of the same fleet.
     pub peering: Peering,
+    /// The state is read when this is open.
+    pub gate: Gate,
 }
 
 /// The observers beside this one.
@@ -360,6 +362,7 @@ impl Driver {
     ) -> Driver {
         let PresenceOptions { policy, seed, identity, memory, .. } = options;
         let path = options.state_file.clone();
+        options.gate.wait();
         let (state_file, saved) = StateFile::open(options.state_file);
         let is_lost = saved.is_err();
         let has_saved = matches!(saved, Ok(Some(_)));
@@ -662,6 +665,7 @@ mod tests {
             queue: 10,
             memory: Memory::unlimited(),
             peering: Peering::Alone,
+            gate: Gate::default(),
         }
     }
 

@@ -7,6 +7,7 @@
 mod allocator;
 mod descriptors;
 mod memory;
+mod passed;
 mod raw;
 
 use std::collections::BTreeMap;
@@ -27,6 +28,10 @@ use raw::with_first_limits;
 pub use allocator::CountingAllocator;
 pub use descriptors::{Descriptors, KEPT_BACK, OF_EACH_PORT, Permit, count_own_descriptors, raise_descriptor_limit};
 pub use memory::{Available, live_bytes, private_bytes, resident_bytes};
+pub use passed::{
+    MOST_PASSED, close_untaken, message_pair, message_socket_of_input, offer_socket, receive_with_descriptors,
+    send_with_descriptors, take_bound,
+};
 pub use raw::{
     BATCH_DATAGRAMS, Batch, Datagram, Outgoing, SocketMemory, realtime_thread, receive_coalesced, return_memory,
     send_batch, send_segmented, socket_memory, survive_file_size_limit, trim,
@@ -88,11 +93,14 @@ pub fn pin_thread(core: usize) -> io::Result<()> {
 }
 
 /// The socket that the service manager has opened (systemd's socket activation, sd_listen_fds(3)), by its name or its
-/// number from 0. Each is returned once.
+/// number from 0, or that the process before this one has handed over. Each is returned once.
 ///
 /// # Errors
 /// If there is none of that name.
 pub fn inherited_socket(name: &str) -> io::Result<Socket> {
+    if let Some(socket) = passed::take_named(name) {
+        return Ok(socket);
+    }
     let passed: Vec<_> = sd_notify::listen_fds_with_names()?.collect();
     let named = passed.iter().enumerate().filter(|(n, (_, own))| own == name || n.to_string() == name);
     if let Some(socket) = named.map(|(_, (fd, _))| *fd).find_map(raw::adopt_passed) {

@@ -79,5 +79,6 @@ mod terminal;
 mod tls;
 mod transports;
 mod treatments;
+mod upgrade;
 mod verdict;
 mod watches;

@@ -169,7 +169,7 @@ impl Spec for PrometheusSpec {
             .updown(&self.updown)
             .at_most(context.max_series, &context.memory);
         let outcome_log = OutcomeLog::new(&context.name, context.interval);
-        let (listener, bound) = ports::bind(address).map_err(|error| {
+        let (listener, bound) = ports::bind(address, &context.ports).map_err(|error| {
             format!(
                 "cannot listen on {}: {error}; another process may have this port: stop it, or choose another",
                 self.place()
@@ -269,7 +269,7 @@ impl PrometheusSink {
     /// Serves on a port.
     fn open(
         port: Port,
-        listener: TcpListener,
+        listener: Arc<TcpListener>,
         token: Option<Arc<str>>,
         exposition: Exposition,
         outcome_log: OutcomeLog,

@@ -1,0 +1,91 @@
+//! `systole upgrade`: hands a running daemon over to a new process of its program.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::untrusted::Escaped;
+
+use super::client::ClientArgs;
+use super::{FAILED, print, print_error};
+
+/// Longest wait for the new process to read the sockets.
+const READING: Duration = Duration::from_secs(45);
+
+/// Longest wait for the old process to leave, and how often is asked meanwhile.
+const LEAVING: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(50);
+
+#[derive(Args)]
+pub(super) struct UpgradeArgs {
+    #[command(flatten)]
+    daemon: ClientArgs,
+}
+
+pub(super) fn run(args: &UpgradeArgs) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            print_error(format_args!("cannot start: {error}"));
+            return FAILED;
+        }
+    };
+    match runtime.block_on(upgrade(&args.daemon)) {
+        Ok(text) => {
+            if print(text.as_bytes()) {
+                0
+            } else {
+                FAILED
+            }
+        }
+        Err(problem) => {
+            print_error(problem);
+            FAILED
+        }
+    }
+}
+
+/// What came of it, as text.
+async fn upgrade(daemon: &ClientArgs) -> Result<String, String> {
+    let client = daemon.client()?;
+    let begun = client.good_within(Method::POST, "/api/v1/upgrade", Some(json!({})), READING).await?;
+    let (pid, version) = (&begun["pid"], text(&begun["version"]));
+    let began = Instant::now();
+    loop {
+        // While one process leaves and the next begins nobody may answer.
+        if let Ok((200, status)) = client.ask(Method::GET, "/api/v1/status", None).await
+            && status["pid"] == *pid
+        {
+            return Ok(report(&status, &version));
+        }
+        if began.elapsed() >= LEAVING {
+            return Err(format!("process {pid} reads the sockets, but does not answer; its log says why"));
+        }
+        tokio::time::sleep(AGAIN).await;
+    }
+}
+
+fn report(status: &Value, version: &str) -> String {
+    let upgrade = &status["upgrade"];
+    let secs = |field: &str| upgrade[field].as_f64().unwrap_or(0.0);
+    let pause = match secs("pause_secs") {
+        0.0 => "without a pause".to_string(),
+        secs => format!("after a pause of {:.0} ms", secs * 1e3),
+    };
+    let mut out = format!(
+        "systole {version} (process {}) runs in place of {}: it reads the sockets {pause}; the old process left after {:.1} s.\n",
+        status["pid"],
+        text(&upgrade["from"]),
+        secs("took_secs")
+    );
+    if upgrade["is_clean"] == false {
+        out.push_str("The old process ended before it had saved its state: what it held is lost, see the log.\n");
+    }
+    out
+}
+
+fn text(value: &Value) -> String {
+    Escaped(value.as_str().unwrap_or("?")).to_string()
+}
