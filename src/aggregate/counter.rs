@@ -26,6 +26,11 @@ impl Sum {
         self.compensation += other.compensation;
     }
 
+    /// Whether it can go on: one that comes from elsewhere may hold anything.
+    pub(crate) fn is_finite(self) -> bool {
+        self.total.is_finite() && self.compensation.is_finite()
+    }
+
     /// Finite numbers of which it is the sum.
     pub(super) fn parts(self) -> [f64; 2] {
         let is_finite = self.total.is_finite() && self.compensation.is_finite();

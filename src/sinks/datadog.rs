@@ -71,7 +71,7 @@ impl Spec for DatadogSpec {
 }
 
 /// A request: its path, its body, the records in it.
-type Request = (&'static str, Vec<u8>, u64);
+type Request = (String, Vec<u8>, u64);
 
 /// Datadog's API.
 struct DatadogSink {
@@ -136,7 +136,7 @@ impl DatadogSink {
         let mut close = |batch: &mut Vec<Value>, records: &mut u64| {
             if *records > 0 {
                 let body = json!({"series": std::mem::take(batch)});
-                requests.push(("/api/v2/series", body.to_string().into_bytes(), std::mem::take(records)));
+                requests.push(("/api/v2/series".into(), body.to_string().into_bytes(), std::mem::take(records)));
             }
         };
         let points = (0..).map_while(|n| snapshot.point(n)).map(Ok);
@@ -166,7 +166,7 @@ impl DatadogSink {
         for event in &snapshot.events_and_checks {
             match &event.body {
                 EventOrCheckBody::Event { .. } => {
-                    requests.push(("/api/v1/events", self.event(event).to_string().into_bytes(), 1));
+                    requests.push(("/api/v1/events".into(), self.event(event).to_string().into_bytes(), 1));
                 }
                 EventOrCheckBody::ServiceCheck { .. } => checks.push(self.check(event)),
             }
@@ -174,7 +174,7 @@ impl DatadogSink {
         checks.extend(snapshot.presence.iter().map(|event| self.presence(event)));
         if !checks.is_empty() {
             let records = checks.len() as u64;
-            requests.push(("/api/v1/check_run", Value::Array(checks).to_string().into_bytes(), records));
+            requests.push(("/api/v1/check_run".into(), Value::Array(checks).to_string().into_bytes(), records));
         }
         requests
     }
@@ -247,7 +247,7 @@ impl Sink for DatadogSink {
             let mut bytes = 0;
             while let Some((path, body, records)) = self.ready.next() {
                 bytes += body.len() as u64;
-                let url = self.post.url(path);
+                let url = self.post.url(&path);
                 let api_key = self.spec.api_key.clone();
                 let mut headers = vec![(CONTENT_TYPE, "application/json"), (KEY, api_key.as_str())];
                 // Only series are taken packed.
@@ -264,6 +264,16 @@ impl Sink for DatadogSink {
             }
             Ok(Receipt::new(bytes, [("refused", self.ready.refused)]))
         })
+    }
+
+    /// What was not taken of the last interval: the rest must not be sent twice.
+    fn save(&self) -> Option<Vec<u8>> {
+        self.ready.save()
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), SinkError> {
+        self.ready = Ready::restored(saved)?;
+        Ok(())
     }
 
     fn close(&mut self) -> Delivery<'_, ()> {

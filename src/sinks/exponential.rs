@@ -5,6 +5,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::memory::tree_footprint;
 
 /// The schema histograms begin with.
@@ -14,8 +16,11 @@ const MOST_BUCKETS: usize = 1600;
 /// What is nearer to zero counts as zero (Prometheus' default, 2^-128).
 pub(super) const ZERO_THRESHOLD: f64 = 2.938_735_877_055_719e-39;
 
+/// The least schema that anything comes to: one bucket holds all doubles above 1.
+const LEAST_SCHEMA: i32 = -10;
+
 /// Counts of values.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Exponential {
     pub(super) schema: i32,
     pub(super) zero: f64,
@@ -74,6 +79,15 @@ impl Exponential {
             }
             *side = coarse;
         }
+    }
+
+    /// Whether this is what [`Exponential::add`] makes.
+    pub(super) fn is_possible(&self) -> bool {
+        let sides = [&self.positive, &self.negative];
+        let counts = || sides.into_iter().flat_map(BTreeMap::values).chain([&self.zero]);
+        (LEAST_SCHEMA..=SCHEMA).contains(&self.schema)
+            && sides.iter().all(|side| side.len() <= MOST_BUCKETS)
+            && counts().all(|count| count.is_finite() && *count >= 0.0)
     }
 
     /// Everything that was counted.

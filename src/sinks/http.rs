@@ -10,6 +10,8 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use hyper::Method;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio_rustls::TlsConnector;
 
 use crate::http_client::{Answer, HttpClient, Tls, append, masked, split_login};
@@ -237,6 +239,7 @@ impl Post {
 
 /// The requests of an interval that are still to be sent. Over several attempts those that were taken are not sent again:
 /// what is sent as a difference would count twice.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Ready<R> {
     /// Which interval.
     of: Option<SnapshotId>,
@@ -272,12 +275,33 @@ impl<R: Clone> Ready<R> {
         self.left.pop_front();
     }
 
+    /// Whether all were taken.
+    pub(super) fn is_done(&self) -> bool {
+        self.left.is_empty()
+    }
+
     /// Two in place of the next.
     #[cfg(feature = "postgres")]
     pub(super) fn split(&mut self, first: R, second: R) {
         self.left.pop_front();
         self.left.push_front(second);
         self.left.push_front(first);
+    }
+}
+
+impl<R: Serialize + DeserializeOwned> Ready<R> {
+    /// What is left as bytes, for the next start; `None` if nothing is.
+    pub(super) fn save(&self) -> Option<Vec<u8>> {
+        if self.left.is_empty() { None } else { postcard::to_stdvec(self).ok() }
+    }
+
+    /// What was left by an earlier start.
+    ///
+    /// # Errors
+    /// If these bytes are not what [`Ready::save`] makes.
+    pub(super) fn restored(saved: &[u8]) -> Result<Ready<R>, SinkError> {
+        let invalid = |error| SinkError::new(format!("what was saved of it cannot be used: {error}"));
+        postcard::from_bytes(saved).map_err(invalid)
     }
 }
 

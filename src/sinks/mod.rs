@@ -29,6 +29,7 @@ pub mod postgres;
 pub mod prometheus;
 pub mod remote_write;
 mod room;
+mod running;
 mod spec;
 mod spool;
 #[cfg(feature = "sqlite")]
@@ -45,7 +46,7 @@ use crate::snapshot::Snapshot;
 use crate::untrusted::excerpt;
 
 pub use crate::settings::{Opt, OptionVisitor};
-pub use driver::{DriverOptions, Reopen, SinkDriver, SinkStats};
+pub use driver::{Contents, DriverOptions, Handover, Reopen, SinkDriver, SinkStats};
 pub(crate) use http::nats_login as nats_login_options;
 pub use spec::{SinkContext, SinkKind, Spec};
 pub use spool::{Order, SpoolOptions};
@@ -68,6 +69,23 @@ pub trait Sink: Send + 'static {
     /// # Errors
     /// In one line, what went wrong.
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>>;
+
+    /// What the sink has to know of earlier intervals to go on after a restart, as bytes of its own format: totals since the
+    /// start, for one. `None` if each interval stands for itself. It is asked between two deliveries, when the daemon stops, and
+    /// before [`Sink::close`]. If the last snapshot was not delivered, it is offered again after the restart: what is saved says
+    /// whether it is in the totals.
+    fn save(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    /// Goes on with what [`Sink::save`] gave to an earlier start, before the first delivery. It is called only if that start ended
+    /// in order: totals that lag behind what the receiver has seen would count it twice, so after a crash they begin anew.
+    ///
+    /// # Errors
+    /// In one line, why that cannot be used. The sink begins anew then.
+    fn restore(&mut self, _saved: &[u8]) -> Result<(), SinkError> {
+        Ok(())
+    }
 
     /// Finishes; nothing is delivered afterwards.
     fn close(&mut self) -> Delivery<'_, ()>;

@@ -9,15 +9,13 @@
 //! Bodies are not compressed unless `gzip` says so: not every receiver unpacks them. One that answers 400 or 415 then gets the
 //! same body uncompressed, and if it takes that, everything that follows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use prost::{Message, Oneof};
 
-use crate::aggregate::Sum;
-use crate::memory::map_footprint;
 use crate::protocol::Kind;
 use crate::series::Series;
 use crate::settings::choice;
@@ -26,7 +24,7 @@ use crate::snapshot::{Point, Snapshot};
 use super::blocking::run_in_place;
 use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post, Ready, gzip};
-use super::room::{NoRoom, Room};
+use super::running::{Distribution, Prepared, Running};
 use super::spec::reach_url;
 use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, SinkError, Spec, Unencodable};
 
@@ -298,98 +296,6 @@ struct Response {
     partial: Option<PartialSuccess>,
 }
 
-/// Sums and histograms that continue from interval to interval.
-#[derive(Default)]
-struct Running {
-    room: Room,
-    /// Records of this interval for whose series there was no room, and those for which there was no memory.
-    left_out: u64,
-    squeezed: u64,
-    sums: HashMap<Series, Held<Sum>>,
-    histograms: HashMap<Series, Held<Distribution>>,
-}
-
-/// Since when it goes, what it came to, and when it was updated last.
-type Held<T> = (f64, T, f64);
-
-#[derive(Clone, Default)]
-struct Distribution {
-    buckets: Exponential,
-    sum: Sum,
-    min: f64,
-    max: f64,
-}
-
-impl Running {
-    fn new(context: &SinkContext) -> Running {
-        Running { room: Room::new(context.max_series, &context.memory), ..Running::default() }
-    }
-
-    /// Whether a series is held, or has room to be.
-    fn has_room(&mut self, series: &Series) -> bool {
-        let is_known = self.sums.contains_key(series) || self.histograms.contains_key(series);
-        if is_known {
-            return true;
-        }
-        let of_places = 2 * size_of::<(Series, Held<Distribution>)>();
-        match self.room.take(self.sums.len() + self.histograms.len(), series.heap_bytes() + of_places, series) {
-            Ok(()) => return true,
-            Err(NoRoom::MaxSeries) => self.left_out += 1,
-            Err(NoRoom::Memory) => self.squeezed += 1,
-        }
-        false
-    }
-
-    /// Bytes that it takes. Keys of series are counted whole: it keeps them longer than anybody else.
-    fn heap_bytes(&self) -> usize {
-        map_footprint::<Series, Held<Sum>>(self.sums.capacity())
-            + map_footprint::<Series, Held<Distribution>>(self.histograms.capacity())
-            + self.sums.keys().chain(self.histograms.keys()).map(Series::heap_bytes).sum::<usize>()
-            + self.histograms.values().map(|(_, held, _)| held.buckets.heap_bytes()).sum::<usize>()
-    }
-
-    /// Adds to a sum: since when it goes, and where it is.
-    fn add(&mut self, series: &Series, start: f64, end: f64, value: f64) -> (f64, f64) {
-        let (since, sum, updated) = self.sums.entry(series.clone()).or_insert((start, Sum::default(), end));
-        sum.add(value);
-        *updated = end;
-        (*since, sum.value())
-    }
-
-    fn merge(
-        &mut self,
-        series: &Series,
-        start: f64,
-        end: f64,
-        fresh: &Distribution,
-        values: &[(f64, f64)],
-    ) -> (f64, Distribution) {
-        let new = || (start, Distribution { min: fresh.min, max: fresh.max, ..Distribution::default() }, end);
-        let (since, held, updated) = self.histograms.entry(series.clone()).or_insert_with(new);
-        values.iter().for_each(|(value, count)| held.buckets.add(*value, *count));
-        held.sum.merge(fresh.sum);
-        (held.min, held.max) = (held.min.min(fresh.min), held.max.max(fresh.max));
-        *updated = end;
-        (*since, held.clone())
-    }
-
-    fn forget(&mut self, oldest: f64) {
-        self.sums.retain(|_, (_, _, updated)| *updated > oldest);
-        self.histograms.retain(|_, (_, _, updated)| *updated > oldest);
-        // A flood of names leaves large tables behind.
-        if self.sums.capacity() > 4 * self.sums.len() + 64 {
-            self.sums.shrink_to_fit();
-        }
-        if self.histograms.capacity() > 4 * self.histograms.len() + 64 {
-            self.histograms.shrink_to_fit();
-        }
-        self.room.set(self.heap_bytes());
-    }
-}
-
-/// A request's body, and the points in it.
-type Prepared = (Vec<u8>, u64);
-
 /// A collector.
 struct OtlpSink {
     spec: OtlpSpec,
@@ -546,7 +452,7 @@ impl OtlpSink {
                 };
                 if held.buckets.count() >= TOO_MANY {
                     // It begins anew with the next interval.
-                    self.running.histograms.remove(series);
+                    self.running.remove(series);
                     return Err("it has come to too many events");
                 }
                 held.buckets.narrow(MOST_BUCKETS);
@@ -648,6 +554,26 @@ impl Sink for OtlpSink {
             ];
             Ok(Receipt::new(bytes, dropped).with(self.unencodable.clone()))
         })
+    }
+
+    /// Sums and histograms that continue, and what the receiver has not taken of the last interval, which is in them.
+    fn save(&self) -> Option<Vec<u8>> {
+        let running = self.running.save(&self.ready)?;
+        Some([&[u8::from(self.spec.temporality == Temporality::Cumulative)], &running[..]].concat())
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), SinkError> {
+        let (is_cumulative, saved) = saved.split_first().ok_or_else(|| SinkError::new("nothing was saved of it"))?;
+        if *is_cumulative != u8::from(self.spec.temporality == Temporality::Cumulative) {
+            // It is configured anew, and nothing of before goes on.
+            return Ok(());
+        }
+        let (ready, no_room) = self.running.restore(saved)?;
+        self.ready = ready;
+        if no_room > 0 {
+            self.post.log_refusal(&format!("there is no room for {no_room} series of before; these begin anew"));
+        }
+        Ok(())
     }
 
     fn close(&mut self) -> Delivery<'_, ()> {

@@ -637,6 +637,23 @@ impl Sink for RemoteWriteSink {
         })
     }
 
+    /// Everything that is sent, and what the receiver has turned out not to know.
+    fn save(&self) -> Option<Vec<u8>> {
+        let state = locked(&self.state).save()?;
+        Some([&[u8::from(self.is_second), u8::from(self.is_native)], &state[..]].concat())
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), SinkError> {
+        let ([is_second, is_native], state) =
+            saved.split_first_chunk().ok_or_else(|| SinkError::new("what was saved of it is cut short"))?;
+        self.outcome_log.log_restored(locked(&self.state).restore(state)?);
+        self.is_second &= *is_second != 0;
+        if self.is_native && *is_native == 0 {
+            self.without_native();
+        }
+        Ok(())
+    }
+
     /// Ends every series now, as Prometheus does for a target that is gone.
     fn close(&mut self) -> Delivery<'_, ()> {
         Box::pin(async move {

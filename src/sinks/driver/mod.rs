@@ -9,7 +9,11 @@
 //! first, but for the newest: what fails and is on disk is not kept in memory as well, and the rest is dropped (`memory`).
 //!
 //! A sink that panics loses the interval in work, which is counted as `failed`, and is opened anew.
+//!
+//! At the end, what was not delivered and is not on disk can be taken over by the sink's next driver, with what the sink itself
+//! has to know of earlier intervals ([`Handover`]).
 
+mod handover;
 mod intake;
 mod spool;
 mod task;
@@ -30,6 +34,8 @@ use crate::telemetry::SinkAccount;
 
 use super::Sink;
 use super::spool::{Spool, SpoolOptions};
+
+pub use handover::{Contents, Handover};
 
 use intake::Intake;
 use spool::Spooler;
@@ -108,6 +114,8 @@ struct Shared {
     accepted: Notify,
     state: Mutex<State>,
     changed: Notify,
+    /// The deadline of the end has passed: no delivery goes on.
+    over: Notify,
     /// The task that delivers, and the one that prepares.
     part: Part,
     intake_part: Part,
@@ -117,8 +125,13 @@ struct Shared {
 struct State {
     waiting: VecDeque<Arc<Snapshot>>,
     account: SinkAccount,
-    /// End of the interval being delivered from memory.
-    delivering: Option<f64>,
+    /// The interval being delivered from memory.
+    delivering: Option<Arc<Snapshot>>,
+    /// What the sink is to go on with.
+    to_restore: Option<Vec<u8>>,
+    /// Its next driver takes over, and what the sink has for it.
+    is_handed_over: bool,
+    saved: Option<Vec<u8>>,
     /// The last delivery failed: whoever waits for an interval does not wait for this sink.
     is_failing: bool,
     /// Intervals in the spool.
@@ -134,6 +147,8 @@ struct State {
     is_settled: bool,
     /// Once set, nothing more is offered, and the task ends when the queue is empty or the deadline has passed.
     deadline: Option<Instant>,
+    /// It has passed.
+    is_over: bool,
 }
 
 impl Shared {
@@ -205,9 +220,51 @@ impl Shared {
     fn account(&self) -> SinkAccount {
         let state = self.state();
         let mut account = state.account.clone();
-        let in_memory = state.delivering.or(state.waiting.front().map(|oldest| oldest.end));
+        let in_memory = state.delivering.as_ref().or(state.waiting.front()).map(|oldest| oldest.end);
         account.oldest_waiting = [account.oldest_waiting, in_memory].into_iter().flatten().reduce(f64::min);
         account
+    }
+}
+
+/// At the end.
+impl Shared {
+    /// Counts what waits as lost.
+    fn give_up_waiting(&self) {
+        let left = {
+            let mut state = self.state();
+            state.waiting.clear();
+            state.account.queued
+        };
+        self.give_up(left);
+    }
+
+    /// Counts records that waited as lost with the stop.
+    fn give_up(&self, records: u64) {
+        if records == 0 {
+            return;
+        }
+        let mut state = self.state();
+        state.account.queued = state.account.queued.saturating_sub(records);
+        state.account.dropped.count("shutdown", records);
+        drop(state);
+        tracing::warn!(sink = self.options.name, records, "not delivered before the end; given up");
+    }
+
+    /// The final account.
+    fn close_account(&self) -> SinkAccount {
+        let sink = &self.options.name;
+        let mut state = self.state();
+        let evicted = std::mem::take(&mut state.evicted);
+        if evicted > 0 {
+            state.account.spooled = state.account.spooled.saturating_sub(evicted);
+            state.account.dropped.count("spool_full", evicted);
+            tracing::warn!(sink, records = evicted, reason = "spool_full", "spooled records are given up");
+        }
+        if state.account.spooled > 0 {
+            let (intervals, records) = (state.spooled_intervals, state.account.spooled);
+            tracing::info!(sink, intervals, records, "left on disk for the next start");
+        }
+        state.account.clone()
     }
 }
 
@@ -228,6 +285,11 @@ impl SinkStats {
 }
 
 impl State {
+    /// Whether the time for deliveries is over.
+    fn is_over(&self) -> bool {
+        self.is_over || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
     fn push(&mut self, snapshot: Arc<Snapshot>, most: usize) {
         let records = snapshot.len() as u64;
         self.account.offered += records;
@@ -290,6 +352,7 @@ impl SinkDriver {
             accepted: Notify::new(),
             state: Mutex::default(),
             changed: Notify::new(),
+            over: Notify::new(),
         });
         let mut spooler = Spooler::new(Arc::clone(&shared), None);
         if let Some((mut spool, lost)) = spool {
@@ -349,7 +412,66 @@ impl SinkDriver {
     /// Ends the sink: delivers what waits until `deadline`; what then still waits is on disk where there is a spool, or dropped
     /// and counted.
     pub async fn finish(self, deadline: Instant) -> SinkAccount {
-        let began = Instant::now();
+        let shared = self.end(deadline).await;
+        shared.give_up_waiting();
+        shared.close_account()
+    }
+
+    /// Ends the sink like [`SinkDriver::finish`], but what is neither delivered nor on disk then is for the next driver: it stays
+    /// `queued` in this account.
+    pub async fn hand_over(self, deadline: Instant) -> Handover {
+        self.shared.state().is_handed_over = true;
+        let shared = self.end(deadline).await;
+        let (waiting, totals) = {
+            let mut state = shared.state();
+            let waiting: Vec<_> = state.delivering.take().into_iter().chain(std::mem::take(&mut state.waiting)).collect();
+            (waiting, state.saved.take())
+        };
+        // What the task had in its hands when it had to be stopped is nowhere.
+        let queued = waiting.iter().map(|snapshot| snapshot.len() as u64).sum();
+        let lost = shared.state().account.queued.saturating_sub(queued);
+        shared.give_up(lost);
+        shared.close_account();
+        Handover::new(shared, totals, waiting)
+    }
+
+    /// Goes on where an earlier driver of this sink has stopped. To be called before anything is offered.
+    pub fn resume(&self, handover: Handover) {
+        let Handover { kind, totals, waiting, done, .. } = handover;
+        let options = &self.shared.options;
+        let (intervals, mut state) = (waiting.len(), self.shared.state());
+        if kind == options.kind {
+            state.to_restore = totals;
+        }
+        if let Some(done) = done {
+            state.account.offered += done.delivered + done.dropped.total();
+            state.account.delivered += done.delivered;
+            done.dropped.iter().for_each(|(reason, records)| state.account.dropped.count(reason.to_string(), records));
+        }
+        // One of them was in delivery, beside those in the queue.
+        let too_many = waiting.len().saturating_sub(options.queue.saturating_add(1));
+        let mut records = 0;
+        for (n, snapshot) in waiting.into_iter().enumerate() {
+            let own = snapshot.len() as u64;
+            state.account.offered += own;
+            if n < too_many {
+                state.account.dropped.count("queue_full", own);
+                continue;
+            }
+            records += own;
+            state.account.queued += own;
+            state.waiting.push_back(snapshot);
+        }
+        drop(state);
+        if intervals > 0 {
+            tracing::info!(sink = options.name, intervals, records, "intervals from before are waiting");
+        }
+        self.shared.give_way();
+        self.shared.changed.notify_one();
+    }
+
+    /// Lets the tasks end by a deadline. What waits then is in the queue, or in delivery if the sink did not end in time.
+    async fn end(self, deadline: Instant) -> Arc<Shared> {
         self.shared.part.stop();
         self.shared.intake_part.stop();
         // What was offered is prepared first; that only computes, and ends by itself.
@@ -362,41 +484,25 @@ impl SinkDriver {
         let patience = deadline.saturating_duration_since(Instant::now());
         let mut task = self.task;
         if timeout(patience, &mut task).await.is_err() {
-            task.abort();
-            // It ends where it waits next, and the disk may still take what it was given: the account has both.
-            let end = async {
-                let _ = task.await;
-                self.shared.spool_idle().await;
-            };
-            if timeout(SETTLING, end).await.is_err() {
-                tracing::warn!(
-                    sink = self.shared.options.name,
-                    "a delivery or the disk does not end; it is not waited for"
-                );
+            self.shared.state().is_over = true;
+            self.shared.over.notify_one();
+            if timeout(SETTLING, &mut task).await.is_err() {
+                task.abort();
+                // It ends where it waits next, and the disk may still take what it was given: the account has both.
+                let end = async {
+                    let _ = task.await;
+                    self.shared.spool_idle().await;
+                };
+                if timeout(SETTLING, end).await.is_err() {
+                    tracing::warn!(
+                        sink = self.shared.options.name,
+                        "a delivery or the disk does not end; it is not waited for"
+                    );
+                }
             }
         }
-        let (sink, waited_secs) = (&self.shared.options.name, began.elapsed().as_secs_f64());
-        let mut state = self.shared.state();
-        state.is_settled = true;
-        let left = state.account.queued;
-        if left > 0 {
-            let intervals = state.waiting.len() + usize::from(state.delivering.is_some());
-            state.waiting.clear();
-            state.account.queued = 0;
-            state.account.dropped.count("shutdown", left);
-            tracing::warn!(sink, intervals, records = left, waited_secs, "not delivered before the end; given up");
-        }
-        let evicted = std::mem::take(&mut state.evicted);
-        if evicted > 0 {
-            state.account.spooled = state.account.spooled.saturating_sub(evicted);
-            state.account.dropped.count("spool_full", evicted);
-            tracing::warn!(sink, records = evicted, reason = "spool_full", "spooled records are given up");
-        }
-        if state.account.spooled > 0 {
-            let (intervals, records) = (state.spooled_intervals, state.account.spooled);
-            tracing::info!(sink, intervals, records, waited_secs, "left on disk for the next start");
-        }
-        state.account.clone()
+        self.shared.state().is_settled = true;
+        self.shared
     }
 }
 

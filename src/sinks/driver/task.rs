@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use crate::supervise::{Panic, catch, caught};
 use crate::sys::unix_time;
 
+use super::super::blocking::run_in_place;
 use super::super::spool::Order;
 use super::super::{Receipt, Sink, SinkError};
 use super::spool::{Item, Spooler};
@@ -95,6 +96,37 @@ async fn give_up(shared: &Shared, spooler: &mut Spooler, item: &Item) {
     }
 }
 
+/// Gives the sink what it is to go on with, if that has come.
+fn restore(shared: &Shared, sink: &mut dyn Sink) {
+    let Some(saved) = shared.state().to_restore.take() else { return };
+    let sink_name = &shared.options.name;
+    match run_in_place(|| catch(|| sink.restore(&saved))) {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(sink = sink_name, %error, "it begins anew"),
+        Err(panic) => tracing::error!(sink = sink_name, ?panic, "what was saved of it made it fail; it begins anew"),
+    }
+}
+
+/// Keeps what the sink has for its next driver, if there will be one.
+fn save(shared: &Shared, sink: &dyn Sink) {
+    if shared.state().is_handed_over {
+        let saved = run_in_place(|| catch(|| sink.save()));
+        shared.state().saved = saved.ok().flatten();
+    }
+}
+
+/// Leaves an item that was not delivered for a later attempt: on disk if it is there, else before all others in the queue.
+async fn leave(shared: &Shared, spooler: &mut Spooler, item: &Item) {
+    match item.position {
+        Some(position) => spooler.put_off(position).await,
+        None => {
+            let mut state = shared.state();
+            state.delivering = None;
+            state.waiting.push_front(Arc::clone(&item.snapshot));
+        }
+    }
+}
+
 /// Memory is too short for an item that failed: it comes again from disk, or is dropped if it is not there.
 async fn let_go(shared: &Shared, spooler: &mut Spooler, item: &Item) {
     match item.position {
@@ -131,13 +163,20 @@ impl Driver {
     ) {
         let mut replayed: Option<tokio::time::Instant> = None;
         loop {
-            let is_stopping = shared.state().deadline.is_some();
+            restore(shared, sink);
+            let (is_stopping, is_over) = {
+                let state = shared.state();
+                (state.deadline.is_some(), state.is_over())
+            };
+            if is_over {
+                break;
+            }
             let backlog = !spooler.is_empty();
             let mut next = None;
             if !backlog || spooler.order() == Order::Interleave {
                 let mut state = shared.state();
                 next = state.waiting.pop_front().map(|snapshot| Item { snapshot, position: None, is_done: false });
-                state.delivering = next.as_ref().map(|item| item.snapshot.end);
+                state.delivering = next.as_ref().map(|item| Arc::clone(&item.snapshot));
             } else {
                 spooler.save(None).await;
             }
@@ -172,6 +211,9 @@ impl Driver {
                 None => shared.changed.notified().await,
             }
         }
+        // What was never tried.
+        spooler.save(None).await;
+        save(shared, sink);
         sink.close().await;
     }
 
@@ -194,7 +236,14 @@ impl Driver {
                 let mut attempt = pin!(timeout(options.timeout, sink.deliver(&snapshot)));
                 loop {
                     tokio::select! {
+                        // What is delivered counts, however late.
+                        biased;
                         outcome = &mut attempt => break outcome,
+                        () = shared.over.notified() => {
+                            spooler.save(Some(item)).await;
+                            leave(shared, spooler, item).await;
+                            return None;
+                        }
                         () = spooler.exposed(since, self.is_failing, item.position.is_none()) => {
                             if !spooler.save(Some(item)).await {
                                 // The disk takes nothing: no busy loop.
@@ -250,9 +299,7 @@ impl Driver {
                     }
                     // When interleaved, something newer may have come.
                     if is_end || (item.position.is_some() && spooler.order() == Order::Interleave) {
-                        if let Some(position) = item.position {
-                            spooler.put_off(position).await;
-                        }
+                        leave(shared, spooler, item).await;
                         return None;
                     }
                 }

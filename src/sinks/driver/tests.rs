@@ -481,3 +481,128 @@ async fn what_an_intake_lost_is_counted_once_and_not_delivered() {
     assert_eq!((account.dropped.of("failed"), account.delivered), (4, 4), "{account:?}");
     assert!(adds_up(&account), "{account:?}");
 }
+
+/// A sum over all intervals, which goes on.
+#[derive(Clone, Default)]
+struct Totals {
+    fake: Fake,
+    sum: Arc<Mutex<u64>>,
+}
+
+impl Sink for Totals {
+    fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let receipt = self.fake.deliver(snapshot).await?;
+            *self.sum.lock().expect("no panic") += snapshot.sequence;
+            Ok(receipt)
+        })
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        Some(self.sum.lock().expect("no panic").to_le_bytes().to_vec())
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), SinkError> {
+        let saved = saved.try_into().map_err(|_| SinkError::new("no number"))?;
+        *self.sum.lock().expect("no panic") = u64::from_le_bytes(saved);
+        Ok(())
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+fn totals_driver(totals: &Totals, queue: usize, kind: &'static str) -> SinkDriver {
+    let options = DriverOptions { queue, ..DriverOptions::new("t", kind, Duration::from_secs(10)) };
+    SinkDriver::start(options, Box::new(totals.clone())).expect("it has no spool")
+}
+
+/// What another process reads of a hand-over.
+fn carried(handover: &Handover) -> Handover {
+    let mut bytes = Vec::new();
+    handover.write(&mut bytes).expect("memory");
+    let contents = Contents::of(&bytes).expect("whole");
+    assert_eq!(contents.intervals, handover.waiting.len() as u64);
+    for cut in 0..bytes.len() {
+        assert!(Handover::read(&bytes[..cut], &Memory::unlimited()).is_err(), "{cut} of {}", bytes.len());
+    }
+    Handover::read(&bytes, &Memory::unlimited()).expect("whole")
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_not_delivered_comes_first_with_the_next_driver_and_once() {
+    for mode in [Mode::Broken, Mode::Hung] {
+        let before = Totals::default();
+        let driver = totals_driver(&before, 4, "fake");
+        driver.offer(&snapshot(1));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        *before.fake.mode.lock().expect("no panic") = mode;
+        (2..=4).for_each(|n| driver.offer(&snapshot(n)));
+        let stats = driver.stats();
+        let handover = driver.hand_over(Instant::now() + Duration::from_millis(300)).await;
+        let account = stats.account();
+        // Those are queued still, for whoever takes over.
+        assert!(adds_up(&account));
+        assert_eq!((account.delivered, account.queued, account.dropped.total()), (2, 6, 0));
+
+        let after = Totals::default();
+        let driver = totals_driver(&after, 4, "fake");
+        driver.resume(carried(&handover));
+        driver.offer(&snapshot(5));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(*after.fake.seen.lock().expect("no panic"), [2, 3, 4, 5]);
+        assert_eq!(*after.sum.lock().expect("no panic"), 15);
+        let account = driver.account();
+        assert!(adds_up(&account));
+        assert_eq!((account.offered, account.delivered), (8, 8));
+
+        // In the same process the account goes on, too. One of another kind has no use for the totals.
+        let other = Totals::default();
+        let driver = totals_driver(&other, 4, "other");
+        driver.resume(handover);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let account = driver.account();
+        assert!(adds_up(&account));
+        assert_eq!((account.offered, account.delivered, *other.sum.lock().expect("no panic")), (8, 8, 9));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hand_over_is_bounded_by_the_queue_and_what_nobody_takes_is_counted() {
+    let before = Totals::default();
+    *before.fake.mode.lock().expect("no panic") = Mode::Broken;
+    let driver = totals_driver(&before, 4, "fake");
+    for n in 1..=5 {
+        driver.offer(&snapshot(n));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let stats = driver.stats();
+    let handover = driver.hand_over(Instant::now()).await;
+    let after = Totals::default();
+    let driver = totals_driver(&after, 1, "fake");
+    driver.resume(carried(&handover));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let account = driver.account();
+    assert!(adds_up(&account));
+    assert_eq!((account.delivered, account.dropped.of("queue_full")), (4, 6));
+    assert_eq!(*after.fake.seen.lock().expect("no panic"), [4, 5]);
+    handover.give_up();
+    let account = stats.account();
+    assert!(adds_up(&account));
+    assert_eq!((account.queued, account.dropped.of("shutdown")), (0, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_sink_cannot_go_on_with_is_left() {
+    let totals = Totals::default();
+    let driver = totals_driver(&totals, 4, "fake");
+    driver.resume(Handover { totals: Some(vec![1]), kind: "fake".into(), ..carried(&empty().await) });
+    driver.offer(&snapshot(7));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(*totals.sum.lock().expect("no panic"), 7);
+}
+
+async fn empty() -> Handover {
+    totals_driver(&Totals::default(), 4, "fake").hand_over(Instant::now()).await
+}

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::aggregate::{Sum, TimestampedSample};
 use crate::glob::matches;
 use crate::memory::{Memory, footprint, map_footprint, tree_footprint, vec_footprint};
@@ -20,6 +22,7 @@ use super::super::room::{NoRoom, Room};
 use super::names::{divisor, family, identity, labels};
 use super::outcome::{Conflict, Outcome};
 use super::protobuf;
+use super::saved::Saved;
 
 /// What one interval has alone, members of sets and quantiles, is served for so long, for scrapes may be rarer, in seconds.
 const HOLD_SECS: f64 = 60.0;
@@ -65,7 +68,7 @@ fn suffixes(shape: Shape) -> &'static [&'static str] {
     }
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::sinks) enum Value {
     Counter(Sum),
     /// The running sum of a counter that also falls: a gauge.
@@ -75,7 +78,7 @@ pub(in crate::sinks) enum Value {
 }
 
 /// A timer, from interval to interval.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(in crate::sinks) struct Distribution {
     /// Of the last interval that had values; none if that is long ago.
     pub(in crate::sinks) quantiles: Vec<(f64, f64)>,
@@ -99,9 +102,9 @@ pub(in crate::sinks) struct Sample {
     /// Whether that was the first.
     pub(in crate::sinks) is_new: bool,
     /// Number of the interval that touched it last.
-    sequence: u64,
+    pub(super) sequence: u64,
     /// It is flushed in one of so many intervals.
-    every: u32,
+    pub(super) every: u32,
     pub(in crate::sinks) value: Value,
 }
 
@@ -209,8 +212,13 @@ impl Exposition {
         outcome
     }
 
+    /// Whether a counter is one that also falls.
+    pub(super) fn is_updown(&self, series: &Series) -> bool {
+        self.updown.iter().any(|pattern| matches(pattern, series.name()))
+    }
+
     fn counter(&mut self, series: &Series, value: f64, snapshot: &Snapshot, outcome: &mut Outcome) {
-        if self.updown.iter().any(|pattern| matches(pattern, series.name())) {
+        if self.is_updown(series) {
             let of = || Value::UpDown(Sum::default());
             if let Some(Value::UpDown(sum)) = self.sample(series, Shape::Gauge, snapshot, 1, of, outcome) {
                 sum.add(value);
@@ -245,6 +253,13 @@ impl Exposition {
             Distributions::NativeOrClassic(_) => !is_ruled,
             Distributions::Summary | Distributions::Classic(_) => false,
         };
+        if let Some(&place) = self.places.get(&point.series)
+            && let Some(Sample { value: Value::Timer(held), .. }) = &self.samples[place]
+            && !held.goes_on_as(&summary.buckets, is_native)
+        {
+            // Its buckets were configured anew: totals of others mean something else.
+            self.remove(place);
+        }
         let of = || {
             Value::Timer(Box::new(Distribution {
                 quantiles: Vec::new(),
@@ -255,6 +270,9 @@ impl Exposition {
             }))
         };
         let Some(Value::Timer(held)) = self.sample(&point.series, shape, snapshot, 1, of, outcome) else { return };
+        if !is_native {
+            held.native = None;
+        }
         let quantile = |percentile: f64| (percentile * 1e10).round() / 1e12;
         let positive = summary.percentiles.iter().filter(|p| p.percentile >= 0.0);
         held.quantiles = positive.map(|p| (quantile(p.percentile), p.value)).collect();
@@ -302,7 +320,11 @@ impl Exposition {
                     *left_out += records;
                     return None;
                 }
-                match self.admit(series, shape, snapshot, new) {
+                if let Some(&place) = self.places.get(series) {
+                    self.remove_family(place);
+                }
+                let created = snapshot.end - snapshot.interval_secs_of(series);
+                match self.admit(series, shape, created, new) {
                     Ok(place) => place,
                     Err(conflict) => {
                         outcome.conflict(conflict, records);
@@ -319,12 +341,12 @@ impl Exposition {
         Some(&mut sample.value)
     }
 
-    /// Makes a sample for a series that has none; its place.
+    /// Makes a sample for a series that has none, and whose first interval began at `created`; its place.
     fn admit(
         &mut self,
         series: &Series,
         shape: Shape,
-        snapshot: &Snapshot,
+        created: f64,
         new: impl FnOnce() -> Value,
     ) -> Result<usize, Conflict> {
         let name = family(series);
@@ -360,9 +382,9 @@ impl Exposition {
             family: Arc::clone(&family.name),
             labels,
             updated: f64::NEG_INFINITY,
-            created: snapshot.end - snapshot.interval_secs_of(series),
+            created,
             is_new: true,
-            sequence: snapshot.sequence,
+            sequence: 0,
             every: 1,
             value: new(),
         };
@@ -457,6 +479,40 @@ impl Exposition {
         if let Some(gone) = &mut self.gone {
             gone.push(sample);
         }
+    }
+
+    /// Removes all of a family: it was configured anew, and has another shape now.
+    fn remove_family(&mut self, place: usize) {
+        let family = self.samples[place].as_ref().and_then(|sample| self.families.get(&sample.family));
+        let places: Vec<usize> = family.map_or_else(Vec::new, |family| family.samples.values().copied().collect());
+        places.into_iter().for_each(|place| self.remove(place));
+    }
+
+    /// Puts a sample of an earlier start where it was, unless its name belongs to another by now; `false` if there is no room for
+    /// it.
+    pub(super) fn put_back(&mut self, saved: Saved) -> bool {
+        let Saved { series, updated, created, sequence, every, value } = saved;
+        if self.room.take(self.places.len(), bytes_of_new(&series), &series).is_err() {
+            return false;
+        }
+        let shape = match &value {
+            Value::Counter(_) => Shape::Counter,
+            Value::UpDown(_) | Value::Gauge(_) => Shape::Gauge,
+            Value::Timer(held) if held.buckets.is_empty() => Shape::Summary,
+            Value::Timer(_) => Shape::Histogram,
+        };
+        if let Ok(place) = self.admit(&series, shape, created, || value)
+            && let Some(sample) = &mut self.samples[place]
+        {
+            (sample.updated, sample.sequence, sample.every, sample.is_new) = (updated, sequence, every, false);
+        }
+        true
+    }
+
+    /// Goes on after an interval that ended then.
+    pub(super) fn go_on_after(&mut self, end: f64) {
+        self.end = Some(end);
+        self.room.set(self.heap_bytes());
     }
 
     /// Bytes that it takes. Keys of series are counted whole: it keeps them longer than anybody else.
@@ -598,6 +654,14 @@ fn bytes_of_new(series: &Series) -> usize {
     let nodes = tree_footprint::<Box<str>, usize>(1) + size_of::<(Arc<str>, Family)>() * 3 / 2;
     let places = 3 * size_of::<(String, String)>() + 2 * size_of::<(Series, usize)>();
     series.heap_bytes() + 2 * key + 7 * name + size_of::<Sample>() + nodes + places
+}
+
+impl Distribution {
+    /// Whether what an interval has of it, in buckets like these, can be added.
+    fn goes_on_as(&self, buckets: &[(Option<f64>, f64)], is_native: bool) -> bool {
+        let own = self.buckets.iter().map(|(bound, _)| bound.map(f64::to_bits));
+        own.eq(buckets.iter().map(|(bound, _)| bound.map(f64::to_bits))) && (!is_native || self.native.is_some())
+    }
 }
 
 impl Family {

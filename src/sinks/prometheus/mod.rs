@@ -13,6 +13,7 @@ mod exposition;
 mod names;
 mod outcome;
 mod protobuf;
+mod saved;
 
 use std::collections::HashMap;
 use std::io;
@@ -356,6 +357,16 @@ impl Sink for PrometheusSink {
             let unsupported = ("unsupported", snapshot.count_events());
             Ok(Receipt::new(0, outcome.dropped().into_iter().chain([unsupported])))
         })
+    }
+
+    /// Everything that is served, so that no counter falls over a restart.
+    fn save(&self) -> Option<Vec<u8>> {
+        locked(&self.shared).save()
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), SinkError> {
+        self.outcome_log.log_restored(locked(&self.shared).restore(saved)?);
+        Ok(())
     }
 
     fn close(&mut self) -> Delivery<'_, ()> {

@@ -49,6 +49,11 @@ impl Outcome {
         self.fallen.get_or_insert_with(|| series.clone());
     }
 
+    /// One of which only the counts are known, in the order of [`Outcome::dropped`].
+    pub(super) fn of_counts([conflict, negative, max_series, memory]: [u64; 4]) -> Outcome {
+        Outcome { conflict, negative, max_series, memory, ..Outcome::default() }
+    }
+
     /// For a receipt.
     pub(in crate::sinks) fn dropped(&self) -> [(&'static str, u64); 4] {
         [
@@ -77,6 +82,14 @@ impl OutcomeLog {
     /// Label of the sink.
     pub(in crate::sinks) fn sink(&self) -> &str {
         &self.sink
+    }
+
+    /// Logs how many series of an earlier start have found no room.
+    pub(in crate::sinks) fn log_restored(&self, left_out: u64) {
+        if left_out > 0 {
+            let sink = &self.sink;
+            tracing::warn!(sink, series = left_out, "there is no room for all series of before; these begin anew");
+        }
     }
 
     /// Logs what was left out of an interval.
