@@ -58,7 +58,7 @@ impl FlushThread {
             is_closed
         };
         let thread = part.thread("flush", run).map_err(cannot)?;
-        Ok((FlushThread { control, thread }, Sinks(sinks)))
+        Ok((FlushThread { control, thread }, Sinks::new(sinks)))
     }
 
     /// Makes the listeners read what the kernel holds, and then nothing more, in half of the time that is left.

@@ -125,7 +125,7 @@ enum Part {
     Flusher,
     /// The last batches go to the cluster; those that do not are kept for the next start.
     Cluster,
-    /// Every sink delivers what waits; the rest is on disk, or counted as lost.
+    /// Every sink delivers what waits; the rest is on disk, kept in the state, or counted as lost.
     Sinks,
     /// Presence takes in the last heartbeats, notifies, and saves its state.
     Presence,
@@ -370,7 +370,7 @@ impl Daemon {
         };
         gate.open();
         state::begin_run(&state);
-        let drivers = sinks::start(sinks, &memory, &supervisor)?;
+        let drivers = sinks::start(sinks, &memory, &supervisor, &state)?;
 
         let (history, history_queue) = History::start(&config, &memory, &supervisor)?;
         let registry = registry(&config, links.edge.is_some(), shards).in_memory(&memory);
@@ -411,12 +411,12 @@ impl Daemon {
             grace: config.shutdown_grace,
             no_upgrade,
             is_drained: false,
-            state,
+            state: state.clone(),
             parts: Parts {
                 flusher: Some(flusher),
                 relays: Some(relays),
                 cluster: Some(cluster),
-                sinks: Some(sinks),
+                sinks: Some(sinks.kept_in(state.clone())),
                 presence,
                 notifiers: Some(notifiers),
                 capture,

@@ -5,13 +5,14 @@ use std::fmt;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 
 use crate::assemble;
 use crate::config::{self, Config};
 use crate::memory::Memory;
 use crate::ports::Ports;
-use crate::sinks::{DriverOptions, Reopen, Sink, SinkContext, SinkDriver};
+use crate::sinks::{DriverOptions, Handover, Reopen, Sink, SinkContext, SinkDriver};
+use crate::state::{Discarded, Limits, StateFolder, sink_part};
 use crate::supervise::Supervisor;
 
 use super::StartError;
@@ -53,11 +54,12 @@ fn open_one(config: &Config, sink: &config::Sink, memory: &Memory, ports: &Ports
     Ok(OpenSink { options, sink: opened, reopen: Some(Box::new(open)) })
 }
 
-/// Starts the tasks of each sink.
+/// Starts the tasks of each sink, which go on where an earlier process has stopped.
 pub(super) fn start(
     sinks: Vec<OpenSink>,
     memory: &Memory,
     supervisor: &Supervisor,
+    state: &StateFolder,
 ) -> Result<Vec<SinkDriver>, StartError> {
     let mut names = HashSet::new();
     for sink in &sinks {
@@ -65,7 +67,9 @@ pub(super) fn start(
             return Err(StartError(format!("sink {}: there are two of this name", sink.options.name)));
         }
     }
-    sinks.into_iter().map(|sink| start_one(sink, memory, supervisor)).collect()
+    let drivers = sinks.into_iter().map(|sink| start_one(sink, memory, supervisor)).collect::<Result<Vec<_>, _>>()?;
+    resume(&drivers, memory, state);
+    Ok(drivers)
 }
 
 fn start_one(
@@ -82,19 +86,83 @@ fn start_one(
     })
 }
 
+/// Lets sinks go on where those of the same names have stopped in an earlier process. To be called before the first interval.
+fn resume(drivers: &[SinkDriver], memory: &Memory, state: &StateFolder) {
+    for driver in drivers {
+        let part = sink_part(driver.name());
+        let Some(saved) = state.read(&part, Handover::FORMAT, Limits::default()) else { continue };
+        match Handover::read(&saved.bytes, memory) {
+            // It counts once: what cannot be removed would be delivered again after each start.
+            Ok(handover) if state.is_kept() => {
+                state.remove(&part);
+                driver.resume(handover);
+            }
+            Ok(_) => {}
+            Err(error) => state.set_aside(&part, Discarded::Damaged, &error.to_string()),
+        }
+    }
+    let parts: HashSet<String> = drivers.iter().map(|driver| sink_part(driver.name())).collect();
+    for part in state.others("sink-", &parts, Handover::FORMAT, Limits::default()) {
+        tracing::warn!(part, "what a sink had not delivered is kept for a day, but no sink of that name is configured");
+    }
+}
+
 /// The running sinks, as the flusher passes them on when it ends: the last interval waits in them.
 #[derive(Debug)]
-pub(super) struct Sinks(pub(super) oneshot::Receiver<Vec<SinkDriver>>);
+pub(super) struct Sinks {
+    drivers: oneshot::Receiver<Vec<SinkDriver>>,
+    state: StateFolder,
+}
 
 impl Sinks {
+    /// Those that come from the flusher.
+    pub(super) fn new(drivers: oneshot::Receiver<Vec<SinkDriver>>) -> Sinks {
+        Sinks { drivers, state: StateFolder::off() }
+    }
+
+    /// What they do not deliver is kept in this folder.
+    pub(super) fn kept_in(self, state: StateFolder) -> Sinks {
+        Sinks { state, ..self }
+    }
+
     /// Lets each deliver what it has, side by side.
     pub(super) async fn stop(self, deadline: Instant) {
         // A flusher that failed is reported by its own part.
-        let Ok(drivers) = self.0.await else { return };
+        let Ok(drivers) = self.drivers.await else { return };
         let mut stopping = JoinSet::new();
         for driver in drivers {
-            stopping.spawn(driver.finish(deadline));
+            stopping.spawn(end(driver, self.state.clone(), deadline));
         }
         stopping.join_all().await;
+    }
+}
+
+/// Ends a sink. What it has not delivered is kept for the next start, if that is possible.
+async fn end(driver: SinkDriver, state: StateFolder, deadline: Instant) {
+    if !state.is_kept() {
+        driver.finish(deadline).await;
+        return;
+    }
+    let handover = driver.hand_over(deadline).await;
+    if handover.is_empty() {
+        return;
+    }
+    let keep = move || {
+        let (sink, intervals, records) = (handover.name(), handover.intervals(), handover.records());
+        if !state.write(&sink_part(sink), Handover::FORMAT, |out| handover.write(out)) {
+            handover.give_up();
+        } else if intervals > 0 {
+            let waited_secs = handover.waited_secs();
+            tracing::info!(
+                sink,
+                intervals,
+                records,
+                waited_secs,
+                "not delivered before the end; kept for the next start"
+            );
+        }
+    };
+    if let Err(error) = spawn_blocking(keep).await {
+        tracing::error!(%error, "what a sink has not delivered could not be kept");
     }
 }

@@ -14,7 +14,7 @@ mod lock;
 mod part;
 mod survey;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
@@ -211,6 +211,16 @@ impl StateFolder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => _ = inner.note(part, Some(error)),
         }
+    }
+
+    /// Names of parts that begin so, but for those that are known, which are their owners' business; the others are set aside when
+    /// nobody could use them any more.
+    pub fn others(&self, prefix: &str, known: &HashSet<String>, newest_format: u32, limits: Limits) -> Vec<String> {
+        let folder = self.0.as_ref().filter(|shared| !shared.is_taken).map(|shared| &shared.folder);
+        let found = folder.and_then(|folder| survey(folder).ok()).map_or_else(Vec::new, |(found, _)| found);
+        let others = found.into_iter().filter(|found| !found.is_aside).map(|found| found.part);
+        let others = others.filter(|part| part.starts_with(prefix) && !known.contains(part));
+        others.filter(|part| self.read(part, newest_format, limits).is_some()).collect()
     }
 
     /// Begins a run. If the last one had no clean end, the seconds between its last sign of life and now.

@@ -1,5 +1,5 @@
-//! What the driver of a sink leaves to the next one of the same name, in the next process or after a change of its settings: the
-//! intervals that were not delivered, and what the sink has to know of those before ([`Sink::save`](crate::sinks::Sink::save)).
+//! What the driver of a sink leaves to the one of the same name in the next process: the intervals that were not delivered, and
+//! what the sink has to know of those before ([`Sink::save`](crate::sinks::Sink::save)).
 //!
 //! As bytes it is, in postcard's format (<https://postcard.jamesmunns.com>), the kind of the sink, the bytes of the sink as an
 //! option, then for each interval its records, its end, and its bytes, as the spool has them. Bytes are preceded by their number.
@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::memory::Memory;
 use crate::snapshot::Snapshot;
-use crate::telemetry::SinkAccount;
 
 use super::Shared;
 
@@ -23,8 +22,6 @@ pub struct Handover {
     pub(super) totals: Option<Vec<u8>>,
     /// Oldest first.
     pub(super) waiting: Vec<Arc<Snapshot>>,
-    /// What the sink has done in this process. Another process begins a new account.
-    pub(super) done: Option<SinkAccount>,
     pub(super) giver: Option<Arc<Shared>>,
 }
 
@@ -48,8 +45,7 @@ impl Handover {
     pub const FORMAT: u32 = 1;
 
     pub(super) fn new(giver: Arc<Shared>, totals: Option<Vec<u8>>, waiting: Vec<Arc<Snapshot>>) -> Handover {
-        let done = Some(giver.account());
-        Handover { kind: giver.options.kind.to_string(), totals, waiting, done, giver: Some(giver) }
+        Handover { kind: giver.options.kind.to_string(), totals, waiting, giver: Some(giver) }
     }
 
     /// Label of the sink that hands over.
@@ -57,12 +53,12 @@ impl Handover {
         self.giver.as_ref().map_or("", |giver| &giver.options.name)
     }
 
-    /// Whether there is nothing to take over, but for an account.
+    /// Whether there is nothing to take over.
     pub fn is_empty(&self) -> bool {
         self.totals.is_none() && self.waiting.is_empty()
     }
 
-    /// Writes it, but for the account.
+    /// Writes it.
     ///
     /// # Errors
     /// Those of `out`.
@@ -97,13 +93,28 @@ impl Handover {
             }
             Ok(())
         })?;
-        Ok(Handover { kind, totals, waiting, done: None, giver: None })
+        Ok(Handover { kind, totals, waiting, giver: None })
+    }
+
+    /// Intervals that were not delivered.
+    pub fn intervals(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Their records.
+    pub fn records(&self) -> u64 {
+        self.waiting.iter().map(|snapshot| snapshot.len() as u64).sum()
+    }
+
+    /// How long the sink was waited for, seconds.
+    pub fn waited_secs(&self) -> f64 {
+        self.giver.as_ref().map_or(0.0, |giver| giver.state().waited_secs)
     }
 
     /// Nobody takes it over: what waited is counted as dropped.
     pub fn give_up(self) {
         if let Some(giver) = &self.giver {
-            giver.give_up_waiting();
+            giver.give_up(self.intervals(), self.records());
         }
     }
 }

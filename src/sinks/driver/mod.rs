@@ -149,6 +149,8 @@ struct State {
     deadline: Option<Instant>,
     /// It has passed.
     is_over: bool,
+    /// How long the end took, seconds.
+    waited_secs: f64,
 }
 
 impl Shared {
@@ -228,26 +230,22 @@ impl Shared {
 
 /// At the end.
 impl Shared {
-    /// Counts what waits as lost.
-    fn give_up_waiting(&self) {
-        let left = {
-            let mut state = self.state();
-            state.waiting.clear();
-            state.account.queued
-        };
-        self.give_up(left);
+    /// Takes the intervals that wait, oldest first.
+    fn take_waiting(&self) -> Vec<Arc<Snapshot>> {
+        let mut state = self.state();
+        state.delivering.take().into_iter().chain(std::mem::take(&mut state.waiting)).collect()
     }
 
-    /// Counts records that waited as lost with the stop.
-    fn give_up(&self, records: u64) {
+    /// Counts records that waited, in so many intervals, as lost with the stop.
+    fn give_up(&self, intervals: usize, records: u64) {
         if records == 0 {
             return;
         }
         let mut state = self.state();
         state.account.queued = state.account.queued.saturating_sub(records);
         state.account.dropped.count("shutdown", records);
-        drop(state);
-        tracing::warn!(sink = self.options.name, records, "not delivered before the end; given up");
+        let (sink, waited_secs) = (&self.options.name, state.waited_secs);
+        tracing::warn!(sink, intervals, records, waited_secs, "not delivered before the end; given up");
     }
 
     /// The final account.
@@ -261,8 +259,8 @@ impl Shared {
             tracing::warn!(sink, records = evicted, reason = "spool_full", "spooled records are given up");
         }
         if state.account.spooled > 0 {
-            let (intervals, records) = (state.spooled_intervals, state.account.spooled);
-            tracing::info!(sink, intervals, records, "left on disk for the next start");
+            let (intervals, records, waited_secs) = (state.spooled_intervals, state.account.spooled, state.waited_secs);
+            tracing::info!(sink, intervals, records, waited_secs, "left on disk for the next start");
         }
         state.account.clone()
     }
@@ -413,7 +411,8 @@ impl SinkDriver {
     /// and counted.
     pub async fn finish(self, deadline: Instant) -> SinkAccount {
         let shared = self.end(deadline).await;
-        shared.give_up_waiting();
+        let left = shared.state().account.queued;
+        shared.give_up(shared.take_waiting().len(), left);
         shared.close_account()
     }
 
@@ -422,31 +421,22 @@ impl SinkDriver {
     pub async fn hand_over(self, deadline: Instant) -> Handover {
         self.shared.state().is_handed_over = true;
         let shared = self.end(deadline).await;
-        let (waiting, totals) = {
-            let mut state = shared.state();
-            let waiting: Vec<_> = state.delivering.take().into_iter().chain(std::mem::take(&mut state.waiting)).collect();
-            (waiting, state.saved.take())
-        };
+        let (waiting, totals) = (shared.take_waiting(), shared.state().saved.take());
         // What the task had in its hands when it had to be stopped is nowhere.
         let queued = waiting.iter().map(|snapshot| snapshot.len() as u64).sum();
         let lost = shared.state().account.queued.saturating_sub(queued);
-        shared.give_up(lost);
+        shared.give_up(1, lost);
         shared.close_account();
         Handover::new(shared, totals, waiting)
     }
 
     /// Goes on where an earlier driver of this sink has stopped. To be called before anything is offered.
     pub fn resume(&self, handover: Handover) {
-        let Handover { kind, totals, waiting, done, .. } = handover;
+        let Handover { kind, totals, waiting, .. } = handover;
         let options = &self.shared.options;
         let (intervals, mut state) = (waiting.len(), self.shared.state());
         if kind == options.kind {
             state.to_restore = totals;
-        }
-        if let Some(done) = done {
-            state.account.offered += done.delivered + done.dropped.total();
-            state.account.delivered += done.delivered;
-            done.dropped.iter().for_each(|(reason, records)| state.account.dropped.count(reason.to_string(), records));
         }
         // One of them was in delivery, beside those in the queue.
         let too_many = waiting.len().saturating_sub(options.queue.saturating_add(1));
@@ -472,6 +462,7 @@ impl SinkDriver {
 
     /// Lets the tasks end by a deadline. What waits then is in the queue, or in delivery if the sink did not end in time.
     async fn end(self, deadline: Instant) -> Arc<Shared> {
+        let began = Instant::now();
         self.shared.part.stop();
         self.shared.intake_part.stop();
         // What was offered is prepared first; that only computes, and ends by itself.
@@ -501,7 +492,10 @@ impl SinkDriver {
                 }
             }
         }
-        self.shared.state().is_settled = true;
+        {
+            let mut state = self.shared.state();
+            (state.is_settled, state.waited_secs) = (true, began.elapsed().as_secs_f64());
+        }
         self.shared
     }
 }

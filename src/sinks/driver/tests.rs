@@ -557,14 +557,12 @@ async fn what_was_not_delivered_comes_first_with_the_next_driver_and_once() {
         assert!(adds_up(&account));
         assert_eq!((account.offered, account.delivered), (8, 8));
 
-        // In the same process the account goes on, too. One of another kind has no use for the totals.
+        // One of another kind has no use for the totals.
         let other = Totals::default();
         let driver = totals_driver(&other, 4, "other");
         driver.resume(handover);
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let account = driver.account();
-        assert!(adds_up(&account));
-        assert_eq!((account.offered, account.delivered, *other.sum.lock().expect("no panic")), (8, 8, 9));
+        assert_eq!((driver.account().delivered, *other.sum.lock().expect("no panic")), (6, 9));
     }
 }
 

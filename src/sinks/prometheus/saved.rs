@@ -12,9 +12,9 @@ use crate::snapshot::SnapshotId;
 
 use super::super::SinkError;
 use super::super::exponential::Exponential;
+use super::ScrapeState;
 use super::exposition::{Distribution, Exposition, Sample, Value};
 use super::outcome::Outcome;
-use super::ScrapeState;
 
 /// Version of the format.
 const VERSION: u8 = 1;
@@ -82,7 +82,8 @@ impl ScrapeState {
     pub(in crate::sinks) fn save(&self) -> Option<Vec<u8>> {
         let end = self.exposition.ends().0?;
         let samples = || self.exposition.samples(0).map(|(_, sample)| sample);
-        let last = self.last.as_ref().map(|(identity, outcome)| (*identity, outcome.dropped().map(|(_, records)| records)));
+        let last =
+            self.last.as_ref().map(|(identity, outcome)| (*identity, outcome.dropped().map(|(_, records)| records)));
         let mut out = vec![VERSION];
         postcard::to_io(&Head { end, last, series: samples().count() as u64 }, &mut out).ok()?;
         for sample in samples() {
@@ -160,7 +161,8 @@ mod tests {
     /// An interval with the numbers of some series.
     fn interval(sequence: u64, values: &[(u8, f64)]) -> Snapshot {
         let policy = TimerPolicy::default();
-        let mut snapshot = Snapshot { sequence, end: 1e9 + 10.0 * sequence as f64, interval_secs: 10.0, ..Snapshot::default() };
+        let mut snapshot =
+            Snapshot { sequence, end: 1e9 + 10.0 * sequence as f64, interval_secs: 10.0, ..Snapshot::default() };
         for (n, value) in values {
             let series = |kind| Series::new(kind, &format!("s{n}"), &[("k", Some("v"))]);
             let (mut sum, mut timer) = (Sum::default(), Timer::default());
@@ -168,7 +170,9 @@ mod tests {
             timer.record(*value, 1.0, &policy);
             match n % 4 {
                 0 | 1 => snapshot.counters.push(CounterPoint { series: series(Kind::Counter), sum }),
-                2 => snapshot.gauges.push(GaugePoint { series: series(Kind::Gauge), gauge: Gauge::absolute(*value, 1.0) }),
+                2 => snapshot
+                    .gauges
+                    .push(GaugePoint { series: series(Kind::Gauge), gauge: Gauge::absolute(*value, 1.0) }),
                 _ => snapshot.timers.push(TimerPoint { series: series(Kind::Timer), timer }),
             }
         }

@@ -1,0 +1,174 @@
+//! What sinks and notifications hold over a restart, through the front door.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+
+use crate::support::receiver::{Reply, serve};
+use crate::support::{Daemon, get, poll, until};
+
+/// A port that was free a moment ago.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|place| place.local_addr()).expect("a port")
+}
+
+fn config(sinks: &str) -> String {
+    format!(
+        "interval = \"200ms\"\nshutdown_grace = \"300ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         {sinks}\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n"
+    )
+}
+
+#[test]
+fn counters_of_a_scrape_go_on_over_a_restart() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let address = free();
+    let config = config(&format!("[[sink]]\ntype = \"prometheus\"\naddress = \"{address}\""));
+    let scraped = |what: &str, line: &str| {
+        poll(what, || {
+            let (_, body) = get(address, "/metrics", "Accept: application/openmetrics-text\r\n");
+            if body.lines().any(|found| found == line) { Ok(body) } else { Err(body) }
+        })
+    };
+    let mut created = Vec::new();
+    for n in 1..=3 {
+        let daemon = Daemon::start(dir.path(), &config);
+        if n > 1 {
+            // At once, without an interval.
+            scraped("what was there before", &format!("hits_total {}", 5 * (n - 1)));
+        }
+        daemon.send_udp(&[b"hits:5|c\nt:100:300|ms"]);
+        scraped("the counter", &format!("hits_total {}", 5 * n));
+        let body = scraped("the timer", &format!("t_seconds_count {}", 2 * n));
+        created.extend(body.lines().find(|line| line.starts_with("hits_created ")).map(str::to_string));
+        daemon.stop();
+    }
+    assert_eq!((created.len(), &created[0]), (3, &created[2]));
+    // After a crash it begins anew: what was saved is behind what was scraped, and would be counted again.
+    let daemon = Daemon::start(dir.path(), &config);
+    scraped("what was there before", "hits_total 15");
+    drop(daemon);
+    let daemon = Daemon::start(dir.path(), &config);
+    daemon.send_udp(&[b"hits:5|c"]);
+    scraped("a new counter", "hits_total 5");
+    daemon.stop();
+}
+
+/// A receiver of records that can be away, and what it took: sequence, and the value of `hits` in it.
+#[derive(Clone, Default)]
+struct Receiver {
+    is_away: Arc<Mutex<bool>>,
+    taken: Arc<Mutex<Vec<String>>>,
+}
+
+impl Receiver {
+    fn start(&self) -> SocketAddr {
+        let own = self.clone();
+        serve("127.0.0.1:0".parse().expect("an address"), move |request| {
+            if *own.is_away.lock().expect("no panic") {
+                return Reply::Says(503, "away");
+            }
+            own.taken.lock().expect("no panic").extend(request.text().lines().map(String::from));
+            Reply::Says(204, "")
+        })
+    }
+
+    fn set_away(&self, is_away: bool) {
+        *self.is_away.lock().expect("no panic") = is_away;
+    }
+
+    /// Values of a series, each with its time, in the order in which they came.
+    fn values(&self, name: &str) -> Vec<(String, String)> {
+        let taken = self.taken.lock().expect("no panic");
+        let own = taken.iter().filter(|line| line.starts_with(name));
+        own.filter_map(|line| {
+            let mut words = line.split(' ');
+            let (_, fields, time) = (words.next()?, words.next()?, words.next()?);
+            Some((time.to_string(), fields.to_string()))
+        })
+        .collect()
+    }
+}
+
+fn queued(status: &Value) -> u64 {
+    status["sinks"]["influx"]["queued"].as_u64().expect("a count")
+}
+
+#[test]
+fn a_receiver_that_is_away_over_a_restart_gets_every_interval_once_and_in_order() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let receiver = Receiver::default();
+    let address = receiver.start();
+    let config = config(&format!(
+        "[[sink]]\ntype = \"influx\"\nurl = \"http://{address}\"\ndatabase = \"d\"\nqueue = 100\ntimeout = \"1s\""
+    ));
+    let mut sent = 0;
+    for round in 0..3 {
+        let daemon = Daemon::start(dir.path(), &config);
+        for n in 0..4 {
+            receiver.set_away(round > 0 || n == 3);
+            daemon.send_udp(&[b"hits:1|c"]);
+            sent += 1;
+            if round == 0 && n < 3 {
+                until("it is delivered", || total(&receiver) == sent);
+            } else {
+                // With all before it.
+                let waiting = sent as u64 - 3;
+                daemon.status_when("it waits", |status| queued(status) == waiting);
+            }
+        }
+        daemon.stop();
+    }
+    assert_eq!(receiver.values("hits").len(), 3);
+    receiver.set_away(false);
+    let daemon = Daemon::start(dir.path(), &config);
+    until("all is delivered", || total(&receiver) == sent);
+    let status = daemon.status_when("it is in the account", |status| queued(status) == 0);
+    let account = &status["sinks"]["influx"];
+    assert_eq!(account["dropped"], serde_json::json!({}), "{account}");
+    daemon.stop();
+    let times: Vec<String> = receiver.values("hits").into_iter().map(|(time, _)| time).collect();
+    let mut sorted = times.clone();
+    sorted.sort();
+    sorted.dedup();
+    assert_eq!((times.len(), &times), (sorted.len(), &sorted), "once, and in order");
+    assert_eq!(total(&receiver), sent);
+}
+
+/// How many there were of a counter, all intervals together.
+fn total(receiver: &Receiver) -> usize {
+    let value = |fields: String| fields.split(['=', ',']).nth(1).and_then(|value| value.parse::<f64>().ok());
+    receiver.values("hits").into_iter().filter_map(|(_, fields)| value(fields)).sum::<f64>() as usize
+}
+
+#[test]
+fn what_a_sink_that_is_gone_had_not_delivered_is_kept_and_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let receiver = Receiver::default();
+    receiver.set_away(true);
+    let address = receiver.start();
+    let sink = format!("[[sink]]\ntype = \"influx\"\nurl = \"http://{address}\"\ndatabase = \"d\"\ntimeout = \"1s\"");
+    let daemon = Daemon::start(dir.path(), &config(&sink));
+    daemon.send_udp(&[b"hits:1|c"]);
+    daemon.status_when("it waits", |status| queued(status) > 0);
+    daemon.stop();
+    let without = config(&format!("[[sink]]\ntype = \"file\"\npath = \"{}\"", dir.path().join("f").display()));
+    let mut daemon = Daemon::start(dir.path(), &without);
+    daemon.wait_for("a word on it", |lines| {
+        lines.iter().any(|line| line.contains("sink-influx") && line.contains("kept for a day"))
+    });
+    daemon.stop();
+    assert!(part(dir.path()).exists());
+    // It is there again.
+    receiver.set_away(false);
+    let daemon = Daemon::start(dir.path(), &config(&sink));
+    until("it is delivered", || total(&receiver) == 1);
+    daemon.stop();
+    assert!(!part(dir.path()).exists());
+}
+
+fn part(dir: &Path) -> std::path::PathBuf {
+    dir.join("systole/sink-influx.state")
+}
