@@ -212,6 +212,21 @@ impl<T: Cell> Column<T> {
             || self.taken.get(page).is_some_and(|taken| taken[n / 64] & mark != 0)
     }
 
+    /// Passes every touched cell to `visit`, by ascending id.
+    pub fn each(&self, mut visit: impl FnMut(u32, &T)) {
+        for (number, page) in self.pages.iter().enumerate() {
+            let (Some(cells), taken) = (&page.cells, self.taken.get(number)) else { continue };
+            for (word, bits) in page.touched.iter().enumerate() {
+                let mut touched = bits | taken.map_or(0, |taken| taken[word]);
+                while touched != 0 {
+                    let n = word * 64 + touched.trailing_zeros() as usize;
+                    touched &= touched - 1;
+                    visit((number * PAGE_CELLS + n) as u32, &cells[n]);
+                }
+            }
+        }
+    }
+
     /// Empties the cell of an id and marks it as untouched.
     pub(super) fn forget(&mut self, id: u32) {
         let n = id as usize % PAGE_CELLS;
@@ -304,7 +319,7 @@ pub struct Columns {
 impl Columns {
     /// Bytes of the cells.
     #[inline]
-    pub(super) fn page_bytes(&self) -> usize {
+    pub(crate) fn page_bytes(&self) -> usize {
         self.counters.page_bytes()
             + self.gauges.page_bytes()
             + self.levels.page_bytes()
@@ -318,7 +333,8 @@ impl Columns {
         self.page_bytes() + self.timers.reserved_bytes() + self.sets.reserved_bytes() + self.kvs.reserved_bytes()
     }
 
-    pub(super) fn forget(&mut self, class: Class, id: u32) {
+    /// Empties the cell of an id of a class.
+    pub(crate) fn forget(&mut self, class: Class, id: u32) {
         match class {
             Class::Counter => self.counters.forget(id),
             Class::Gauge => {
@@ -341,7 +357,8 @@ impl Columns {
         }
     }
 
-    pub(super) fn is_touched(&self, class: Class, id: u32) -> bool {
+    /// Whether this interval touched the id of a class.
+    pub(crate) fn is_touched(&self, class: Class, id: u32) -> bool {
         match class {
             Class::Counter => self.counters.is_touched(id),
             Class::Gauge => self.gauges.is_touched(id),

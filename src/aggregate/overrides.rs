@@ -181,6 +181,17 @@ impl Levels {
         self.loose.merge(&other.loose);
     }
 
+    /// Appends the values of a later part of the interval, before which the gauge had these updates.
+    pub fn then(&mut self, later: &Levels, before: &Gauge) {
+        let loose = later.loose.shifted(before.value());
+        if before.is_set() {
+            self.set.merge(&loose)
+        } else {
+            self.loose.merge(&loose)
+        }
+        self.set.merge(&later.set);
+    }
+
     /// The values, for a gauge that was `base` at the start of the interval.
     pub fn resolved(&self, base: f64) -> Span {
         let mut span = self.set;

@@ -61,6 +61,11 @@ pub struct Partial {
     pub columns: Columns,
     /// The tally.
     pub tally: Tally,
+    /// The last totals of counters that are sent as totals and were touched, and the first ones of those that this shard had
+    /// none of: they were counted in full.
+    pub totals: Vec<(u32, f64)>,
+    /// See above.
+    pub first_totals: Vec<(u32, f64)>,
     /// Samples with a timestamp, in order.
     pub timestamped: Vec<TimestampedSample>,
     /// Events and service checks, in order.

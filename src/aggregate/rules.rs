@@ -3,6 +3,8 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::glob::{captures, matches};
 use crate::memory::footprint;
 use crate::protocol::Kind;
@@ -34,7 +36,22 @@ pub struct Rule {
     pub overrides: SeriesOverrides,
 }
 
+/// What a rule applies to, by which it is found again among others.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct RuleScope {
+    pattern: String,
+    tags: Vec<(String, String)>,
+    /// Numbers of kinds.
+    kinds: Vec<u8>,
+}
+
 impl Rule {
+    /// What it applies to.
+    fn scope(&self) -> RuleScope {
+        let kinds = self.kinds.iter().map(|kind| *kind as u8).collect();
+        RuleScope { pattern: self.pattern.clone(), tags: self.tags.clone(), kinds }
+    }
+
     fn matches(&self, series: &Series) -> bool {
         (self.kinds.is_empty() || self.kinds.contains(&series.kind()))
             && matches(&self.pattern, series.name())
@@ -109,6 +126,17 @@ impl Rules {
     /// The overrides of a rule, by its number.
     pub fn overrides(&self, rule: u32) -> Option<&SeriesOverrides> {
         self.rules.get(rule as usize).map(|rule| &rule.overrides)
+    }
+
+    /// What each rule applies to, in order.
+    pub fn scopes(&self) -> Vec<RuleScope> {
+        self.rules.iter().map(Rule::scope).collect()
+    }
+
+    /// The first rule that applies to this: its number, [`NO_RULE`] if it changes names alone, and whether it drops its series.
+    pub fn of_scope(&self, scope: &RuleScope) -> Option<(u32, bool)> {
+        let (n, rule) = (0..).zip(&self.rules).find(|(_, rule)| rule.scope() == *scope)?;
+        Some((if rule.overrides == SeriesOverrides::default() { NO_RULE } else { n }, rule.drop))
     }
 
     /// All rules, in order.

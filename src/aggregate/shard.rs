@@ -123,6 +123,9 @@ pub struct Shard {
     /// Bytes of the keys of samples with a timestamp, and of events and service checks.
     timestamped_bytes: usize,
     event_bytes: usize,
+    /// Samples with a timestamp, and events and service checks, of the open interval that were taken out already.
+    cut_timestamped: usize,
+    cut_events: usize,
     /// Bytes that samples of timers and values of `kv` pairs, and members of sets, take beside their cells.
     sample_bytes: usize,
     member_bytes: usize,
@@ -168,6 +171,8 @@ impl Shard {
             signals: Vec::new(),
             timestamped_bytes: 0,
             event_bytes: 0,
+            cut_timestamped: 0,
+            cut_events: 0,
             sample_bytes: 0,
             member_bytes: 0,
             memory_use,
@@ -450,7 +455,8 @@ impl Shard {
         let values = metric.values.len() as u64;
         self.open.tally.lines.sections_skipped += u64::from(metric.skipped);
         self.open.tally.samples.read += values;
-        if self.open.timestamped.len() >= MAX_TIMESTAMPED || self.timestamped_bytes >= MAX_TIMESTAMPED_BYTES {
+        let kept = self.open.timestamped.len() + self.cut_timestamped;
+        if kept >= MAX_TIMESTAMPED || self.timestamped_bytes >= MAX_TIMESTAMPED_BYTES {
             self.open.tally.samples.limited.count(Limit::Timestamped, values);
             self.open.dropped.add(series.name().as_bytes());
             return;
@@ -659,7 +665,11 @@ impl Shard {
                 values = 1;
             }
             (Class::Counter, Values::Total(total)) => {
-                let before = self.totals.insert(id, total).unwrap_or(0.0);
+                let before = self.totals.insert(id, total);
+                if before.is_none() {
+                    self.open.first_totals.push((id, total));
+                }
+                let before = before.unwrap_or(0.0);
                 // A total that fell means that the counter was restarted.
                 let added = if total < before { total } else { total - before };
                 self.open.columns.counters.touch(id).add(added);
@@ -775,7 +785,8 @@ impl Shard {
             self.open.dropped.add(name.as_bytes());
             return;
         }
-        if self.open.events_and_checks.len() < MAX_EVENTS_AND_CHECKS && self.event_bytes < MAX_EVENT_AND_CHECK_BYTES {
+        let kept = self.open.events_and_checks.len() + self.cut_events;
+        if kept < MAX_EVENTS_AND_CHECKS && self.event_bytes < MAX_EVENT_AND_CHECK_BYTES {
             let mut event = own(&mut self.keys);
             if let Some(heartbeats) = &self.options.heartbeats {
                 event.hide_key(heartbeats);
@@ -803,6 +814,7 @@ impl Shard {
             let columns = &self.open.columns;
             self.retiring[class as usize].retain(|&id| !columns.is_touched(class, id));
         }
+        self.note_totals();
         self.indexes.iter_mut().for_each(Index::shrink);
         // Without a new line nobody else looks, and cached keys hold on to series that have left.
         if self.spent_keys.is_empty() && self.key_cache.is_too_large(self.len()) {
@@ -814,11 +826,51 @@ impl Shard {
         let senders = self.open.senders.heap_bytes();
         let held = HeldBytes { series_keys: 0, senders, ..self.held_bytes() };
         (self.timestamped_bytes, self.event_bytes) = (0, 0);
+        (self.cut_timestamped, self.cut_events) = (0, 0);
         self.sample_bytes = spare.timers.reserved_bytes() + spare.kvs.reserved_bytes();
         self.member_bytes = spare.sets.reserved_bytes();
         let closed = std::mem::replace(&mut self.open, Partial { columns: spare, ..Partial::default() });
         self.memory_use.publish(self.held_bytes());
         Partial { held, ..closed }
+    }
+
+    /// Takes out what the open interval has so far, and goes on with it: values, new series and those that left, samples with a
+    /// timestamp, events. Everything that is counted stays for [`Shard::close`]; the partial has a copy of the tally.
+    pub fn cut(&mut self, spare: Columns) -> Partial {
+        if let Some(watched) = &mut self.watched {
+            watched.close(&mut self.open.columns, &self.open.timestamped, &mut self.seen);
+        }
+        // The registry is to have the values of what was touched when its series leaves.
+        for class in Class::ALL {
+            let columns = &self.open.columns;
+            self.retiring[class as usize].retain(|&id| !columns.is_touched(class, id));
+        }
+        self.note_totals();
+        self.cut_timestamped += self.open.timestamped.len();
+        self.cut_events += self.open.events_and_checks.len();
+        self.sample_bytes = spare.timers.reserved_bytes() + spare.kvs.reserved_bytes();
+        self.member_bytes = spare.sets.reserved_bytes();
+        let open = &mut self.open;
+        Partial {
+            created: std::mem::take(&mut open.created),
+            retired: std::mem::take(&mut open.retired),
+            columns: std::mem::replace(&mut open.columns, spare),
+            tally: open.tally.clone(),
+            totals: std::mem::take(&mut open.totals),
+            first_totals: std::mem::take(&mut open.first_totals),
+            timestamped: std::mem::take(&mut open.timestamped),
+            events_and_checks: std::mem::take(&mut open.events_and_checks),
+            ..Partial::default()
+        }
+    }
+
+    /// Notes the last totals of counters that were touched.
+    fn note_totals(&mut self) {
+        if self.totals.is_empty() {
+            return;
+        }
+        let Partial { columns, totals, .. } = &mut self.open;
+        totals.extend(self.totals.iter().filter(|(id, _)| columns.counters.is_touched(**id)).map(|(&id, &t)| (id, t)));
     }
 
     /// Removes some of the series that are to be removed.

@@ -218,6 +218,7 @@ impl Flusher {
         let mut seen = HashSet::new();
         let mut deleted = self.ask(move |shard| shard.forget(class, &is_wanted)).await.concat();
         deleted.retain(|series| seen.insert(series.clone()));
+        deleted.iter().for_each(|series| self.registry.forget_open(class, series));
         if class == Class::Gauge {
             deleted.iter().for_each(|series| self.registry.forget_gauge(series));
         }

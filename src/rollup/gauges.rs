@@ -8,6 +8,7 @@ use crate::aggregate::{Gauge, GaugePolicy, Levels, Partial, SeriesOverrides, Spa
 use crate::memory::{footprint, vec_footprint};
 use crate::snapshot::{GaugePoint, Snapshot};
 
+use super::own_shard::OwnShard;
 use super::registry::{GaugeLife, RegistryOptions, overrides};
 use super::series_table::{SeriesTable, Slot, cut};
 
@@ -45,6 +46,12 @@ impl HeldGauge {
             gauge
         });
         *known = Some(HeldGauge { gauge, updated: now, flushes_left });
+    }
+
+    /// The same with times that are later by so many seconds.
+    #[must_use]
+    pub(super) fn shifted(self, by: f64) -> HeldGauge {
+        HeldGauge { updated: self.updated + by, ..self }
     }
 
     /// When it was updated last.
@@ -108,6 +115,31 @@ impl HeldGauges {
         self.slots.get(id as usize)?.as_ref().map(|known| known.gauge)
     }
 
+    /// All gauges that are held: id, state, and the values for which more than the last counts.
+    pub(super) fn all(&self) -> impl Iterator<Item = (u32, HeldGauge, Option<HeldSpan>)> {
+        let held = (0..).zip(&self.slots).filter_map(|(id, slot)| Some((id, (*slot)?)));
+        held.map(|(id, held)| (id, held, self.spans.get(&id).copied()))
+    }
+
+    /// Puts back what a gauge was before it was updated here, if it was.
+    pub(super) fn restore(&mut self, id: u32, earlier: HeldGauge, span: Option<HeldSpan>) {
+        let n = id as usize;
+        if self.slots.len() <= n {
+            self.slots.resize(n + 1, None);
+        }
+        match &mut self.slots[n] {
+            Some(known) => {
+                let later = known.gauge;
+                known.gauge = earlier.gauge;
+                known.gauge.then(&later);
+            }
+            slot => {
+                *slot = Some(earlier);
+                self.spans.extend(span.map(|span| (id, span)));
+            }
+        }
+    }
+
     /// Bytes that it takes.
     pub(super) fn heap_bytes(&self) -> usize {
         let span = size_of::<(u32, HeldSpan)>() + 1;
@@ -132,12 +164,13 @@ impl HeldGauges {
     pub(super) fn emit(
         &mut self,
         table: &mut SeriesTable,
+        own: &mut OwnShard,
         partials: &mut [Partial],
         options: &RegistryOptions,
         now: f64,
         snapshot: &mut Snapshot,
     ) {
-        let (updates, levels) = collect(table, partials, now);
+        let (updates, levels) = collect(table, own, partials, now);
         for (id, gauge) in updates {
             let n = id as usize;
             if self.slots.len() <= n {
@@ -172,8 +205,14 @@ impl HeldGauges {
     }
 }
 
-/// The updates of all shards, by the id of their series, and the values of gauges of which more than the last counts.
-fn collect(table: &mut SeriesTable, partials: &mut [Partial], now: f64) -> (Vec<(u32, Gauge)>, HashMap<u32, Levels>) {
+/// The updates of all shards, by the id of their series, and the values of gauges of which more than the last counts. What was
+/// taken out of the interval before its end comes before the rest.
+fn collect(
+    table: &mut SeriesTable,
+    own: &mut OwnShard,
+    partials: &mut [Partial],
+    now: f64,
+) -> (Vec<(u32, Gauge)>, HashMap<u32, Levels>) {
     let mut updates: Vec<(u32, Gauge)> = Vec::new();
     for (shard, partial) in partials.iter_mut().enumerate() {
         partial.columns.gauges.drain(|id, gauge: Gauge| match table.slot(shard, id, now, updates.len()) {
@@ -185,12 +224,41 @@ fn collect(table: &mut SeriesTable, partials: &mut [Partial], now: f64) -> (Vec<
     for (shard, partial) in partials.iter_mut().enumerate() {
         partial.columns.levels.drain(|id, seen: Levels| levels.entry(table.id_of(shard, id)).or_default().merge(&seen));
     }
+    let (shard, columns) = (table.own_shard(), &mut own.partial.columns);
+    let mut earlier_levels: HashMap<u32, Levels> = HashMap::new();
+    columns.levels.drain(|id, seen: Levels| _ = earlier_levels.insert(id, seen));
+    columns.gauges.drain(|id, earlier: Gauge| {
+        let seen = earlier_levels.remove(&id);
+        match table.slot(shard, id, now, updates.len()) {
+            Slot::Taken(at) => {
+                let later = &mut updates[at].1;
+                if seen.is_some() || levels.contains_key(&id) {
+                    let mut seen = seen.unwrap_or_default();
+                    seen.then(&levels.remove(&id).unwrap_or_default(), &earlier);
+                    levels.insert(id, seen);
+                }
+                let mut whole = earlier;
+                whole.then(later);
+                *later = whole;
+            }
+            Slot::New(_) => {
+                updates.push((id, earlier));
+                levels.extend(seen.map(|seen| (id, seen)));
+            }
+        }
+    });
     (updates, levels)
 }
 
 /// Emits the updates of all shards alone.
-pub(super) fn emit_updates(table: &mut SeriesTable, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
-    let (updates, levels) = collect(table, partials, now);
+pub(super) fn emit_updates(
+    table: &mut SeriesTable,
+    own: &mut OwnShard,
+    partials: &mut [Partial],
+    now: f64,
+    snapshot: &mut Snapshot,
+) {
+    let (updates, levels) = collect(table, own, partials, now);
     snapshot.gauges.extend(updates.into_iter().map(|(id, gauge)| GaugePoint { series: table.shown(id), gauge }));
     snapshot.overrides.levels.extend(levels.into_iter().map(|(id, seen)| (table.shown(id), seen)));
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::TimerPolicy;
+use crate::aggregate::rules::NO_RULE;
 use crate::series::{Series, by_series};
 use crate::snapshot::{CounterPoint, GaugePoint, KvPoint, Length, SetPoint, Snapshot, TimerPoint, ends_interval};
 
@@ -31,6 +32,9 @@ pub(crate) struct MultiInterval {
     /// For each n, the length of the kept intervals so far.
     lengths: BTreeMap<u32, Length>,
     last_tick: u64,
+    /// Some points have no rule any more: they go with what else there is of their series.
+    #[serde(skip)]
+    has_orphans: bool,
 }
 
 impl MultiInterval {
@@ -57,6 +61,73 @@ impl MultiInterval {
         due
     }
 
+    /// Points that wait.
+    pub(super) fn len(&self) -> usize {
+        self.counters.len() + self.gauges.len() + self.timers.len() + self.sets.len() + self.kvs.len()
+    }
+
+    /// Whether points have no rule any more, and so go with the next interval.
+    pub(super) fn has_orphans(&self) -> bool {
+        self.has_orphans
+    }
+
+    /// The number of the last tick.
+    pub(super) fn last_tick(&self) -> u64 {
+        self.last_tick
+    }
+
+    /// Gives the points other numbers of rules; those without one go with the next interval.
+    pub(super) fn renumber(&mut self, number: impl Fn(&Series, u32) -> Option<u32>) {
+        let known = std::mem::take(&mut self.rules);
+        self.rules = known
+            .into_iter()
+            .filter_map(|(series, rule)| {
+                let rule = number(&series, rule)?;
+                Some((series, rule))
+            })
+            .collect();
+        self.has_orphans = true;
+    }
+
+    /// Drops what belongs to intervals that ended with the tick `closed` or before: it was flushed.
+    pub(super) fn drop_closed(&mut self, closed: u64, every: impl Fn(u32) -> u32) {
+        let last = self.last_tick;
+        if closed <= last {
+            return;
+        }
+        let is_open = |every: u32| !ends_interval(every, last, closed);
+        let rules = &self.rules;
+        let stays = |series: &Series| is_open(rules.get(series).map_or(1, |&rule| every(rule)));
+        self.counters.retain(|series, _| stays(series));
+        self.gauges.retain(|series, _| stays(series));
+        self.timers.retain(|series, _| stays(series));
+        self.sets.retain(|series, _| stays(series));
+        self.kvs.retain(|series, _| stays(series));
+        self.lengths.retain(|every, _| is_open(*every));
+    }
+
+    /// Puts earlier points before those that are here.
+    pub(super) fn restore(&mut self, earlier: MultiInterval, policy: impl Fn(u32) -> TimerPolicy) {
+        let later = std::mem::replace(self, earlier);
+        let rules = self.rules.clone();
+        join(&mut self.counters, later.counters, |known, point| known.sum.merge(point.sum));
+        join(&mut self.gauges, later.gauges, |known, point| *known = point);
+        join(&mut self.timers, later.timers, |known, point| {
+            let policy = policy(rules.get(&known.series).copied().unwrap_or(NO_RULE));
+            known.timer.merge(&point.timer, &policy);
+        });
+        join(&mut self.sets, later.sets, |known, point| known.members.merge(&point.members));
+        join(&mut self.kvs, later.kvs, |known, point| known.values.extend(point.values));
+        self.rules.extend(later.rules);
+        for (every, later) in later.lengths {
+            let length = self.lengths.entry(every).or_insert(Length { interval_secs: 0.0, rate_secs: 0.0 });
+            length.interval_secs += later.interval_secs;
+            length.rate_secs += later.rate_secs;
+        }
+        self.last_tick = self.last_tick.max(later.last_tick);
+        self.has_orphans |= later.has_orphans;
+    }
+
     /// Takes the points that are not due out of a snapshot, and adds the kept ones that are.
     pub(crate) fn hold(&mut self, snapshot: &mut Snapshot, timers: &TimerPolicy) {
         if self.rules.keys().any(|series| !snapshot.overrides.of.contains_key(series)) {
@@ -66,7 +137,8 @@ impl MultiInterval {
         let overrides = snapshot.overrides.clone();
         let every = |series: &Series| overrides.of(series).map_or(1, |overrides| overrides.every);
         let is_due = |series: &Series| overrides.is_due(every(series));
-        let turn = Turn { every: &every, is_due: &is_due };
+        let takes_all = std::mem::take(&mut self.has_orphans);
+        let turn = Turn { every: &every, is_due: &is_due, takes_all };
         turn.take(&mut snapshot.counters, &mut self.counters, |p| &p.series, |held, p| held.sum.merge(p.sum));
         // A gauge's value is complete in every interval.
         turn.take(&mut snapshot.gauges, &mut self.gauges, |p| &p.series, |held, p| *held = p);
@@ -82,9 +154,21 @@ impl MultiInterval {
     }
 }
 
+/// Appends later points to earlier ones.
+fn join<P>(earlier: &mut HashMap<Series, P>, later: HashMap<Series, P>, join: impl Fn(&mut P, P)) {
+    for (series, point) in later {
+        match earlier.get_mut(&series) {
+            Some(known) => join(known, point),
+            None => _ = earlier.insert(series, point),
+        }
+    }
+}
+
 struct Turn<'a> {
     every: &'a dyn Fn(&Series) -> u32,
     is_due: &'a dyn Fn(&Series) -> bool,
+    /// Takes points of other series as well if some are held.
+    takes_all: bool,
 }
 
 impl Turn<'_> {
@@ -95,7 +179,9 @@ impl Turn<'_> {
         series: impl Fn(&P) -> &Series,
         join: impl Fn(&mut P, P),
     ) {
-        let (slow, others) = std::mem::take(points).into_iter().partition(|point| (self.every)(series(point)) > 1);
+        let (slow, others) = std::mem::take(points)
+            .into_iter()
+            .partition(|point| (self.every)(series(point)) > 1 || (self.takes_all && held.contains_key(series(point))));
         *points = others;
         let slow: Vec<P> = slow;
         for point in slow {

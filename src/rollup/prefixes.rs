@@ -38,6 +38,16 @@ impl Prefixes {
         }
     }
 
+    /// The hashes of those that are known.
+    pub(super) fn known(&self) -> Vec<u64> {
+        self.known.iter().copied().collect()
+    }
+
+    /// Knows these, too.
+    pub(super) fn know(&mut self, prefixes: Vec<u64>) {
+        self.known.extend(prefixes.into_iter().take(MOST_PREFIXES));
+    }
+
     /// The first series of new prefixes since the last call, and how many more there are.
     pub(super) fn take(&mut self) -> (Vec<Series>, u64) {
         (std::mem::take(&mut self.fresh), std::mem::take(&mut self.more))

@@ -22,6 +22,7 @@ use crate::telemetry::{Ledger, Limit, SeriesAccount, Tally};
 
 use super::gauges::{self, HeldGauges};
 use super::multi_interval::MultiInterval;
+use super::own_shard::OwnShard;
 use super::prefixes::Prefixes;
 use super::series_table::{SeriesTable, Slot};
 
@@ -158,21 +159,26 @@ impl Interval {
 /// The series of all shards.
 #[derive(Debug)]
 pub struct Registry {
-    options: RegistryOptions,
-    sequence: u64,
-    tables: [SeriesTable; 5],
-    gauges: HeldGauges,
+    pub(super) options: RegistryOptions,
+    pub(super) sequence: u64,
+    pub(super) tables: [SeriesTable; 5],
+    pub(super) gauges: HeldGauges,
     overrides: Arc<HashMap<Series, u32>>,
-    multi_interval: MultiInterval,
-    deleted: Vec<Deletion>,
-    prefixes: Prefixes,
+    pub(super) multi_interval: MultiInterval,
+    pub(super) deleted: Vec<Deletion>,
+    pub(super) prefixes: Prefixes,
     /// When the last interval ended, and how long it was.
-    last_close: f64,
-    last_length: f64,
+    pub(super) last_close: f64,
+    pub(super) last_length: f64,
     /// Its tables, and the gauges.
     held: Option<(Holding, Holding)>,
     /// Until when series leave early that occurred in one interval only, and after how many idle seconds.
-    early: Option<(f64, f64)>,
+    pub(super) early: Option<(f64, f64)>,
+    /// What was restored, and what was taken out of the open interval before its end.
+    pub(super) own: OwnShard,
+    has_closed: bool,
+    /// Whether points of longer intervals stay when the last interval is closed: they are saved.
+    keeps_longer: bool,
 }
 
 impl Registry {
@@ -192,6 +198,9 @@ impl Registry {
             last_length: 0.0,
             held: None,
             early: None,
+            own: OwnShard::new(shards),
+            has_closed: false,
+            keeps_longer: false,
         }
     }
 
@@ -211,7 +220,7 @@ impl Registry {
         }
         if let Some((keys, values)) = &self.held {
             keys.set(self.tables.iter().map(SeriesTable::heap_bytes).sum::<usize>() as u64);
-            values.set(self.gauges.heap_bytes() as u64);
+            values.set((self.gauges.heap_bytes() + self.own.heap_bytes()) as u64);
         }
     }
 
@@ -235,27 +244,31 @@ impl Registry {
         };
         // Ends are distinct, so that a series knows whether this interval touched it.
         let now = if interval.now > self.last_close { interval.now } else { self.last_close.next_up() };
-        (self.last_close, self.last_length) = (now, interval.length_secs);
         self.register(partials, &mut snapshot);
+        self.let_go();
+        (self.last_close, self.last_length) = (now, interval.length_secs);
         self.apply_rules(&interval, &mut snapshot);
+        self.note_totals(partials);
         self.emit_counters(partials, now, &mut snapshot);
         let table = &mut self.tables[Class::Gauge as usize];
         if self.options.is_partial {
-            gauges::emit_updates(table, partials, now, &mut snapshot);
+            gauges::emit_updates(table, &mut self.own, partials, now, &mut snapshot);
         } else {
-            self.gauges.emit(table, partials, &self.options, now, &mut snapshot);
+            self.gauges.emit(table, &mut self.own, partials, &self.options, now, &mut snapshot);
         }
         self.emit_timers(partials, now, &mut snapshot);
         self.emit_sets(partials, now, &mut snapshot);
         self.emit_kvs(partials, now, &mut snapshot);
         let is_slow = |rules: &Arc<Rules>| rules.all_overrides().any(|own| own.every > 1);
-        if !self.options.is_partial && snapshot.overrides.rules.as_ref().is_some_and(is_slow) {
+        let is_needed = snapshot.overrides.rules.as_ref().is_some_and(is_slow) || self.multi_interval.has_orphans();
+        if !self.options.is_partial && is_needed {
             self.multi_interval.hold(&mut snapshot, &self.options.summary.timers);
         }
         if snapshot.ledger.memory.folded > 0 {
             let (until, idle) = (EARLY_INTERVALS * interval.length_secs, IDLE_INTERVALS * interval.length_secs);
             self.early = Some((now + until, idle));
         }
+        self.has_closed = true;
         self.shrink();
         snapshot.ledger.series = SeriesAccount {
             counters: self.tables[Class::Counter as usize].len(),
@@ -277,52 +290,95 @@ impl Registry {
         let mut tally = Tally::default();
         for (shard, partial) in partials.iter_mut().enumerate() {
             tally.add(&partial.tally);
+            self.register_series(shard, partial);
+        }
+        for (_, partial) in self.own.before(partials) {
             snapshot.events_and_checks.append(&mut partial.events_and_checks);
             for mut one in std::mem::take(&mut partial.timestamped) {
                 one.series = one.series.decorated(&self.options.prefix, &self.options.tags);
                 snapshot.timestamped.push(one);
             }
-            for class in Class::ALL {
-                let table = &mut self.tables[class as usize];
-                // What is done here is not done again, should this be tried a second time.
-                for id in std::mem::take(&mut partial.retired[class as usize]) {
-                    let Some(gone) = table.release(shard, id) else { continue };
-                    if self.overrides.contains_key(&gone.shown) {
-                        Arc::make_mut(&mut self.overrides).remove(&gone.shown);
-                    }
-                    if class == Class::Gauge {
-                        self.gauges.forget(gone.id);
-                    }
-                }
-                for created in std::mem::take(&mut partial.created[class as usize]) {
-                    let Some(id) = table.register(shard, created, &self.options) else { continue };
-                    self.prefixes.see(&table.shown(id));
-                    let rule = table.rule_of(id);
-                    let own = overrides(&self.options, rule);
-                    if own.is_some_and(|own| self.options.is_partial || own.is_seen()) {
-                        Arc::make_mut(&mut self.overrides).insert(table.shown(id), rule);
-                    }
-                }
-            }
         }
         merge_timestamped(&mut snapshot.timestamped);
+        // Another process has counted what it read of the interval.
+        snapshot.ledger.add_counts(&std::mem::take(&mut self.own.ledger));
+        let datagrams = snapshot.ledger.listeners.iter().map(|listener| listener.datagrams).sum::<u64>();
         snapshot.ledger.count(&tally);
         if let SelfMetrics::Etsy { prefix, lag } = &self.options.self_metrics {
-            let packets = tally.listener.datagrams + tally.chunks;
+            let packets = tally.listener.datagrams + tally.chunks + datagrams;
+            let lines = &snapshot.ledger.lines;
             for (name, value) in [
-                ("bad_lines_seen", tally.malformed_total()),
+                ("bad_lines_seen", lines.malformed.total()),
                 ("packets_received", packets),
-                ("metrics_received", tally.lines.read - tally.lines.empty),
+                ("metrics_received", lines.read - lines.empty),
             ] {
                 let mut sum = Sum::default();
                 sum.add(value as f64);
                 let series = Series::new(Kind::Counter, &format!("{prefix}.{name}"), &[]);
                 snapshot.counters.push(CounterPoint { series, sum });
             }
-            if *lag && self.sequence > 1 && !self.options.is_partial {
+            if *lag && self.has_closed && !self.options.is_partial {
                 let late = snapshot.interval_secs - snapshot.rate_secs;
                 let series = Series::new(Kind::Gauge, &format!("{prefix}.timestamp_lag"), &[]);
                 snapshot.gauges.push(GaugePoint { series, gauge: Gauge::absolute(late, snapshot.end) });
+            }
+        }
+    }
+
+    /// Takes in which series a shard has removed, and which are new.
+    pub(super) fn register_series(&mut self, shard: usize, partial: &mut Partial) {
+        for class in Class::ALL {
+            // What is done here is not done again, should this be tried a second time.
+            for id in std::mem::take(&mut partial.retired[class as usize]) {
+                self.release(class, shard, id);
+            }
+            for created in std::mem::take(&mut partial.created[class as usize]) {
+                let Some(id) = self.tables[class as usize].register(shard, created, &self.options) else { continue };
+                self.prefixes.see(&self.tables[class as usize].shown(id));
+                self.note_rule(class, id);
+            }
+        }
+    }
+
+    /// A shard does not hold a series any more.
+    fn release(&mut self, class: Class, shard: usize, local: u32) {
+        let Some(gone) = self.tables[class as usize].release(shard, local) else { return };
+        if self.overrides.contains_key(&gone.shown) {
+            Arc::make_mut(&mut self.overrides).remove(&gone.shown);
+        }
+        if class == Class::Gauge {
+            self.gauges.forget(gone.id);
+        }
+        if class == Class::Counter {
+            self.own.totals.remove(&gone.id);
+        }
+    }
+
+    /// Tells snapshots of the rule of a new series, if they need it.
+    pub(super) fn note_rule(&mut self, class: Class, id: u32) {
+        let table = &self.tables[class as usize];
+        let rule = table.rule_of(id);
+        let own = overrides(&self.options, rule);
+        if own.is_some_and(|own| self.options.is_partial || own.is_seen()) {
+            Arc::make_mut(&mut self.overrides).insert(table.shown(id), rule);
+        }
+    }
+
+    /// Lets series go that are held for what was restored alone: others hold them by now, or their time is over.
+    fn let_go(&mut self) {
+        if self.tables.iter().all(|table| table.owned() == 0) {
+            return;
+        }
+        let shard = self.tables[0].own_shard();
+        let over = self.retirements(shard, self.last_close);
+        for (class, mut gone) in Class::ALL.into_iter().zip(over) {
+            gone.extend(self.tables[class as usize].owned_by_others());
+            gone.sort_unstable();
+            gone.dedup();
+            for id in gone {
+                if !self.own.partial.columns.is_touched(class, id) {
+                    self.release(class, shard, id);
+                }
             }
         }
     }
@@ -332,9 +388,10 @@ impl Registry {
         let Some(rules) = &self.options.rules else { return };
         let periods = rules.all_overrides().map(|overrides| overrides.every);
         let rate_secs = self.options.rate_secs.unwrap_or(interval.length_secs);
+        let interval = Interval { is_last: interval.is_last && !self.keeps_longer, ..*interval };
         let lengths = match self.options.is_partial {
             true => Vec::new(),
-            false => self.multi_interval.tick(periods, interval, rate_secs),
+            false => self.multi_interval.tick(periods, &interval, rate_secs),
         };
         snapshot.overrides = SnapshotOverrides {
             lengths,
@@ -347,7 +404,7 @@ impl Registry {
     fn emit_counters(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
         let (table, points) = (&mut self.tables[Class::Counter as usize], &mut snapshot.counters);
         points.reserve_exact(most(partials, |partial| partial.columns.counters.len()));
-        for (shard, partial) in partials.iter_mut().enumerate() {
+        for (shard, partial) in self.own.before(partials) {
             partial.columns.counters.drain(|id, sum: Sum| match table.slot(shard, id, now, points.len()) {
                 Slot::Taken(at) => points[at].sum.merge(sum),
                 Slot::New(series) => points.push(CounterPoint { series, sum }),
@@ -362,7 +419,7 @@ impl Registry {
         let (table, points) = (&mut self.tables[Class::Timer as usize], &mut snapshot.timers);
         let (options, policy) = (&self.options, self.options.summary.timers);
         points.reserve_exact(most(partials, |partial| partial.columns.timers.len()));
-        for (shard, partial) in partials.iter_mut().enumerate() {
+        for (shard, partial) in self.own.before(partials) {
             partial.columns.timers.drain(|id, timer: Timer| match table.slot(shard, id, now, points.len()) {
                 Slot::Taken(at) => {
                     let own = overrides(options, table.rule_of(table.id_of(shard, id)));
@@ -380,7 +437,7 @@ impl Registry {
 
     fn emit_sets(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
         let (table, points) = (&mut self.tables[Class::Set as usize], &mut snapshot.sets);
-        for (shard, partial) in partials.iter_mut().enumerate() {
+        for (shard, partial) in self.own.before(partials) {
             partial.columns.sets.drain(|id, members: Members| match table.slot(shard, id, now, points.len()) {
                 Slot::Taken(at) => points[at].members.merge(&members),
                 Slot::New(series) => points.push(SetPoint { series, members }),
@@ -395,18 +452,25 @@ impl Registry {
     fn emit_kvs(&mut self, partials: &mut [Partial], now: f64, snapshot: &mut Snapshot) {
         let (table, points) = (&mut self.tables[Class::Kv as usize], &mut snapshot.kvs);
         let most = self.options.summary.timers.exact_samples;
-        for (shard, partial) in partials.iter_mut().enumerate() {
+        let own = table.own_shard();
+        for (shard, partial) in self.own.before(partials) {
             let mut left_out = 0;
             partial.columns.kvs.drain(|id, values: Vec<f64>| match table.slot(shard, id, now, points.len()) {
                 Slot::Taken(at) => {
                     points[at].values.extend(values);
                     left_out += points[at].keep(most);
                 }
-                Slot::New(series) => points.push(KvPoint { series, values }),
+                Slot::New(series) => {
+                    let mut point = KvPoint { series, values };
+                    left_out += point.keep(most);
+                    points.push(point);
+                }
             });
-            for samples in [&mut partial.tally.samples, &mut snapshot.ledger.samples] {
-                samples.limit_recorded(Limit::KvValues, left_out);
+            // What our own shard has is in the tallies of the others.
+            if shard != own {
+                partial.tally.samples.limit_recorded(Limit::KvValues, left_out);
             }
+            snapshot.ledger.samples.limit_recorded(Limit::KvValues, left_out);
         }
     }
 
@@ -454,6 +518,18 @@ impl Registry {
         if let Some(id) = self.tables[Class::Gauge as usize].find(series) {
             self.gauges.forget(id);
         }
+    }
+
+    /// Removes what was taken out of the open interval of a series before its end.
+    pub fn forget_open(&mut self, class: Class, series: &Series) {
+        if let Some(id) = self.tables[class as usize].find(series) {
+            self.own.partial.columns.forget(class, id);
+        }
+    }
+
+    /// Has points of longer intervals stay when the last interval is closed, or not: who keeps them saves them.
+    pub fn keep_longer(&mut self, keeps: bool) {
+        self.keeps_longer = keeps;
     }
 
     /// Records deletions, which sinks get with the open interval; `false` if there are too many.

@@ -24,8 +24,10 @@ pub(super) struct SeriesTable {
     table: HashTable<u32>,
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
-    /// For each shard: its ids to ids of the table.
+    /// For each shard: its ids to ids of the table. The last is the registry's own, whose ids are those of the table.
     maps: Vec<Vec<u32>>,
+    /// How many series the registry's own shard holds.
+    owned: usize,
     /// By id: the series with prefix and tags, where those are configured.
     decorated: Vec<Option<Series>>,
     /// Bytes that those take.
@@ -71,7 +73,8 @@ impl SeriesTable {
             table: HashTable::new(),
             entries: Vec::new(),
             free: Vec::new(),
-            maps: vec![Vec::new(); shards],
+            maps: vec![Vec::new(); shards + 1],
+            owned: 0,
             decorated: Vec::new(),
             decorated_bytes: 0,
             rules: Vec::new(),
@@ -92,34 +95,41 @@ impl SeriesTable {
     /// Records that a shard holds a series; its id if it is new.
     pub(super) fn register(&mut self, shard: usize, created: Created, options: &RegistryOptions) -> Option<u32> {
         let Created { id: local, rule, series } = created;
-        let mut new = None;
+        let (id, is_new) = self.id(series, rule, options);
+        self.map(shard, local, id);
+        is_new.then_some(id)
+    }
+
+    /// The id of a series, and whether it is new.
+    fn id(&mut self, series: Series, rule: u32, options: &RegistryOptions) -> (u32, bool) {
+        if let Some(id) = self.find(&series) {
+            return (id, false);
+        }
         // Only series within the quota get here, and the shards' keyed tables withstand chosen names.
         let hash = rapidhash_v3(series.key());
-        let id = match self.find(&series) {
-            Some(id) => id,
-            None => {
-                let id = self.free.pop().unwrap_or_else(|| {
-                    self.entries.push(None);
-                    (self.entries.len() - 1) as u32
-                });
-                if !options.prefix.is_empty() || !options.tags.is_empty() {
-                    self.decorated.resize(self.entries.len(), None);
-                    let decorated = series.decorated(&options.prefix, &options.tags);
-                    self.decorated_bytes += decorated.heap_bytes();
-                    self.decorated[id as usize] = Some(decorated);
-                }
-                let touched = f64::NEG_INFINITY;
-                let entry = Entry { series, touched, point: 0, holders: 0, is_established: false };
-                self.entries[id as usize] = Some(entry);
-                self.set_rule(id, rule);
-                new = Some(id);
-                let entries = &self.entries;
-                self.table.insert_unique(hash, id, |&id| {
-                    entries[id as usize].as_ref().map_or(0, |entry| rapidhash_v3(entry.series.key()))
-                });
-                id
-            }
-        };
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.entries.push(None);
+            (self.entries.len() - 1) as u32
+        });
+        if !options.prefix.is_empty() || !options.tags.is_empty() {
+            self.decorated.resize(self.entries.len(), None);
+            let decorated = series.decorated(&options.prefix, &options.tags);
+            self.decorated_bytes += decorated.heap_bytes();
+            self.decorated[id as usize] = Some(decorated);
+        }
+        let touched = f64::NEG_INFINITY;
+        let entry = Entry { series, touched, point: 0, holders: 0, is_established: false };
+        self.entries[id as usize] = Some(entry);
+        self.set_rule(id, rule);
+        let entries = &self.entries;
+        self.table.insert_unique(hash, id, |&id| {
+            entries[id as usize].as_ref().map_or(0, |entry| rapidhash_v3(entry.series.key()))
+        });
+        (id, true)
+    }
+
+    /// Notes that a shard calls a series by this id of its own.
+    fn map(&mut self, shard: usize, local: u32, id: u32) {
         if let Some(entry) = &mut self.entries[id as usize] {
             entry.holders += 1;
         }
@@ -128,7 +138,58 @@ impl SeriesTable {
             map.resize(local as usize + 1, UNMAPPED);
         }
         map[local as usize] = id;
-        new
+    }
+
+    /// The number of the registry's own shard.
+    pub(super) fn own_shard(&self) -> usize {
+        self.maps.len() - 1
+    }
+
+    /// Has the registry's own shard hold a series that is here.
+    pub(super) fn own(&mut self, id: u32) {
+        let shard = self.own_shard();
+        if self.maps[shard].get(id as usize).is_none_or(|&known| known == UNMAPPED) {
+            self.map(shard, id, id);
+            self.owned += 1;
+        }
+    }
+
+    /// Has the registry's own shard hold a series that may be new; its id, and whether it is.
+    pub(super) fn own_series(&mut self, series: Series, rule: u32, options: &RegistryOptions) -> (u32, bool) {
+        let (id, is_new) = self.id(series, rule, options);
+        self.own(id);
+        (id, is_new)
+    }
+
+    /// How many series the registry's own shard holds.
+    pub(super) fn owned(&self) -> usize {
+        self.owned
+    }
+
+    /// Those of them that other shards hold as well.
+    pub(super) fn owned_by_others(&self) -> Vec<u32> {
+        let map = &self.maps[self.own_shard()];
+        let is_shared = |id: u32| self.entries[id as usize].as_ref().is_some_and(|entry| entry.holders > 1);
+        map.iter().copied().filter(|&id| id != UNMAPPED && is_shared(id)).collect()
+    }
+
+    /// A series under the name that shards know, when it was touched last, and whether that was in more than one interval.
+    pub(super) fn known(&self, id: u32) -> Option<(&Series, f64, bool)> {
+        let entry = self.entries.get(id as usize)?.as_ref()?;
+        Some((&entry.series, entry.touched, entry.is_established))
+    }
+
+    /// The ids of all series.
+    pub(super) fn ids(&self) -> impl Iterator<Item = u32> {
+        (0..).zip(&self.entries).filter(|(_, entry)| entry.is_some()).map(|(id, _)| id)
+    }
+
+    /// Notes when a series was touched last before it came here, unless it was touched here since.
+    pub(super) fn restore(&mut self, id: u32, touched: f64, is_established: bool) {
+        if let Some(entry) = &mut self.entries[id as usize] {
+            entry.touched = entry.touched.max(touched);
+            entry.is_established |= is_established;
+        }
     }
 
     fn set_rule(&mut self, id: u32, rule: u32) {
@@ -151,6 +212,12 @@ impl SeriesTable {
     pub(super) fn release(&mut self, shard: usize, local: u32) -> Option<Gone> {
         let id = std::mem::replace(self.maps[shard].get_mut(local as usize)?, UNMAPPED);
         self.entries.get(id as usize)?.as_ref()?;
+        if shard == self.own_shard() {
+            self.owned -= 1;
+            if self.owned == 0 {
+                self.maps[shard] = Vec::new();
+            }
+        }
         let shown = self.shown(id);
         let slot = self.entries.get_mut(id as usize)?;
         let entry = slot.as_mut()?;
@@ -206,6 +273,11 @@ impl SeriesTable {
 
     pub(super) fn id_of(&self, shard: usize, local: u32) -> u32 {
         self.maps[shard][local as usize]
+    }
+
+    /// The same of a series that its shard may have removed.
+    pub(super) fn held_id(&self, shard: usize, local: u32) -> Option<u32> {
+        self.maps[shard].get(local as usize).copied().filter(|&id| id != UNMAPPED)
     }
 
     /// Marks a shard's series as touched by the interval that ended `now`, and returns where its value is merged to; `points`
