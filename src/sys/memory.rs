@@ -52,7 +52,12 @@ pub enum Available {
 impl Available {
     /// Asks the kernel.
     pub fn read() -> Available {
-        let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| machine_bytes(&text));
+        // A container may have a file of its own; under `ProcSubset=pid` there is none.
+        let told = fs::read_to_string("/proc/meminfo").ok().and_then(|text| machine_bytes(&text));
+        let machine = told.or_else(|| {
+            let machine = rustix::system::sysinfo();
+            u64::try_from(machine.totalram).ok()?.checked_mul(u64::from(machine.mem_unit)).filter(|bytes| *bytes > 0)
+        });
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let limit = group_limit(&groups, Path::new("/sys/fs/cgroup"));
         Available::of(limit, machine)
