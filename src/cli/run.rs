@@ -131,6 +131,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Ok((before, limit)) => tracing::debug!(before, limit, "raised the limit of open descriptors to its hard limit"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors to its hard limit"),
     }
+    sys::offer_kept_sockets();
     let daemon = || {
         let mut daemon = Daemon::bind_after(predecessor, config)?.with_origins(origins).with_log(log.clone());
         if let Some(path) = &args.capture {
@@ -171,6 +172,12 @@ async fn serve(
     let restored = running.restored().await;
     if !restored.is_empty() {
         log.say(&restored);
+    }
+    if service_manager.keeps_sockets() {
+        match running.keep_listeners().await {
+            Ok(sockets) => service_manager.keep_sockets(sockets),
+            Err(problem) => tracing::warn!(problem, "the service manager is given no sockets to keep"),
+        }
     }
     service_manager.notify(NotifyState::Ready);
     let mut stop = pin!(stop);

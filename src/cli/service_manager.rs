@@ -4,16 +4,46 @@
 use std::io;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
+use std::os::fd::{AsFd, OwnedFd};
+
 pub(super) use sd_notify::NotifyState;
 
 use crate::supervise::Part;
+use crate::sys::{KEPT_NAME, MOST_PASSED};
 
 /// Queued notifications. Further ones are dropped: a watchdog notification that is minutes old says nothing.
 const QUEUE: usize = 8;
 
+/// Says how many sockets the service manager keeps for the next process (`FileDescriptorStoreMax=`). systemd sets it from
+/// version 254 on; before that the unit has to.
+const STORE: &str = "FDSTORE";
+
+/// What is sent to the service manager.
+#[derive(Debug)]
+enum Message {
+    State(NotifyState<'static>),
+    /// Sockets that it is to keep.
+    Sockets(Vec<OwnedFd>),
+}
+
+impl Message {
+    fn send(&self) -> io::Result<()> {
+        let sockets = match self {
+            Message::State(state) => return sd_notify::notify(std::slice::from_ref(state)),
+            Message::Sockets(sockets) => sockets,
+        };
+        let states = [NotifyState::FdStore, NotifyState::FdName(KEPT_NAME)];
+        for some in sockets.chunks(MOST_PASSED) {
+            let borrowed: Vec<_> = some.iter().map(AsFd::as_fd).collect();
+            sd_notify::notify_with_fds(&states, &borrowed)?;
+        }
+        Ok(())
+    }
+}
+
 /// A handle to the notifying thread.
 #[derive(Debug)]
-pub(super) struct ServiceManager(Option<(SyncSender<NotifyState<'static>>, Part)>);
+pub(super) struct ServiceManager(Option<(SyncSender<Message>, Part)>);
 
 impl ServiceManager {
     /// Starts the thread, if there is a service manager.
@@ -21,12 +51,12 @@ impl ServiceManager {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
             return Ok(ServiceManager(None));
         }
-        let (sender, states) = sync_channel::<NotifyState<'static>>(QUEUE);
+        let (sender, messages) = sync_channel::<Message>(QUEUE);
         let send = move |part: &Part| {
             part.keep(|| {
-                for state in &states {
+                for message in &messages {
                     part.alive();
-                    if let Err(error) = sd_notify::notify(&[state]) {
+                    if let Err(error) = message.send() {
                         tracing::warn!(%error, "cannot notify the service manager");
                     }
                 }
@@ -44,8 +74,23 @@ impl ServiceManager {
 
     /// Queues a notification, in order. Never waits.
     pub(super) fn notify(&self, state: NotifyState<'static>) {
+        self.queue(Message::State(state));
+    }
+
+    /// Whether it keeps sockets for the next process.
+    pub(super) fn keeps_sockets(&self) -> bool {
+        let most = std::env::var(STORE).ok().and_then(|most| most.parse::<u32>().ok());
+        self.0.is_some() && most.is_some_and(|most| most > 0)
+    }
+
+    /// Gives it sockets to keep. Those that it has already stay as they are.
+    pub(super) fn keep_sockets(&self, sockets: Vec<OwnedFd>) {
+        self.queue(Message::Sockets(sockets));
+    }
+
+    fn queue(&self, message: Message) {
         let Some((sender, _)) = &self.0 else { return };
-        if sender.try_send(state).is_err() {
+        if sender.try_send(message).is_err() {
             tracing::warn!("the service manager does not read its socket");
         }
     }

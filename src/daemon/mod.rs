@@ -40,6 +40,7 @@ mod thread;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -498,6 +499,18 @@ impl Running {
         let grace = self.grace;
         let start = tokio::task::spawn_blocking(move || Successor::start(sockets, grace));
         start.await.map_err(|error| error.to_string())?
+    }
+
+    /// Duplicates of the sockets of the listeners, which a stop leaves open from now on, for whoever keeps them.
+    ///
+    /// # Errors
+    /// In words.
+    pub(crate) async fn keep_listeners(&self) -> Result<Vec<OwnedFd>, String> {
+        let cannot = |error: io::Error| format!("cannot duplicate the sockets: {error}");
+        let sockets = self.flusher.sockets().await.ok_or("the flusher does not answer")?.map_err(cannot)?;
+        self.flusher.keep_sockets().await.ok_or("the flusher does not answer")?;
+        // Those that have a name are kept by their socket unit.
+        Ok(sockets.into_iter().filter(|(name, _)| name.is_empty()).map(|(_, socket)| socket).collect())
     }
 
     /// Stops while another process reads the sockets already: they stay open, and what waits in them is left to it.

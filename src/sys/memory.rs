@@ -56,7 +56,7 @@ impl Available {
         let told = fs::read_to_string("/proc/meminfo").ok().and_then(|text| machine_bytes(&text));
         let machine = told.or_else(|| {
             let machine = rustix::system::sysinfo();
-            u64::try_from(machine.totalram).ok()?.checked_mul(u64::from(machine.mem_unit)).filter(|bytes| *bytes > 0)
+            machine.totalram.checked_mul(machine.mem_unit.into()).filter(|bytes| *bytes > 0)
         });
         let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let limit = group_limit(&groups, Path::new("/sys/fs/cgroup"));

@@ -29,8 +29,8 @@ pub use allocator::CountingAllocator;
 pub use descriptors::{Descriptors, KEPT_BACK, OF_EACH_PORT, Permit, count_own_descriptors, raise_descriptor_limit};
 pub use memory::{Available, live_bytes, private_bytes, resident_bytes};
 pub use passed::{
-    MOST_PASSED, close_untaken, message_pair, message_socket_of_input, offer_socket, receive_with_descriptors,
-    send_with_descriptors, take_bound,
+    KEPT_NAME, MOST_PASSED, close_untaken, message_pair, message_socket_of_input, offer_socket,
+    receive_with_descriptors, send_with_descriptors, take_bound,
 };
 pub use raw::{
     BATCH_DATAGRAMS, Batch, Datagram, Outgoing, SocketMemory, realtime_thread, receive_coalesced, return_memory,
@@ -90,6 +90,14 @@ pub fn pin_thread(core: usize) -> io::Result<()> {
     let mut cores = CpuSet::new();
     cores.set(core);
     Ok(sched_setaffinity(None, &cores)?)
+}
+
+/// Offers the sockets that the service manager has kept since an earlier process to whoever binds their addresses.
+pub fn offer_kept_sockets() {
+    // Without a service manager there are none.
+    let Ok(passed) = sd_notify::listen_fds_with_names() else { return };
+    let kept = passed.filter(|(_, name)| name == KEPT_NAME).filter_map(|(fd, _)| raw::adopt_passed(fd));
+    kept.for_each(|socket| offer_socket("", socket.into()));
 }
 
 /// The socket that the service manager has opened (systemd's socket activation, sd_listen_fds(3)), by its name or its
@@ -186,7 +194,7 @@ pub fn read_directly(from: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
 /// # Errors
 /// The kernel's error, or that there is no name.
 pub fn host_name() -> io::Result<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname")?.trim().to_string();
+    let name = rustix::system::uname().nodename().to_string_lossy().trim().to_string();
     if name.is_empty() { Err(io::Error::new(io::ErrorKind::NotFound, "it has none")) } else { Ok(name) }
 }
 

@@ -17,6 +17,9 @@ use socket2::{SockAddr, Socket, Type};
 /// Most descriptors in a message; the kernel takes 253.
 pub const MOST_PASSED: usize = 64;
 
+/// The name of the sockets that the service manager keeps for the next process.
+pub const KEPT_NAME: &str = "systole-listener";
+
 /// Longest message, bytes.
 const MOST_BYTES: usize = 64 << 10;
 
