@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
-use crate::cluster::batch::{EdgeAccount, bodies, partition};
+use crate::cluster::batch::{BodyWriter, EdgeAccount, partition};
 use crate::cluster::{Edge, EdgeOptions, Heard, NodeName, SavedEdge};
 use crate::cluster_bus::{Bus, BusError};
 use crate::flush::OwnInterval;
@@ -43,6 +43,7 @@ pub struct EdgeDriver {
     clock: Clock,
     name: NodeName,
     edge: Edge,
+    writer: BodyWriter,
     state: EdgeState,
     status: StatusBoard,
     partitions: u16,
@@ -91,6 +92,7 @@ impl EdgeDriver {
         let keeps_saved = saved.spool.iter().any(|spool| !spool.is_empty());
         let mut driver = EdgeDriver {
             edge: Edge::start(EdgeOptions { boot, ..edge }, saved, interval, clock.now()),
+            writer: BodyWriter::default(),
             bus,
             clock,
             name,
@@ -201,7 +203,7 @@ impl EdgeDriver {
         let partitions = self.partitions.try_into().expect("there is a partition");
         for (number, part) in partition(snapshot, partitions).iter().enumerate() {
             let header = HEADER_BYTES + if number == 0 { ACCOUNT_BYTES } else { 0 };
-            let written = bodies(part, header);
+            let written = self.writer.bodies(part, header);
             if let Some(first) = written.left_out.first() {
                 self.left_out += written.left_out.len() as u64;
                 tracing::error!(

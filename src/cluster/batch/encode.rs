@@ -61,24 +61,16 @@ pub fn encode(header: &BatchHeader, part: &Part<'_>) -> Encoded {
 
 /// The bodies of the messages of a part, for headers of so many bytes.
 pub fn bodies(part: &Part<'_>, header_bytes: usize) -> Bodies {
-    let mut writer = Writer { room: MESSAGE_BYTES.saturating_sub(header_bytes + END), ..Writer::default() };
-    for record in &part.records {
-        writer.series(record);
-    }
-    for event in &part.events_and_checks {
-        writer.event(event);
-    }
-    writer.close();
-    Bodies { bodies: writer.bodies, left_out: writer.left_out }
+    BodyWriter::default().bodies(part, header_bytes)
 }
 
-/// Writes records into bodies. What is not yet compressed waits in `pending`.
-#[derive(Default)]
-struct Writer {
+/// Writes records into bodies, of one part after the other: the tables of deflate take as long to make as a small body to
+/// write.
+#[derive(Debug, Default)]
+pub struct BodyWriter {
     /// Most bytes of a body.
     room: usize,
-    bodies: Vec<Vec<u8>>,
-    left_out: Vec<String>,
+    out: Bodies,
     body: Body,
     /// The name of the last record.
     name: Vec<u8>,
@@ -86,7 +78,8 @@ struct Writer {
     record: Vec<u8>,
 }
 
-/// The body of one message.
+/// The body of one message. What is not yet compressed waits in `pending`.
+#[derive(Debug)]
 struct Body {
     packed: DeflateEncoder<Vec<u8>>,
     pending: Vec<u8>,
@@ -124,9 +117,11 @@ impl Body {
         self.pending.clear();
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    /// Its bytes; it is empty then.
+    fn finish(&mut self) -> Vec<u8> {
         self.compress();
-        self.packed.finish().expect("a vector takes all bytes")
+        (self.plain, self.held) = (0, 0);
+        self.packed.reset(Vec::new()).expect("a vector takes all bytes")
     }
 }
 
@@ -135,7 +130,22 @@ fn most_packed(plain: usize) -> usize {
     plain + plain / 16 + 128
 }
 
-impl Writer {
+impl BodyWriter {
+    /// The bodies of the messages of a part, for headers of so many bytes.
+    pub fn bodies(&mut self, part: &Part<'_>, header_bytes: usize) -> Bodies {
+        self.room = MESSAGE_BYTES.saturating_sub(header_bytes + END);
+        for record in &part.records {
+            self.series(record);
+        }
+        for event in &part.events_and_checks {
+            self.event(event);
+        }
+        self.close();
+        self.body.pending.shrink_to(MESSAGE_BYTES);
+        self.record.shrink_to(MESSAGE_BYTES);
+        std::mem::take(&mut self.out)
+    }
+
     fn series(&mut self, record: &Record<'_>) {
         self.next_name.clear();
         self.next_name.extend_from_slice(record.series.name().as_bytes());
@@ -149,7 +159,7 @@ impl Writer {
                 Value::Kv(values) => size_of_val(values),
             };
         if self.record.len() > MAX_RECORD_BYTES || self.next_name.len() > MAX_NAME_BYTES {
-            self.left_out.push(record.series.id());
+            self.out.left_out.push(record.series.id());
             return;
         }
         if !self.body.fits(self.record.len(), held, self.room) {
@@ -165,7 +175,7 @@ impl Writer {
         self.record.push(EVENT_OR_CHECK);
         append(&mut self.record, event);
         if self.record.len() > MAX_RECORD_BYTES {
-            self.left_out.push(match &event.body {
+            self.out.left_out.push(match &event.body {
                 EventOrCheckBody::Event { title, .. } => title.clone(),
                 EventOrCheckBody::ServiceCheck { name, .. } => name.clone(),
             });
@@ -212,7 +222,7 @@ impl Writer {
 
     /// Ends a body and begins another one.
     fn close(&mut self) {
-        self.bodies.push(std::mem::take(&mut self.body).finish());
+        self.out.bodies.push(self.body.finish());
         self.name.clear();
     }
 }

@@ -38,7 +38,7 @@ mod partition;
 mod tests;
 
 pub use decode::{Batch, content, merge, merge_contents};
-pub use encode::{Bodies, Encoded, bodies, encode};
+pub use encode::{Bodies, BodyWriter, Encoded, bodies, encode};
 pub use header::{BatchHeader, EdgeAccount, FORMAT, Flags};
 pub use partition::{Part, partition, partition_of};
 

@@ -529,3 +529,23 @@ fn series_have_their_rules_and_rules_that_are_not_known_are_errors() {
     assert_eq!(error(None), format!("{here} 0 here"));
     assert_eq!(error(Some(&Arc::new(Rules::of_overrides(three()[..1].to_vec())))), format!("{here} 1 here"));
 }
+
+#[test]
+fn bodies_are_the_same_whatever_was_written_before() {
+    let counters = |count: u32| -> Snapshot {
+        let counter = |n: u32| {
+            let mut sum = Sum::default();
+            sum.add(f64::from(n).sqrt());
+            CounterPoint { series: Series::new(Kind::Counter, &format!("load.{n}"), &[]), sum }
+        };
+        Snapshot { counters: (0..count).map(counter).collect(), ..Snapshot::default() }
+    };
+    let (small, large) = (counters(100), counters(100_000));
+    let mut writer = BodyWriter::default();
+    for snapshot in [&small, &large, &Snapshot::default(), &small] {
+        let part = &partition(snapshot, partitions(1))[0];
+        let (ours, fresh) = (writer.bodies(part, 300), bodies(part, 300));
+        assert_eq!(ours.bodies, fresh.bodies);
+        assert!(!fresh.bodies.is_empty() && (fresh.bodies.len() > 1) == (snapshot.counters.len() > 1000));
+    }
+}
