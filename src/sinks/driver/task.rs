@@ -272,23 +272,23 @@ impl Driver {
                 }
                 Err(error) => {
                     self.is_failing = true;
-                    let (waiting, stopping) = {
+                    let (waiting, is_stopping) = {
                         let mut state = shared.state();
                         state.account.last_error = Some(error.to_string());
                         state.account.last_failure = unix_time();
                         state.is_failing = true;
                         state.waiting.iter().for_each(|waiting| shared.let_go_of(waiting));
-                        (state.waiting.len() + 1, state.deadline)
+                        (state.waiting.len() + 1, state.deadline.is_some())
                     };
                     self.failure_log.failed(options, &error, waiting);
                     spooler.save(Some(item)).await;
                     shared.let_go_of(&item.snapshot);
                     // What is on disk can wait for the next start; what the disk did not take cannot.
-                    let is_safe = item.position.is_some() && {
+                    let is_end = is_stopping && {
                         let state = shared.state();
-                        state.waiting.is_empty() && state.evicted == 0
+                        let is_safe = item.position.is_some() && state.waiting.is_empty() && state.evicted == 0;
+                        is_safe || state.is_over()
                     };
-                    let is_end = stopping.is_some_and(|deadline| is_safe || Instant::now() >= deadline);
                     shared.give_way();
                     if !is_end && shared.is_short() {
                         let_go(shared, spooler, item).await;
