@@ -373,7 +373,7 @@ impl Daemon {
         state::begin_run(&state);
         let drivers = sinks::start(sinks, &memory, &supervisor, &state)?;
 
-        let (history, history_queue) = History::start(&config, &memory, &supervisor)?;
+        let (history, history_queue) = History::start(&config, &memory, &supervisor, &state)?;
         let registry = registry(&config, links.edge.is_some(), shards).in_memory(&memory);
         let (control, inputs) = flush::control();
         let (senders, running_ports) = (Senders::default(), ports.clone());

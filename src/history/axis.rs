@@ -5,13 +5,18 @@
 
 use std::collections::VecDeque;
 
+use serde::{Deserialize, Serialize};
+
 /// Most intervals of a block, and the minutes of a block of minutes.
 pub(super) const BLOCK: u32 = 30;
 
 const MINUTE: f64 = 60.0;
 
+/// Starts of the daemon that are told.
+const MOST_STARTS: usize = 100;
+
 /// One interval.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Interval {
     /// Its end, Unix seconds.
     pub(super) end: f64,
@@ -42,7 +47,7 @@ pub(super) fn minute_end(minute: u32) -> f64 {
 }
 
 /// Intervals that are sealed together.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Block {
     pub(super) number: u32,
     /// The number of its first interval.
@@ -53,7 +58,7 @@ pub(super) struct Block {
 }
 
 /// One minute, as far as intervals of it have ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(super) struct Minute {
     /// Minutes since 1970.
     pub(super) number: u32,
@@ -86,7 +91,10 @@ pub(super) struct Axis {
     /// Intervals and minutes that are kept.
     most_intervals: usize,
     most_minutes: usize,
-    begun: Option<f64>,
+    /// When the daemon was started, Unix seconds.
+    starts: VecDeque<f64>,
+    /// The next interval is the first of a start.
+    is_start: bool,
     /// The number of the first interval.
     pub(super) base: u64,
     /// The number of the first that stays: earlier ones leave, series after series.
@@ -111,7 +119,8 @@ impl Axis {
             interval_secs,
             most_intervals: intervals.max(least),
             most_minutes: minutes,
-            begun: None,
+            starts: VecDeque::new(),
+            is_start: true,
             base: 0,
             first_kept: 0,
             intervals: VecDeque::new(),
@@ -125,9 +134,9 @@ impl Axis {
         self.interval_secs
     }
 
-    /// The begin of the very first interval, Unix seconds.
-    pub(super) fn begun(&self) -> Option<f64> {
-        self.begun
+    /// The begins of first intervals, Unix seconds.
+    pub(super) fn starts(&self) -> impl Iterator<Item = f64> {
+        self.starts.iter().copied()
     }
 
     /// The number of the next interval.
@@ -192,6 +201,7 @@ impl Axis {
         vec_footprint::<Interval>(self.intervals.capacity())
             + vec_footprint::<Block>(self.blocks.capacity())
             + vec_footprint::<Minute>(self.minutes.capacity())
+            + vec_footprint::<f64>(self.starts.capacity())
     }
 
     /// Appends an interval. Those that leave for it are still here: [`Axis::expire`] lets them go.
@@ -201,7 +211,12 @@ impl Axis {
             let later = self.intervals.iter_mut().rev().take_while(|known| known.end >= interval.end);
             later.for_each(|known| known.is_superseded = true);
         }
-        self.begun.get_or_insert(interval.end - interval.secs);
+        if interval.is_seen() && std::mem::take(&mut self.is_start) {
+            self.starts.push_back(interval.end - interval.secs);
+            if self.starts.len() > MOST_STARTS {
+                self.starts.pop_front();
+            }
+        }
         let mut is_cut = false;
         let next = self.next();
         let in_minute = (MINUTE / self.interval_secs).ceil() as u32;
@@ -269,6 +284,66 @@ impl Axis {
         while self.minutes.front().is_some_and(|known| known.number < first) {
             self.minutes.pop_front();
         }
+    }
+}
+
+/// The axis as it is saved.
+#[derive(Serialize, Deserialize)]
+pub(super) struct SavedAxis {
+    interval_secs: f64,
+    base: u64,
+    first_kept: u64,
+    starts: VecDeque<f64>,
+    intervals: VecDeque<Interval>,
+    blocks: VecDeque<Block>,
+    minutes: VecDeque<Minute>,
+}
+
+impl SavedAxis {
+    pub(super) fn interval_secs(&self) -> f64 {
+        self.interval_secs
+    }
+
+    /// Whether an axis can be like that.
+    fn is_possible(&self) -> bool {
+        let ends = self.intervals.iter().flat_map(|one| [one.end, one.secs, one.rate_secs]);
+        let minutes = self.minutes.iter().flat_map(|one| [one.end, one.rate_secs, one.complete_secs]);
+        let mut next = (self.base, self.blocks.front().map_or(0, |first| first.number));
+        let follows = self.blocks.iter().all(|block| {
+            let is_next = (block.first, block.number) == next && (1..=BLOCK).contains(&block.length);
+            next = (next.0.saturating_add(u64::from(block.length)), next.1.saturating_add(1));
+            is_next
+        });
+        follows
+            && next.0.checked_sub(self.base) == Some(self.intervals.len() as u64)
+            && self.first_kept <= next.0
+            && !self.intervals.is_empty()
+            && ends.chain(minutes).chain(self.starts.iter().copied()).all(f64::is_finite)
+            && self.minutes.iter().is_sorted_by(|a, b| a.number < b.number)
+    }
+}
+
+impl Axis {
+    pub(super) fn save(&self) -> SavedAxis {
+        SavedAxis {
+            interval_secs: self.interval_secs,
+            base: self.base,
+            first_kept: self.first_kept,
+            starts: self.starts.clone(),
+            intervals: self.intervals.clone(),
+            blocks: self.blocks.clone(),
+            minutes: self.minutes.clone(),
+        }
+    }
+
+    /// Goes on with what was saved of an axis with the same length of an interval; whether that can be.
+    pub(super) fn restore(&mut self, saved: SavedAxis) -> bool {
+        let is_possible = saved.interval_secs == self.interval_secs && saved.is_possible();
+        if is_possible {
+            let SavedAxis { base, first_kept, starts, intervals, blocks, minutes, .. } = saved;
+            *self = Axis { base, first_kept, starts, intervals, blocks, minutes, ..self.clone() };
+        }
+        is_possible
     }
 }
 

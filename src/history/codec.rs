@@ -228,6 +228,13 @@ pub(super) fn skip(bytes: &mut &[u8], length: usize) {
     take(bytes, head.rest(length));
 }
 
+/// The same; whether it was there.
+pub(super) fn is_there(bytes: &mut &[u8], length: usize) -> bool {
+    let is_empty = bytes.is_empty();
+    let head = Head::read(bytes);
+    !is_empty && head.width <= 64 && take(bytes, head.rest(length)).len() == head.rest(length)
+}
+
 /// The same, and writes it to `out`, which has its length.
 pub(super) fn decode(bytes: &mut &[u8], out: &mut [f32]) {
     let head = Head::read(bytes);
@@ -239,10 +246,13 @@ pub(super) fn decode(bytes: &mut &[u8], out: &mut [f32]) {
             let mut packed = Unpacker { rest, bits: 0, count: 0 };
             let mut whole = head.first;
             for (n, value) in out.iter_mut().enumerate() {
+                // What was saved may be anything.
                 if mode == FRAME {
-                    whole = head.first + packed.next(head.width) as i64 * head.divisor;
+                    let apart = (packed.next(head.width) as i64).wrapping_mul(head.divisor);
+                    whole = head.first.wrapping_add(apart);
                 } else if n > 0 {
-                    whole += (packed.next(head.width) as i64 + head.least_step) * head.divisor;
+                    let step = (packed.next(head.width) as i64).wrapping_add(head.least_step);
+                    whole = whole.wrapping_add(step.wrapping_mul(head.divisor));
                 }
                 *value = from_whole(whole, head.power);
             }

@@ -8,7 +8,7 @@ use crate::telemetry::{EntryKind, Labels, Ledger};
 
 use super::axis::Axis;
 use super::codec::kept;
-use super::track::{Keep, Scratch, Shape, Track};
+use super::track::{Keep, Scratch, Shape, Track, put_bytes, take_bytes};
 
 /// Most paths. A daemon of ten sinks has about 400.
 const MOST_PATHS: usize = 10_000;
@@ -124,6 +124,33 @@ impl LedgerTracks {
         self.paths.values_mut().for_each(|path| {
             path.track.sweep(SHAPE, axis, keep, scratch);
         });
+    }
+
+    /// As it is saved.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        for (path, known) in &self.paths {
+            put_bytes(path.as_bytes(), out);
+            out.push(u8::from(known.is_counter));
+            let whole = known.whole.map_or(0, |whole| whole as u32);
+            out.extend_from_slice(&whole.to_le_bytes());
+            known.track.write(out);
+        }
+    }
+
+    /// Numbers that were saved; what counts since the start begins anew. `None` if these bytes are none.
+    pub(super) fn read(mut rest: &[u8], axis: &Axis) -> Option<LedgerTracks> {
+        let mut paths = BTreeMap::new();
+        while !rest.is_empty() && paths.len() < MOST_PATHS {
+            let path = str::from_utf8(take_bytes(&mut rest)?).ok()?;
+            let (is_counter, after) = rest.split_first()?;
+            let (whole, after) = after.split_first_chunk::<4>()?;
+            rest = after;
+            let whole = u32::from_le_bytes(*whole) as usize;
+            let track = Track::read(&mut rest, SHAPE, axis)?;
+            let whole = (whole > 0).then_some(whole);
+            paths.insert(path.to_string(), Path { track, before: 0.0, is_counter: *is_counter != 0, whole });
+        }
+        Some(LedgerTracks { paths, has_begun: true })
     }
 
     pub(super) fn find(&self, path: &str) -> Option<Known> {

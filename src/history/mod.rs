@@ -7,7 +7,7 @@
 //! missing has no row. Samples with a time of their own are not here.
 //!
 //! It is a cache: within its share of `max_memory` it gives way in steps, first of series that nobody has looked at lately,
-//! minutes before intervals, and from level 1 on there is less of it. It survives nothing.
+//! minutes before intervals, and from level 1 on there is less of it. It can be saved ([`saved`]): a start then goes on with it.
 //!
 //! One thread records ([`History::add`]); anybody reads meanwhile. No lock is held for longer than a few hundred rows take.
 //! It knows no clock and does no input and output.
@@ -20,6 +20,7 @@ mod heat;
 mod ledger;
 mod points;
 mod record;
+mod saved;
 mod search;
 mod series;
 mod store;
@@ -38,6 +39,7 @@ use crate::telemetry::HistoryAccount;
 pub use archive::{Archive, ArchiveError, ArchiveQuery, Archived, ArchivedField};
 pub use heat::HeatMap;
 pub use points::{MOST_POINTS, Mark, MarkKind, Numbers, Points, PointsQuery, Resolution, SeriesPoints, TooMuch};
+pub use saved::{FORMAT, NotRestored, Restored};
 pub use search::{Cursor, SearchError, Sort, Wanted};
 pub use series::{ByTag, Details, Facets, Near, SearchQuery, SeriesInfo, SeriesPage, TagValue};
 

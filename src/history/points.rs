@@ -533,7 +533,7 @@ fn marks(axis: &Axis, query: &PointsQuery, given_up: Option<f64>) -> Vec<Mark> {
         let text = "given up, because memory was short".into();
         all.push(Mark { from: query.from, to: before.min(query.to), kind: MarkKind::GivenUp, text });
     }
-    if let Some(begin) = axis.begun().filter(|begin| is_in(*begin, *begin)) {
+    for begin in axis.starts().filter(|begin| is_in(*begin, *begin)) {
         all.push(Mark { from: begin, to: begin, kind: MarkKind::Restart, text: "the daemon was started".into() });
     }
     for interval in axis.intervals.iter().filter(|interval| !interval.is_seen() && !interval.is_superseded) {

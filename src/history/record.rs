@@ -1,5 +1,6 @@
 //! Taking in intervals, and giving way.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::fault;
@@ -67,7 +68,7 @@ const MOST_CHANGE: f32 = 1e6;
 const DEAD: usize = 1024;
 
 /// Bytes that a new series takes, about.
-const NEW_BYTES: u64 = 400;
+pub(super) const NEW_BYTES: u64 = 400;
 
 /// Most intervals that a gap has a place of its own for.
 const MOST_MISSING: u64 = 360;
@@ -75,15 +76,15 @@ const MOST_MISSING: u64 = 360;
 /// What the one who records has for itself.
 #[derive(Debug)]
 pub(super) struct Writer {
-    axis: Axis,
+    pub(super) axis: Axis,
     segments: Segments,
     /// By kind of point: where the keys of the last interval's series are, and their ids.
     order: [Vec<(usize, u32)>; 5],
     /// Ids that are free, and those whose series are gone but in segments still.
     free: Vec<u32>,
     dead: usize,
-    next_id: u32,
-    last_sequence: Option<u64>,
+    pub(super) next_id: u32,
+    pub(super) last_sequence: Option<u64>,
     /// How much gives way.
     step: usize,
     /// It works on an interval; if that is so at the start of the next, it has failed.
@@ -93,10 +94,11 @@ pub(super) struct Writer {
 
 /// What comes with a row.
 #[derive(Clone, Copy, Debug)]
-struct Extra {
+struct Extra<'a> {
     rate: f32,
     fingerprint: u32,
     is_exact: bool,
+    percentiles: &'a [f64],
 }
 
 /// Where the rows of an interval go.
@@ -312,7 +314,7 @@ impl Shared {
     }
 
     /// Publishes what was recorded.
-    fn publish(&self, writer: &mut Writer, fresh: &[(u32, Series)]) {
+    pub(super) fn publish(&self, writer: &mut Writer, fresh: &[(u32, Series)]) {
         let cells = self.store.cells();
         if !fresh.is_empty() {
             writer.segments.add(fresh);
@@ -350,6 +352,11 @@ impl Shared {
         }
     }
 
+    /// Bytes that may still be taken.
+    pub(super) fn left(&self) -> u64 {
+        self.target().saturating_sub(self.bytes())
+    }
+
     /// New series that find room in an interval. What others have of the past gives way for them, but not all of it.
     fn room(&self, step: usize) -> usize {
         let target = self.target();
@@ -358,7 +365,7 @@ impl Shared {
     }
 
     /// Gives way until there is no more than there may be, heat maps before all else.
-    fn make_room(&self, writer: &mut Writer) {
+    pub(super) fn make_room(&self, writer: &mut Writer) {
         if self.bytes() > self.target() {
             let gone = self.cool(|_| true);
             self.counts.given_up.fetch_add(gone as u64, Ordering::Relaxed);
@@ -387,7 +394,7 @@ impl Shared {
 impl Shared {
     fn record_points(&self, writer: &mut Writer, snapshot: &Snapshot, at: At, fresh: &mut Vec<(u32, Series)>) {
         let rate = |series: &Series, value: f64| kept(snapshot.rate(series, value));
-        let plain = |rate: f32| Extra { rate, fingerprint: 0, is_exact: true };
+        let plain = |rate: f32| Extra { rate, fingerprint: 0, is_exact: true, percentiles: &[] };
         let counter = |point: &CounterPoint, row: &mut Vec<f32>| {
             let value = point.sum.value();
             row.push(kept(value));
@@ -417,7 +424,7 @@ impl Shared {
                 let known = s.percentiles.iter().find(|known| known.percentile == *percentile);
                 row.push(known.map_or(f32::NAN, |known| kept(known.value)));
             }
-            Extra { is_exact: s.exact, ..plain(rate(&point.series, s.count)) }
+            Extra { is_exact: s.exact, percentiles, ..plain(rate(&point.series, s.count)) }
         };
         let ids = of(2, writer, &mut snapshot.timers.iter().map(|point| &point.series));
         self.take(&ids, &snapshot.timers, at, |point| &point.series, timer);
@@ -529,15 +536,15 @@ impl Shared {
     }
 
     /// Takes in the rows of points, a few of a cell at a time.
-    fn take<P>(
+    fn take<'a, P>(
         &self,
         ids: &[(usize, u32)],
-        points: &[P],
+        points: &'a [P],
         at: At,
         series: impl Fn(&P) -> &Series,
-        row: impl Fn(&P, &mut Vec<f32>) -> Extra,
+        row: impl Fn(&'a P, &mut Vec<f32>) -> Extra<'a>,
     ) {
-        let (cells, layouts) = (self.store.cells(), self.store.layouts());
+        let (cells, mut layouts) = (self.store.cells(), self.store.layouts());
         let (mut rows, mut extras) = (Vec::new(), Vec::new());
         let mut from = 0;
         while from < ids.len() {
@@ -563,17 +570,28 @@ impl Shared {
                 if !entry.series.is_same(series) {
                     entry.series = series.clone();
                 }
+                let (before, track) = (entry.heap_bytes(), place);
+                if layouts[usize::from(entry.layout)].percentiles != extras[n].1.percentiles {
+                    self.begin_series_anew(entry, &mut layouts, extras[n].1.percentiles);
+                }
                 let layout = &layouts[usize::from(entry.layout)];
                 let row = &rows[extras[n].0..end];
                 if row.len() != layout.shape().width {
                     continue;
                 }
-                let (before, track) = (entry.track.heap_bytes(), place);
                 put(entry, cell, track, layout, row, extras[n].1, at);
-                let after = entry.track.heap_bytes();
+                let after = entry.heap_bytes();
                 entries.bytes = (entries.bytes + after).saturating_sub(before);
             }
         }
+    }
+
+    /// Other percentiles are configured for a timer than it has rows of: these leave.
+    fn begin_series_anew(&self, entry: &mut Entry, layouts: &mut Arc<Vec<Layout>>, percentiles: &[f64]) {
+        let percentiles = percentiles.to_vec();
+        entry.layout = self.store.layout(Layout { percentiles, ..layouts[usize::from(entry.layout)].clone() });
+        (entry.track, entry.shown, entry.usual) = (Track::default(), f32::NAN, f32::NAN);
+        *layouts = self.store.layouts();
     }
 
     /// Adds histograms of the timers that somebody looks at.
@@ -609,7 +627,7 @@ fn placed(mut ids: Vec<(usize, u32)>) -> Vec<(usize, u32)> {
 }
 
 /// Takes in the row of a series.
-fn put(entry: &mut Entry, cell: &Cell, place: usize, layout: &Layout, row: &[f32], extras: Extra, at: At) {
+fn put(entry: &mut Entry, cell: &Cell, place: usize, layout: &Layout, row: &[f32], extras: Extra<'_>, at: At) {
     let is_gauge = entry.series.kind() == Kind::Gauge;
     let is_updated = !is_gauge || extras.fingerprint != entry.fingerprint;
     entry.fingerprint = extras.fingerprint;

@@ -505,3 +505,172 @@ fn names_that_come_and_go_leave_before_established_series_give_anything() {
     let bytes = history.account().bytes;
     assert!(bytes < quiet + (5 << 20), "{quiet} and then {bytes} bytes");
 }
+
+/// What anybody can see of a history, but for marks.
+fn shown(history: &History, series: &[Series], to: f64) -> String {
+    let mut all = String::new();
+    for step in [None, Some(60.0), Some(600.0)] {
+        for (from, until) in [(to - 10_000.0, to), (to - 900.0, to)] {
+            let some = series.chunks(10).map(|some| history.points(&query(some.to_vec(), from, until, step)));
+            let points = some.map(|points| Points { marks: Vec::new(), ..points.expect("few points") });
+            all.push_str(&points.map(|points| format!("{points:?}\n")).collect::<String>());
+        }
+    }
+    let wanted = Wanted::new("", None, &[], None).expect("it is simple");
+    let search = SearchQuery {
+        text: String::new(),
+        wanted,
+        sort: Sort::Name,
+        limit: 200,
+        cursor: None,
+        spark: 20,
+        facets: true,
+    };
+    let page = history.search(&search).expect("it is simple");
+    all + &format!("{:?}", SeriesPage { series: page.series, ..SeriesPage::default() })
+}
+
+fn saved(history: &History) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    history.save(&mut bytes).expect("memory");
+    bytes
+}
+
+#[test]
+fn what_was_saved_goes_on_as_without_a_restart() {
+    for seed in 0..4 {
+        let mut random = Random(977 * seed + 5);
+        let options = HistoryOptions { intervals: 60, minutes: 300, ..HistoryOptions::default() };
+        let new = || History::new(options.clone(), &Memory::unlimited());
+        let (straight, mut restarted) = (new(), new());
+        let kinds = [Kind::Counter, Kind::Gauge, Kind::Timer, Kind::Set];
+        let series = |n: u64| Series::new(kinds[n as usize % 4], &format!("m.{n}"), &[("route", Some("/a"))]);
+        for n in 1..=900 {
+            let end = 1_000_000.0 + 10.0 * n as f64;
+            let mut snapshot = closed(n, end, 10.0);
+            for which in 0..30 {
+                // Some come late, some go early, and some pause.
+                if n < which * 17 || n > 900 - which * 11 || random.below(4) == 0 {
+                    continue;
+                }
+                let (series, value) = (series(which), random.number());
+                match series.kind() {
+                    Kind::Counter => snapshot.counters.push(count(&series, value)),
+                    Kind::Gauge => snapshot.gauges.push(GaugePoint { series, gauge: Gauge::absolute(value, end) }),
+                    Kind::Timer => snapshot.timers.push(timer(&series, &[value.clamp(-1e9, 1e9), 1.0])),
+                    _ => {
+                        let mut members = Members::default();
+                        (0..random.below(5)).for_each(|member| members.insert(&[member as u8]));
+                        snapshot.sets.push(SetPoint { series, members });
+                    }
+                }
+            }
+            straight.add(&snapshot);
+            restarted.add(&snapshot);
+            if random.below(60) == 0 || n == 899 {
+                let bytes = saved(&restarted);
+                restarted = new();
+                let restored = restarted.restore(&bytes).expect("it is whole");
+                assert_eq!((restored.series, restored.no_room), (straight.account().series, 0), "seed {seed}, {n}");
+                assert_eq!(saved(&restarted), bytes, "seed {seed}, {n}");
+            }
+        }
+        let all: Vec<Series> = (0..30).map(series).collect();
+        let to = straight.last_end().expect("intervals");
+        assert_eq!(shown(&restarted, &all, to), shown(&straight, &all, to), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_restart_is_a_mark_and_the_time_without_a_daemon_a_gap() {
+    let history = History::new(HistoryOptions::default(), &Memory::unlimited());
+    let series = Series::new(Kind::Counter, "c", &[]);
+    let interval = |sequence, end| Snapshot { counters: vec![count(&series, 3.0)], ..closed(sequence, end, 10.0) };
+    history.add(&interval(1, 110.0));
+    let next = History::new(HistoryOptions::default(), &Memory::unlimited());
+    next.restore(&saved(&history)).expect("it is whole");
+    next.add(&interval(2, 170.0));
+    let points = next.points(&query(vec![series.clone()], 0.0, 300.0, None)).expect("few points");
+    assert_eq!((points.times, points.completeness), (vec![110.0, 160.0, 170.0], vec![Some(1.0), None, Some(1.0)]));
+    let marks: Vec<_> = points.marks.iter().map(|mark| (mark.kind, mark.from, mark.to)).collect();
+    let [start, gap] = [MarkKind::Restart, MarkKind::NotSeen];
+    assert_eq!(marks, [(start, 100.0, 100.0), (start, 160.0, 160.0), (gap, 110.0, 160.0)]);
+    // Of another interval it does not fit.
+    let options = HistoryOptions { interval_secs: 5.0, ..HistoryOptions::default() };
+    let other = History::new(options, &Memory::unlimited());
+    assert_eq!(other.restore(&saved(&history)), Err(NotRestored::OtherInterval(10.0)));
+    other.add(&interval(1, 170.0));
+    assert_eq!(other.account().series, 1);
+}
+
+#[test]
+fn other_percentiles_begin_a_timer_anew() {
+    let history = History::new(HistoryOptions::default(), &Memory::unlimited());
+    let series = Series::new(Kind::Timer, "t", &[]);
+    let interval = |sequence: u64, percentiles: &[f64]| {
+        let policy = SummaryPolicy { percentiles: percentiles.to_vec(), ..SummaryPolicy::default() };
+        let closed = closed(sequence, 100.0 + 10.0 * sequence as f64, 10.0);
+        Snapshot { timers: vec![timer(&series, &[1.0, 2.0])], policy: policy.into(), ..closed }
+    };
+    history.add(&interval(1, &[50.0, 99.0]));
+    for (n, (percentiles, field)) in [(&[50.0, 90.0][..], "p90"), (&[75.0][..], "p75")].into_iter().enumerate() {
+        history.add(&interval(2 + n as u64, percentiles));
+        let points = history.points(&query(vec![series.clone()], 0.0, 300.0, None)).expect("few points");
+        let own = &points.series[0].fields;
+        assert_eq!(own[field].iter().flatten().count(), 1, "{own:?}");
+        assert!(!own.contains_key("p99") && own["count"].iter().flatten().count() == 1, "{own:?}");
+    }
+}
+
+#[test]
+fn bytes_that_were_changed_are_refused_or_read_but_never_panic() {
+    let mut random = Random(88);
+    let options = HistoryOptions { intervals: 30, ..HistoryOptions::default() };
+    let history = History::new(options.clone(), &Memory::unlimited());
+    filled(&mut random, &history, 200, 1_000_000.0);
+    let bytes = saved(&history);
+    let (mut read, mut refused) = (0, 0);
+    for n in 0..1500 {
+        let mut changed = bytes.clone();
+        if n % 3 == 0 {
+            changed.truncate(random.below(bytes.len() as u64) as usize);
+        } else {
+            for _ in 0..1 + random.below(3) {
+                // The head is where most goes wrong.
+                let most = if n % 2 == 0 { bytes.len() as u64 } else { 600 };
+                changed[random.below(most) as usize] = random.next() as u8;
+            }
+        }
+        let other = History::new(options.clone(), &Memory::unlimited());
+        match other.restore(&changed) {
+            Ok(_) => read += 1,
+            Err(_) => {
+                refused += 1;
+                assert_eq!((other.account().series, other.last_end()), (0, None));
+            }
+        }
+        let end = other.last_end().unwrap_or(1e6).clamp(0.0, 1e10) + 10.0;
+        other.add(&closed(500, end, 10.0));
+        let series = Series::new(Kind::Timer, "m.1", &[("route", Some("1"))]);
+        let _ = other.points(&query(vec![series], end - 5000.0, end, None));
+    }
+    assert!(read > 30 && refused > 30, "{read} read, {refused} refused");
+}
+
+#[test]
+fn what_is_restored_keeps_to_its_share_of_the_memory() {
+    let history = History::new(HistoryOptions::default(), &Memory::unlimited());
+    let series = |n: u64| Series::new(Kind::Counter, &format!("a.rather.long.name.of.a.counter.{n}"), &[]);
+    for n in 1..=40 {
+        let counters = (0..20_000).map(|which| count(&series(which), (which * n) as f64)).collect();
+        history.add(&Snapshot { counters, ..closed(n, 1000.0 + 10.0 * n as f64, 10.0) });
+    }
+    let memory = Memory::new(LEAST_MAX_MEMORY);
+    // A sixteenth of what others may have.
+    memory.set_level(crate::memory::Level::Series);
+    let next = History::new(HistoryOptions::default(), &memory);
+    let restored = next.restore(&saved(&history)).expect("it is whole");
+    let account = next.account();
+    assert!(restored.no_room > 0 && restored.series > 0, "{restored:?}");
+    assert!(account.bytes <= account.cap, "{account:?}");
+}

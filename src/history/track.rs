@@ -467,6 +467,79 @@ impl Track {
     }
 }
 
+/// Appends a number of bytes, and the bytes.
+pub(super) fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+    out.extend_from_slice(bytes);
+}
+
+/// Takes bytes off the front that [`put_bytes`] has written.
+pub(super) fn take_bytes<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let (length, after) = rest.split_first_chunk::<4>()?;
+    let (bytes, after) = after.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    *rest = after;
+    Some(bytes)
+}
+
+fn take_number(rest: &mut &[u8]) -> Option<u32> {
+    let (four, after) = rest.split_first_chunk::<4>()?;
+    *rest = after;
+    Some(u32::from_le_bytes(*four))
+}
+
+impl Head {
+    fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.block.to_le_bytes());
+        out.extend_from_slice(&self.mask.to_le_bytes());
+        self.rows.iter().for_each(|value| out.extend_from_slice(&value.to_bits().to_le_bytes()));
+    }
+
+    fn read(rest: &mut &[u8], width: usize, newest: u32) -> Option<Head> {
+        let (block, mask) = (take_number(rest)?, take_number(rest)?);
+        let rows = (0..mask.count_ones() as usize * width).map(|_| take_number(rest).map(f32::from_bits));
+        let head = Head { block, mask, rows: rows.collect::<Option<_>>()? };
+        (mask == 0 || (block <= newest && mask <= FULL)).then_some(head)
+    }
+}
+
+/// Whether these bytes are whole blocks.
+fn are_blocks(bytes: &[u8], width: usize) -> bool {
+    let mut whole = 0;
+    for block in blocks(bytes, width, 0) {
+        let mut columns = block.columns;
+        let length = block.mask.count_ones() as usize;
+        if length == 0 || block.mask > FULL || !(0..width).all(|_| codec::is_there(&mut columns, length)) {
+            return false;
+        }
+        whole = block.start + block.length();
+    }
+    whole == bytes.len()
+}
+
+/// As it is saved.
+impl Track {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        self.head.write(out);
+        out.extend_from_slice(&self.updated.to_le_bytes());
+        self.minute_head.write(out);
+        put_bytes(&self.sealed, out);
+        put_bytes(&self.minutes, out);
+    }
+
+    /// Takes a track off the front; `None` if it is none.
+    pub(super) fn read(rest: &mut &[u8], shape: Shape, axis: &Axis) -> Option<Track> {
+        let track = Track {
+            head: Head::read(rest, shape.width, axis.open_block().number)?,
+            updated: take_number(rest)?,
+            minute_head: Head::read(rest, shape.minute_width(), axis.last_minute() / BLOCK)?,
+            sealed: take_bytes(rest)?.into(),
+            minutes: take_bytes(rest)?.into(),
+        };
+        let are_whole = are_blocks(&track.sealed, shape.width) && are_blocks(&track.minutes, shape.minute_width());
+        are_whole.then_some(track)
+    }
+}
+
 impl Sealed<'_> {
     /// Bytes that it takes.
     fn length(&self) -> usize {

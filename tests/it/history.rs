@@ -31,6 +31,44 @@ fn numbers(value: &Value) -> Vec<Option<f64>> {
 }
 
 #[test]
+fn the_time_before_a_restart_is_there_after_it_and_after_a_crash() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = CONFIG.replace("\"1s\"", "\"200ms\"");
+    let values = |daemon: &Daemon| {
+        let points = json(daemon, "/api/v1/history?id=counter:hello&id=timer:wait&ledger=lines.read");
+        // Of what is not known there is nothing.
+        let some = |of: &Value| if of.is_null() { Vec::new() } else { numbers(of).into_iter().flatten().collect() };
+        let hello = some(&points["series"][0]["fields"]["value"]);
+        let wait = some(&points["series"][1]["fields"]["p99"]);
+        let lines = some(&points["ledger"]["lines.read"]).iter().sum::<f64>();
+        let starts = points["marks"].as_array().expect("marks").iter().filter(|mark| mark["kind"] == "restart").count();
+        (hello, wait, lines, starts)
+    };
+    for n in 1..=3_u32 {
+        let daemon = Daemon::start(dir.path(), &config);
+        let before: Vec<f64> = (1..n).map(f64::from).collect();
+        until("what was before", || values(&daemon).0 == before);
+        daemon.send_udp(&[format!("hello:{n}|c\nwait:{n}|ms").as_bytes()]);
+        let all: Vec<f64> = (1..=n).map(f64::from).collect();
+        until("all of it", || {
+            let (hello, wait, lines, starts) = values(&daemon);
+            (hello, wait, lines, starts) == (all.clone(), all.clone(), f64::from(2 * n), n as usize)
+        });
+        daemon.stop();
+    }
+    // It is not removed when it is loaded.
+    drop(Daemon::start(dir.path(), &config));
+    let daemon = Daemon::start(dir.path(), &config);
+    until("what was before", || values(&daemon).0 == [1.0, 2.0, 3.0]);
+    daemon.stop();
+    // On an axis of other intervals it has no place.
+    let mut daemon = Daemon::start(dir.path(), CONFIG);
+    daemon.wait_for("a word on it", |lines| lines.iter().any(|line| line.contains("the history begins anew")));
+    assert!(values(&daemon).0.is_empty());
+    daemon.stop();
+}
+
+#[test]
 fn a_metric_is_found_and_drawn_and_stays_when_it_is_not_sent_any_more() {
     let dir = tempfile::tempdir().expect("a folder");
     let daemon = Daemon::start(dir.path(), CONFIG);
