@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{ArgAction, Args};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::assemble;
@@ -189,7 +190,10 @@ async fn serve(
             Some(()) = upgrade.recv() => None,
             Some(Order::Upgrade(reply)) = taken.recv() => Some(reply),
         };
-        let begun = running.begin_upgrade().await;
+        let begun = tokio::select! {
+            begun = running.begin_upgrade() => begun,
+            () = feed_watchdog(&service_manager, &running) => break None,
+        };
         if let Err(problem) = &begun {
             tracing::error!(problem, "there is no upgrade; this process goes on");
         }
@@ -198,9 +202,13 @@ async fn serve(
             // Whoever asked may have gone.
             let _ = reply.send(upgrading);
         }
-        if let Ok(successor) = begun {
+        let Ok(successor) = begun else { continue };
+        if timeout(Duration::ZERO, &mut stop).await.is_err() {
             break Some(successor);
         }
+        // Whoever asked for a stop meanwhile wants no process at all.
+        successor.end();
+        break None;
     };
     let deadline = Instant::now() + grace;
     match successor {

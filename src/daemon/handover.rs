@@ -158,7 +158,8 @@ impl Successor {
         }
     }
 
-    fn end(&mut self) {
+    /// Ends it.
+    pub(crate) fn end(mut self) {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
