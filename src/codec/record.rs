@@ -515,6 +515,11 @@ fn write_ledger<M: SerializeMap>(snapshot: &Snapshot, map: &mut M) -> Result<(),
     if history.intervals_missed + history.given_up + history.points_refused + history.begun_anew > 0 {
         map.serialize_entry("history", history)?;
     }
+    let state: BTreeMap<_, _> =
+        ledger.state.iter().filter(|(_, part)| part.failures + part.discarded.total() > 0).collect();
+    if !state.is_empty() {
+        map.serialize_entry("state", &state)?;
+    }
     // Those that always worked say nothing.
     let troubled: BTreeMap<_, _> = ledger.parts.iter().filter(|(_, part)| !part.up || part.restarts > 0).collect();
     if !troubled.is_empty() {
@@ -524,6 +529,7 @@ fn write_ledger<M: SerializeMap>(snapshot: &Snapshot, map: &mut M) -> Result<(),
         map.serialize_entry("cluster", cluster)?;
     }
     map.serialize_entry("flush", &ledger.flush)?;
+    map.serialize_entry("unclean_stop", &ledger.unclean_stop)?;
     map.serialize_entry("completeness", &ledger.completeness)
 }
 

@@ -324,8 +324,7 @@ impl Daemon {
         let Daemon { config, origins, started, memory, listeners, mut sinks, http, management, mut state, .. } = self;
         let Daemon { supervisor, ports, predecessor, orders, .. } = self;
         let (capture, status_every, log, bus) = (self.capture, self.status_every, self.log, self.bus);
-        let seed = random_seed();
-        let boot = unix_time() as u64;
+        let (seed, boot) = (random_seed(), unix_time() as u64);
         let identity = Identity { node: assemble::node(&config), boot };
         let (flusher_handle, inbox) = crate::flush::channel();
         let journal = journal(&memory, &listeners);
@@ -370,7 +369,7 @@ impl Daemon {
             }
         };
         gate.open();
-        state::begin_run(&state);
+        state::begin_run(&state, &journal);
         let drivers = sinks::start(sinks, &memory, &supervisor, &state)?;
 
         let (history, history_queue) = History::start(&config, &memory, &supervisor, &state)?;
@@ -387,6 +386,7 @@ impl Daemon {
                 .publishing_senders(&senders, &config.prefix)
                 .remembered_by(history.handle(), history_queue)
                 .in_cluster(links)
+                .keeping(state::options(&config, &state))
                 .controlled_by(inputs)
                 .supervised_by(&supervisor, &flush_part);
 

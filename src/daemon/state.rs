@@ -2,7 +2,10 @@
 
 use crate::assemble;
 use crate::config::Config;
+use crate::flush::state::StateOptions;
+use crate::journal::Journal;
 use crate::state::{LOCK_PATIENCE, StateFolder};
+use crate::sys::unix_time;
 
 /// Opens the configured folder.
 pub(super) fn open(config: &Config) -> StateFolder {
@@ -10,9 +13,21 @@ pub(super) fn open(config: &Config) -> StateFolder {
     folder.map_or_else(StateFolder::off, |folder| StateFolder::open(&folder, LOCK_PATIENCE))
 }
 
+/// How the flusher keeps what it knows.
+pub(super) fn options(config: &Config, folder: &StateFolder) -> StateOptions {
+    StateOptions {
+        folder: folder.clone(),
+        every: config.state_interval,
+        keeps_open: config.keep_open_interval,
+        most_series: config.max_series,
+    }
+}
+
 /// Begins a run, and says if the last one had no clean end.
-pub(super) fn begin_run(folder: &StateFolder) {
+pub(super) fn begin_run(folder: &StateFolder, journal: &Journal) {
     if let Some(since) = folder.begin_run() {
+        let last = format!("its last sign of life was {since:.0} s before this start");
+        journal.add_start(unix_time(), "the last process ended without a clean stop", &last);
         tracing::warn!(
             last_sign_of_life = format!("{since:.0} s ago"),
             "the last process ended without a clean stop; what it had received since its last state, and not delivered, is lost"

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::aggregate::Class;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
-use crate::telemetry::{Ledger, SinkAccount, Warning};
+use crate::telemetry::{Concern, Ledger, SinkAccount, Warning};
 
 use super::cluster::ClusterProblems;
 use super::recent::LostTime;
@@ -146,6 +146,13 @@ impl Published {
         all.extend(super::losses::alerts(ledger));
         all.extend(super::losses::certificates(ledger, unix_time()));
         all.extend(self.losses.iter().cloned());
+        all.extend(
+            self.sources
+                .state
+                .status()
+                .problem
+                .map(|problem| Concern::Unsaved.says(format!("the state folder is not up to date: {problem}"))),
+        );
         all.extend(self.sources.cluster.iter().flat_map(ClusterProblems::warnings));
         all
     }

@@ -13,6 +13,7 @@ mod repeats;
 mod requests;
 mod senders;
 mod sources;
+pub mod state;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -86,6 +87,8 @@ pub enum StopStep {
     StopListeners(Instant),
     /// Close the partial interval with its true length, and end the workers.
     CloseLastInterval,
+    /// Save the partial interval for another process, which closes it, and end the workers. If it cannot be saved, it is closed.
+    KeepLastInterval,
 }
 
 /// How a flusher is controlled. When the other ends are dropped, it stops by itself, without a grace.
@@ -144,6 +147,10 @@ pub struct Flusher {
     /// Where intervals go, and come from, in a cluster.
     cluster: ClusterLinks,
     waiting_presence: WaitingPresence,
+    /// Keeps what outlives the process.
+    keeper: Option<state::Keeper>,
+    /// How the last process ended, until an interval has it.
+    unclean_stop: Option<f64>,
     /// Who sends what.
     senders: senders::SenderAccount,
     /// What is being merged, and drained columns.
@@ -235,6 +242,8 @@ impl Flusher {
             inputs: FlusherInputs::default(),
             cluster: ClusterLinks::default(),
             waiting_presence: WaitingPresence::default(),
+            keeper: None,
+            unclean_stop: None,
             senders: senders::SenderAccount::default(),
             in_flush: Memory::unlimited().holding(Holder::ClosedIntervals),
             in_spare: Memory::unlimited().holding(Holder::Values),
@@ -379,6 +388,7 @@ impl Flusher {
                     None => self.inbox.requests = None,
                 },
                 merged = self.cluster.next_merged() => self.hand_on_merged(merged),
+                event = state::next_event(&mut self.keeper) => self.handle_state(event).await,
                 // That nobody can set it any more is a stop, too.
                 _ = stop.wait_for(Option::is_some) => break,
             }
@@ -409,9 +419,12 @@ impl Flusher {
                     self.listeners.stop(until).await;
                     have_stopped = true;
                 }
-                StopStep::CloseLastInterval => {
-                    // The kernel's counts are read for the last time: nothing is queued any more, and so nothing dropped.
-                    self.close(unix_time(), 0.0, true).await;
+                StopStep::CloseLastInterval | StopStep::KeepLastInterval => {
+                    if step == StopStep::CloseLastInterval || !self.keep_last_interval().await {
+                        // The kernel's counts are read for the last time: nothing is queued any more, and so nothing dropped.
+                        self.close(unix_time(), 0.0, true).await;
+                        self.save_last_state().await;
+                    }
                     let deadline = self.inputs.deadline.borrow().unwrap_or(now);
                     std::mem::take(&mut self.listeners).join(deadline.max(Instant::now() + CLOSING)).await;
                     is_closed = true;
@@ -445,6 +458,7 @@ impl Flusher {
 
     /// Closes the open interval, which ended at `end` Unix seconds, `late` seconds ago.
     async fn close(&mut self, end: f64, late: f64, is_last: bool) {
+        self.await_state().await;
         let began = Instant::now();
         let (pending, partials) = (VecDeque::new(), Vec::new());
         self.closing = Some(Closing { pending, partials, end, is_last, began, late });
@@ -458,7 +472,8 @@ impl Flusher {
         self.read_drops();
         let Some(Closing { partials, end, is_last, began, late, .. }) = self.closing.take() else { return };
         let closed = Instant::now();
-        let length_secs = closed.duration_since(self.last_close).as_secs_f64();
+        let carried_secs = self.keeper.as_mut().map_or(0.0, state::Keeper::take_carried);
+        let length_secs = closed.duration_since(self.last_close).as_secs_f64() + carried_secs;
         self.last_close = closed;
         let now = closed.duration_since(self.started).as_secs_f64();
         let interval = Interval { is_last, ..Interval::new(end, length_secs, now, self.interval) };
@@ -490,6 +505,7 @@ impl Flusher {
             registry.add_own_series(snapshot, before);
         }
         snapshot.hold(&self.sources.memory);
+        self.supersede_open();
         let Some(Collected { partials, interval, snapshot: Some(snapshot), .. }) = self.collected.take() else {
             return;
         };
@@ -524,7 +540,9 @@ impl Flusher {
         let mut snapshot = registry.close(&mut collected.partials, collected.interval);
         self.in_flush.set(0);
         let ledger = &mut snapshot.ledger;
-        ledger.listeners.clone_from(&collected.listeners);
+        let restored = std::mem::replace(&mut ledger.listeners, collected.listeners.clone());
+        ledger.unite_listeners(&restored);
+        ledger.unclean_stop = self.unclean_stop.take();
         ledger.flush.duration_secs = collected.began.elapsed().as_secs_f64();
         ledger.flush.late_secs = collected.late.max(0.0);
         ledger.flush.failed = u64::from(has_failed);
@@ -874,6 +892,7 @@ fn read_sources(last: &mut Ledger, sources: &Sources, ledger: &mut Ledger) -> Le
         Some(before) => now.since(before),
         None => now.clone(),
     });
+    ledger.state.clone_from(&counted.state);
     ledger.management = counted.management.since(&last.management);
     ledger.history = counted.history.since(&last.history);
     // Its counters are the workers', and there already.

@@ -11,8 +11,9 @@ use crate::net::relay::RelayStats;
 use crate::notify::NotifierStats;
 use crate::ports::Ports;
 use crate::sinks::SinkStats;
+use crate::state::{PartStatus, StateFolder};
 use crate::supervise::Supervisor;
-use crate::telemetry::{HolderAccount, Ledger, ManagementAccount, MemoryAccount};
+use crate::telemetry::{HolderAccount, Ledger, ManagementAccount, MemoryAccount, Reasons, StateAccount};
 
 use super::cluster::ClusterProblems;
 
@@ -30,6 +31,7 @@ pub(super) struct Sources {
     pub(super) history: History,
     pub(super) parts: Option<Supervisor>,
     pub(super) cluster: Option<ClusterProblems>,
+    pub(super) state: StateFolder,
 }
 
 impl Sources {
@@ -44,6 +46,7 @@ impl Sources {
         ledger.ports = self.ports.accounts();
         ledger.management = ManagementAccount { http_requests: self.http_requests.load(Ordering::Relaxed) };
         ledger.history = self.history.account();
+        ledger.state = self.state.status().parts.iter().map(|(part, own)| (part.clone(), account_of(own))).collect();
         self.read_memory(&mut ledger.memory);
     }
 
@@ -60,4 +63,11 @@ impl Sources {
         };
         account.holders = Holder::ALL.iter().map(|&one| (one.name().to_string(), holder(one))).collect();
     }
+}
+
+/// The account of a part of the state folder.
+fn account_of(part: &PartStatus) -> StateAccount {
+    let mut discarded = Reasons::default();
+    part.discarded.iter().for_each(|(reason, count)| discarded.count(*reason, *count));
+    StateAccount { written: part.written, bytes: part.bytes, failures: part.failures, discarded }
 }

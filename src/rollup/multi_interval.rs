@@ -71,11 +71,6 @@ impl MultiInterval {
         self.has_orphans
     }
 
-    /// The number of the last tick.
-    pub(super) fn last_tick(&self) -> u64 {
-        self.last_tick
-    }
-
     /// Gives the points other numbers of rules; those without one go with the next interval.
     pub(super) fn renumber(&mut self, number: impl Fn(&Series, u32) -> Option<u32>) {
         let known = std::mem::take(&mut self.rules);

@@ -123,11 +123,6 @@ impl SavedInterval {
         let series = self.counters.len() + self.gauges.len() + self.timers.len() + self.sets.len() + self.kvs.len();
         (series, self.ledger.samples.read)
     }
-
-    /// Whether nothing was received.
-    pub fn is_empty(&self) -> bool {
-        self.counts() == (0, 0) && self.ledger.lines.read == 0 && self.events_and_checks.is_empty()
-    }
 }
 
 /// The numbers of rules in one configuration, found in another.
@@ -297,7 +292,7 @@ impl Registry {
         let options = self.options.clone();
         let rules = Renumbered::new(&saved.scopes, &options);
         let policy = options.summary.timers;
-        self.own.ledger.add_counts(&saved.ledger);
+        self.own.ledger.unite(&saved.ledger);
         for (series, rule, sum) in saved.counters {
             let Some((series, rule)) = rules.find(series, rule) else { continue };
             let id = self.own_series(Class::Counter, series, rule);
@@ -356,11 +351,6 @@ impl Registry {
             self.note_rule(class, id);
         }
         id
-    }
-
-    /// The tick that the points of longer intervals were gathered up to.
-    pub fn last_tick(&self) -> u64 {
-        self.multi_interval.last_tick()
     }
 }
 

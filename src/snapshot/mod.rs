@@ -241,6 +241,11 @@ impl Snapshot {
         self.timestamped.sort_by(|a, b| a.series.order(&b.series).then(a.time.total_cmp(&b.time)));
     }
 
+    /// Whether it has points of intervals longer than its own.
+    pub(crate) fn flushes_longer(&self) -> bool {
+        !self.overrides.lengths.is_empty()
+    }
+
     /// The number of events, service checks and changes of presence.
     pub fn count_events(&self) -> u64 {
         (self.events_and_checks.len() + self.presence.len()) as u64

@@ -28,7 +28,7 @@ use rapidhash::v3::rapidhash_v3;
 use crate::sys::unix_time;
 
 pub use part::{Discarded, Limits, SavedPart};
-pub use survey::{Found, survey};
+pub use survey::{Found, begun_by, peek, survey};
 
 /// How long another process may hold the lock while a daemon starts: a child holds it, too, until it is another program.
 pub const LOCK_PATIENCE: Duration = Duration::from_millis(200);
@@ -66,6 +66,13 @@ pub struct StateStatus {
     pub parts: BTreeMap<String, PartStatus>,
     /// Seconds between the last sign of life of a process that ended without a clean stop, and the start of this one.
     pub unclean_stop: Option<f64>,
+}
+
+/// The turn of a writer of a part.
+#[derive(Debug)]
+pub struct Turn {
+    part: String,
+    number: u64,
 }
 
 /// The folder; clones are the same one. It stays locked until the last is gone.
@@ -122,6 +129,11 @@ impl StateFolder {
         opened
     }
 
+    /// Whether there is a folder, whatever can be done with it.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Whether what is written outlives the process.
     pub fn is_kept(&self) -> bool {
         self.shared().is_some_and(|(_, inner)| inner.lock.is_some())
@@ -160,11 +172,25 @@ impl StateFolder {
     /// Writes a part anew; whether it is on the disk. It takes the place of the old one when it is whole, unless the part was
     /// removed or written again meanwhile.
     pub fn write(&self, part: &str, format: u32, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> bool {
-        let Some((shared, mut inner)) = self.shared() else { return false };
-        if inner.lock.is_none() {
+        self.begin(part).is_some_and(|turn| self.write_turn(turn, format, write))
+    }
+
+    /// Takes a turn for writing a part later: what is removed or written from now on is later than that. `None` if nothing is
+    /// kept.
+    pub fn begin(&self, part: &str) -> Option<Turn> {
+        let (_, mut inner) = self.shared()?;
+        inner.lock.as_ref()?;
+        Some(Turn { part: part.into(), number: inner.begin(part) })
+    }
+
+    /// Writes a part in its turn.
+    pub fn write_turn(&self, turn: Turn, format: u32, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> bool {
+        let Turn { part, number: turn } = turn;
+        let part = &*part;
+        let Some((shared, inner)) = self.shared() else { return false };
+        if inner.turns.get(part) != Some(&turn) {
             return false;
         }
-        let turn = inner.begin(part);
         drop(inner);
         let fresh = part::fresh(&shared.folder, part, turn);
         let written = part::write(&fresh, part, format, write);
@@ -217,7 +243,7 @@ impl StateFolder {
     /// nobody could use them any more.
     pub fn others(&self, prefix: &str, known: &HashSet<String>, newest_format: u32, limits: Limits) -> Vec<String> {
         let folder = self.0.as_ref().filter(|shared| !shared.is_taken).map(|shared| &shared.folder);
-        let found = folder.and_then(|folder| survey(folder).ok()).map_or_else(Vec::new, |(found, _)| found);
+        let found = folder.and_then(|folder| survey(folder).ok()).unwrap_or_default();
         let others = found.into_iter().filter(|found| !found.is_aside).map(|found| found.part);
         let others = others.filter(|part| part.starts_with(prefix) && !known.contains(part));
         others.filter(|part| self.read(part, newest_format, limits).is_some()).collect()

@@ -140,9 +140,12 @@ pub(super) fn write(
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<u64> {
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
-    let mut out = Checked { inner: BufWriter::with_capacity(1 << 16, file), hash: crc32fast::Hasher::new(), bytes: 0 };
+    // Owners write many small pieces.
+    let checked = Checked { inner: file, hash: crc32fast::Hasher::new(), bytes: 0 };
+    let mut out = BufWriter::with_capacity(1 << 16, checked);
     write(&mut out)?;
-    let Checked { mut inner, hash, bytes } = out;
+    let Checked { inner, hash, bytes } = out.into_inner()?;
+    let mut inner = BufWriter::new(inner);
     let trailer = Trailer {
         part: part.into(),
         format,

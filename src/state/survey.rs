@@ -3,9 +3,10 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use super::RUNNING;
-use super::part::{self, SUFFIX};
+use super::part::{self, Limits, SUFFIX, SavedPart};
 
 /// A file of the folder.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,11 +21,11 @@ pub struct Found {
     pub trailer: Result<(u32, String, f64), String>,
 }
 
-/// The parts in a folder by name, those set aside, and whether a process runs with it or has ended without a clean stop.
+/// The parts in a folder by name, and those set aside.
 ///
 /// # Errors
 /// If the folder cannot be read.
-pub fn survey(folder: &Path) -> io::Result<(Vec<Found>, bool)> {
+pub fn survey(folder: &Path) -> io::Result<Vec<Found>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
@@ -42,5 +43,20 @@ pub fn survey(folder: &Path) -> io::Result<(Vec<Found>, bool)> {
         all.push(Found { part: part.into(), file_bytes: found.len(), is_aside, trailer });
     }
     all.sort_by(|a, b| (a.is_aside, &a.part).cmp(&(b.is_aside, &b.part)));
-    Ok((all, folder.join(RUNNING).exists()))
+    Ok(all)
+}
+
+/// What a part has, whoever holds the folder, and however old it is; what is wrong with it, if it cannot be read.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn peek(folder: &Path, part: &str) -> Result<SavedPart, String> {
+    let limits = Limits { age: Duration::MAX, bytes: u64::MAX };
+    let saved = part::read(folder, part, u32::MAX, limits).map_err(|(_, problem)| problem)?;
+    saved.ok_or_else(|| "it is gone".into())
+}
+
+/// The process that has begun a run there and not ended it cleanly: it runs, or ended otherwise.
+pub fn begun_by(folder: &Path) -> Option<u32> {
+    fs::read_to_string(folder.join(RUNNING)).ok()?.trim().parse().ok()
 }

@@ -66,6 +66,16 @@ fn what_is_removed_meanwhile_does_not_come_back_by_its_writer() {
 }
 
 #[test]
+fn a_turn_that_was_taken_before_a_removal_writes_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = open(dir.path());
+    let (early, other) = (folder.begin("a").expect("it is kept"), folder.begin("b").expect("it is kept"));
+    folder.remove("a");
+    assert!(!folder.write_turn(early, 1, |out| out.write_all(b"early")) && get(&folder, "a").is_none());
+    assert!(folder.write_turn(other, 1, |out| out.write_all(b"b")) && get(&folder, "b").is_some());
+}
+
+#[test]
 fn what_cannot_be_used_is_set_aside_and_counted_by_its_reason() {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = open(dir.path());
@@ -188,7 +198,9 @@ fn a_survey_shows_what_is_there_while_the_daemon_runs() {
     folder.set_aside("b", Discarded::Damaged, "it is odd");
     fs::write(dir.path().join("c.state"), "odd").expect("written");
     fs::write(dir.path().join("cluster-x-y.state"), "of others").expect("written");
-    let (found, is_running) = survey(dir.path()).expect("a folder");
+    let found = survey(dir.path()).expect("a folder");
     let shown: Vec<_> = found.iter().map(|one| (&*one.part, one.is_aside, one.trailer.is_ok())).collect();
-    assert_eq!((shown, is_running), (vec![("a", false, true), ("c", false, false), ("b", true, true)], true));
+    assert_eq!(shown, [("a", false, true), ("c", false, false), ("b", true, true)]);
+    assert_eq!(begun_by(dir.path()), Some(std::process::id()));
+    assert!(peek(dir.path(), "a").is_ok_and(|saved| saved.bytes.is_empty()) && peek(dir.path(), "c").is_err());
 }

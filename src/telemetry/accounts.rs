@@ -342,6 +342,18 @@ accounts! {
         Counter begun_anew: u64, series("history.begun_anew"), rare(), metric("systole_history_begun_anew");
     }
 
+    /// What outlives a restart, by part of the state folder, since the start.
+    StateAccount, "state", ["part"] {
+        /// When the part was written last, Unix seconds; 0 for never.
+        Gauge written: f64, metric("systole_state_written_timestamp_seconds");
+        /// Bytes of what was written last.
+        Gauge bytes: u64, metric("systole_state_bytes");
+        /// Writes that failed; what was written before stays.
+        Counter failures: u64, series("state.failures"), rare(), metric("systole_state_failures");
+        /// Times that what an earlier process had saved was not used and set aside, by reason.
+        Counter discarded: Reasons, by("reason"), series("state.discarded"), metric("systole_state_discarded");
+    }
+
     /// How a part of the daemon is: a thread or a task that goes on until a stop.
     PartAccount, "parts", ["part"] {
         /// `running`, `restarting` or `failed`.

@@ -34,7 +34,8 @@ use crate::series::Series;
 pub use accounts::{
     CaptureAccount, ClusterAccount, ClusterPartitionAccount, FlushAccount, HistoryAccount, HolderAccount, Limited,
     LineAccount, ListenerAccount, LogAccount, ManagementAccount, MemoryAccount, NotifierAccount, PartAccount,
-    PortAccount, PresenceAccount, Refused, RelayAccount, SampleAccount, SeriesAccount, SinkAccount, TargetAccount,
+    PortAccount, PresenceAccount, Refused, RelayAccount, SampleAccount, SeriesAccount, SinkAccount, StateAccount,
+    TargetAccount,
 };
 pub use entry::{Account, Entry, EntryKind, Family, Term, Value, Visit};
 pub use reasons::{Counts, Limit, Named, PartState, Reasons, Refusal};
@@ -84,6 +85,9 @@ pub struct Ledger {
     /// The history.
     #[serde(default)]
     pub history: HistoryAccount,
+    /// By part of the state folder, since the start.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub state: BTreeMap<String, StateAccount>,
     /// By part of the daemon, since the start.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<String, PartAccount>,
@@ -92,6 +96,10 @@ pub struct Ledger {
     pub cluster: Option<ClusterAccount>,
     /// The flush.
     pub flush: FlushAccount,
+    /// In the first interval after a process that ended without a clean stop: seconds between its last sign of life and the
+    /// start.
+    #[serde(default)]
+    pub unclean_stop: Option<f64>,
     /// Share of datagrams that were read, of all that came to our sockets, 0 to 1; of scale-out times the share of edges
     /// that were heard.
     pub completeness: f64,
@@ -106,6 +114,15 @@ const COMPLETENESS: &[Entry] = &[Entry::new(
 .series("completeness")
 .metric("systole_completeness_ratio")];
 
+/// What has no account either: it says how the last process ended.
+const UNCLEAN_STOP: &[Entry] = &[Entry::new(
+    "unclean_stop",
+    EntryKind::Gauge,
+    "Seconds between the last sign of life of a process that ended without a clean stop, and the start of this one.",
+)
+.series("unclean_stop")
+.metric("systole_unclean_stop_seconds")];
+
 /// One part of the ledger in the table: where it stands, its tags, and its entries.
 #[cfg(feature = "internals")]
 pub type Part = (&'static str, &'static [&'static str], &'static [Entry]);
@@ -117,7 +134,7 @@ const fn part<A: Account>() -> Part {
 
 /// The whole table of counters, in the order of the ledger.
 #[cfg(feature = "internals")]
-pub const TABLE: [Part; 21] = [
+pub const TABLE: [Part; 23] = [
     part::<ListenerAccount>(),
     part::<LineAccount>(),
     part::<SampleAccount>(),
@@ -134,10 +151,12 @@ pub const TABLE: [Part; 21] = [
     part::<MemoryAccount>(),
     part::<HolderAccount>(),
     part::<HistoryAccount>(),
+    part::<StateAccount>(),
     part::<PartAccount>(),
     part::<ClusterAccount>(),
     part::<ClusterPartitionAccount>(),
     part::<FlushAccount>(),
+    ("", &[], UNCLEAN_STOP),
     ("", &[], COMPLETENESS),
 ];
 
@@ -177,6 +196,8 @@ impl Ledger {
         self.notify.clone_from(&later.notify);
         self.ports.clone_from(&later.ports);
         self.parts.clone_from(&later.parts);
+        self.state.clone_from(&later.state);
+        self.unclean_stop = later.unclean_stop.or(self.unclean_stop);
         self.flush.add(&later.flush);
     }
 
@@ -240,6 +261,20 @@ impl Ledger {
             failed: self.flush.failed.saturating_add(other.flush.failed),
         };
         self.update_completeness();
+    }
+
+    /// Adds what another process has counted of the same interval at its listeners. Levels stay.
+    pub fn unite_listeners(&mut self, others: &[ListenerAccount]) {
+        for theirs in others {
+            match self.listeners.iter_mut().find(|ours| ours.url == theirs.url) {
+                Some(ours) => {
+                    let (buffer, peak) = (ours.receive_buffer, ours.queue_peak);
+                    ours.add(theirs);
+                    (ours.receive_buffer, ours.queue_peak) = (buffer, peak.max(theirs.queue_peak));
+                }
+                None => self.listeners.push(theirs.clone()),
+            }
+        }
     }
 
     /// Works `completeness` out from the listeners and the edges.
@@ -334,12 +369,16 @@ impl Ledger {
         account(&[], &self.memory, visit);
         self.memory.holders.iter().for_each(|(name, holder)| account(&[("holder", name)], holder, visit));
         account(&[], &self.history, visit);
+        self.state.iter().for_each(|(name, part)| account(&[("part", name)], part, visit));
         self.parts.iter().for_each(|(name, part)| account(&[("part", name)], part, visit));
         if let Some(cluster) = &self.cluster {
             account(&[], cluster, visit);
             cluster.partitions.iter().for_each(|(number, own)| account(&[("partition", number)], own, visit));
         }
         account(&[], &self.flush, visit);
+        if let Some(since) = self.unclean_stop {
+            visit("", &[], &UNCLEAN_STOP[0], &since);
+        }
         visit("", &[], &COMPLETENESS[0], &self.completeness);
     }
 
@@ -352,6 +391,7 @@ impl Ledger {
         Value::subtract(&mut fresh.notify, &before.notify);
         Value::subtract(&mut fresh.ports, &before.ports);
         Value::subtract(&mut fresh.parts, &before.parts);
+        Value::subtract(&mut fresh.state, &before.state);
         let mut out = Vec::new();
         fresh.each(&mut |labels, entry, value| {
             let Some(name) = entry.series else { return };

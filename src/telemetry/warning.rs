@@ -40,7 +40,7 @@ pub enum Concern {
     Senders,
     /// Alerts that do not arrive.
     Alerts,
-    /// What presence knows is not saved.
+    /// What presence knows, or what outlives a restart, is not saved.
     Unsaved,
     /// The cluster that this node is in.
     Cluster,

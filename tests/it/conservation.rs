@@ -155,7 +155,7 @@ fn numbered<A: Account + serde::de::DeserializeOwned + serde::Serialize>(first: 
     let mut fields = serde_json::to_value(A::default()).expect("JSON");
     let reason = |field: &str| match field {
         "malformed" => "bad_value",
-        "limited" => "kv_values",
+        "limited" | "samples_limited" => "kv_values",
         "refused" | "connections_refused" => "full",
         _ => "queue_full",
     };
@@ -191,7 +191,7 @@ fn every_counter_of_the_table_is_added_and_published() {
     use systole::internals::telemetry::{
         CaptureAccount, ClusterAccount, ClusterPartitionAccount, FlushAccount, HistoryAccount, HolderAccount,
         ListenerAccount, LogAccount, ManagementAccount, MemoryAccount, NotifierAccount, PartAccount, PortAccount,
-        PresenceAccount, RelayAccount, SeriesAccount, SinkAccount, TargetAccount,
+        PresenceAccount, RelayAccount, SeriesAccount, SinkAccount, StateAccount, TargetAccount,
     };
     holds_for::<ListenerAccount>();
     holds_for::<LineAccount>();
@@ -208,6 +208,7 @@ fn every_counter_of_the_table_is_added_and_published() {
     holds_for::<MemoryAccount>();
     holds_for::<HolderAccount>();
     holds_for::<HistoryAccount>();
+    holds_for::<StateAccount>();
     holds_for::<PartAccount>();
     holds_for::<ClusterAccount>();
     holds_for::<ClusterPartitionAccount>();
@@ -229,7 +230,9 @@ fn every_counter_of_the_table_is_added_and_published() {
         history: numbered(1),
         parts: [("p".to_string(), numbered(1))].into(),
         cluster: Some(ClusterAccount { partitions: [("7".to_string(), numbered(1))].into(), ..numbered(1) }),
+        state: [("s".to_string(), numbered(1))].into(),
         flush: numbered::<FlushAccount>(1),
+        unclean_stop: Some(1.0),
         completeness: 1.0,
     };
     let (series, metrics) = (ledger.series(&Ledger::default()), ledger.metrics());

@@ -1,0 +1,503 @@
+//! Keeping what outlives the process: the flusher takes it out of the registry, and a thread of its own encodes and writes it;
+//! another one reads at the start what the last process has left, while the workers receive already.
+//!
+//! | part | has | is written |
+//! |---|---|---|
+//! | `registry` | gauges, idle series, longer intervals, totals, the sequence | every `state_interval`, and at the stop |
+//! | `open` | the open interval so far, with `keep_open_interval` | every `state_interval`; removed when the interval is closed, before sinks get it |
+//! | `closed` | the last tick that flushed longer intervals which `registry` still has | at that tick, before sinks get it |
+
+use std::io;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::Builder;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+use crate::aggregate::Partial;
+use crate::rollup::{Restored, SavedInterval, SavedRegistry};
+use crate::state::{Discarded, Limits, StateFolder, Turn};
+use crate::sys::unix_time;
+use crate::telemetry::{Ledger, Tally};
+
+use super::{Flusher, WORKER_PATIENCE, account_of, next_tick};
+
+pub use names::{CLOSED, OPEN, REGISTRY};
+
+/// The names of our parts.
+mod names {
+    /// What goes over intervals.
+    pub const REGISTRY: &str = "registry";
+    /// The open interval.
+    pub const OPEN: &str = "open";
+    /// The last tick that flushed longer intervals.
+    pub const CLOSED: &str = "closed";
+}
+
+/// Format of all of them.
+pub const FORMAT: u32 = 1;
+
+/// How long a tick waits for what the last process has left.
+const LOAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a queue that is full is left alone.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// How state is kept.
+#[derive(Clone, Debug)]
+pub struct StateOptions {
+    /// Where.
+    pub folder: StateFolder,
+    /// How often.
+    pub every: Duration,
+    /// Whether the open interval is kept, too.
+    pub keeps_open: bool,
+    /// Most series that are restored.
+    pub most_series: usize,
+}
+
+/// The part `registry`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeptRegistry {
+    /// When it was taken, Unix seconds.
+    pub taken: f64,
+    /// The end of the last closed interval, Unix seconds.
+    pub last_end: f64,
+    /// What it knew.
+    pub registry: SavedRegistry,
+}
+
+/// The part `open`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct KeptInterval {
+    /// When it was taken, Unix seconds.
+    pub taken: f64,
+    /// The end of the last closed interval, Unix seconds.
+    pub last_end: f64,
+    /// What it had.
+    pub interval: SavedInterval,
+}
+
+/// The part `closed`.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct KeptTick {
+    tick: u64,
+    end: f64,
+}
+
+/// What the last process has left.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    registry: Option<KeptRegistry>,
+    open: Option<KeptInterval>,
+    closed: KeptTick,
+}
+
+/// What is to be written.
+struct Job {
+    registry: Option<Box<KeptRegistry>>,
+    open: Option<(Turn, Box<KeptInterval>)>,
+    done: Option<oneshot::Sender<bool>>,
+}
+
+/// The flusher's end.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    options: StateOptions,
+    loaded: Option<oneshot::Receiver<Loaded>>,
+    jobs: Option<SyncSender<Job>>,
+    next: Instant,
+    /// The end of the last closed interval, Unix seconds.
+    last_end: f64,
+    /// There may be a part `open`.
+    has_open: bool,
+    /// The part `registry` has points of longer intervals.
+    has_longer: bool,
+    /// Seconds that the open interval had before this process.
+    carried_secs: f64,
+    began: f64,
+}
+
+impl Keeper {
+    /// Starts reading what the last process has left.
+    fn start(options: StateOptions) -> Keeper {
+        let (loaded, is_loaded) = oneshot::channel();
+        let folder = options.folder.clone();
+        let load = move || {
+            // Whoever waits for it may have gone on.
+            let _ = loaded.send(load(&folder));
+        };
+        let reads = Builder::new().name("state-read".into()).spawn(load);
+        // The one that is being written, and one more.
+        let (jobs, queue) = sync_channel(1);
+        let folder = options.folder.clone();
+        let writes = Builder::new().name("state-write".into()).spawn(move || work(&folder, &queue));
+        for error in
+            [reads.err(), writes.as_ref().err().map(|error| io::Error::from(error.kind()))].into_iter().flatten()
+        {
+            tracing::warn!(%error, "a thread for the state folder cannot be started");
+        }
+        Keeper {
+            loaded: Some(is_loaded),
+            jobs: writes.is_ok().then_some(jobs),
+            next: Instant::now() + options.every,
+            last_end: 0.0,
+            has_open: false,
+            has_longer: false,
+            carried_secs: 0.0,
+            began: unix_time(),
+            options,
+        }
+    }
+
+    /// Hands a job to the thread that writes; whether it takes it.
+    fn send(&self, job: Job) -> bool {
+        match self.jobs.as_ref().map(|jobs| jobs.try_send(job)) {
+            Some(Ok(())) => true,
+            Some(Err(TrySendError::Full(_))) => {
+                tracing::debug!("the state folder is slow: it is written next time");
+                false
+            }
+            Some(Err(TrySendError::Disconnected(_))) | None => false,
+        }
+    }
+
+    /// Resolves with what the last process has left, once.
+    async fn loaded(&mut self) -> Option<Box<Loaded>> {
+        let Some(waiting) = &mut self.loaded else { return std::future::pending().await };
+        let loaded = waiting.await.ok();
+        self.loaded = None;
+        loaded.map(Box::new)
+    }
+
+    /// Seconds that an interval had before this process.
+    pub(super) fn take_carried(&mut self) -> f64 {
+        std::mem::take(&mut self.carried_secs)
+    }
+}
+
+/// Writes what is handed to it.
+fn work(folder: &StateFolder, queue: &Receiver<Job>) {
+    while let Ok(Job { registry, open, done }) = queue.recv() {
+        let mut is_written = true;
+        if let Some(kept) = registry {
+            is_written &= folder.write(REGISTRY, FORMAT, |out| encode(&kept, out));
+        }
+        if let Some((turn, kept)) = open {
+            // It may have been closed meanwhile.
+            is_written &= folder.write_turn(turn, FORMAT, |out| encode(&kept, out));
+        }
+        folder.touch();
+        if let Some(done) = done {
+            let _ = done.send(is_written);
+        }
+    }
+}
+
+fn encode<T: Serialize>(value: &T, out: &mut dyn io::Write) -> io::Result<()> {
+    postcard::to_io(value, out).map(|_| ()).map_err(io::Error::other)
+}
+
+/// Reads what the last process has left.
+fn load(folder: &StateFolder) -> Loaded {
+    Loaded {
+        registry: decode(folder, REGISTRY, Limits::default()),
+        open: decode(folder, OPEN, Limits::default()),
+        // However old it is, it says what was flushed.
+        closed: decode(folder, CLOSED, Limits { age: Duration::MAX, ..Limits::default() }).unwrap_or_default(),
+    }
+}
+
+fn decode<T: DeserializeOwned>(folder: &StateFolder, part: &str, limits: Limits) -> Option<T> {
+    let saved = folder.read(part, FORMAT, limits)?;
+    match postcard::from_bytes(&saved.bytes) {
+        Ok(value) => Some(value),
+        Err(error) => {
+            folder.set_aside(part, Discarded::Damaged, &format!("it cannot be read: {error}"));
+            None
+        }
+    }
+}
+
+/// What is in a part of ours, for people; `None` if it is none of ours, or cannot be read.
+pub fn describe(part: &str, bytes: &[u8]) -> Option<Value> {
+    match part {
+        REGISTRY => {
+            let kept: KeptRegistry = postcard::from_bytes(bytes).ok()?;
+            let (gauges, idle, longer) = kept.registry.counts();
+            let (last_end, sequence) = (kept.last_end, kept.registry.sequence);
+            let all = json!({
+                "gauges": gauges, "idle_series": idle, "longer_points": longer, "sequence": sequence, "last_end": last_end,
+            });
+            Some(all)
+        }
+        OPEN => {
+            let KeptInterval { interval, .. } = postcard::from_bytes(bytes).ok()?;
+            let (series, values) = interval.counts();
+            let lines = interval.ledger.lines.read;
+            let (end, secs) = (interval.end, interval.length_secs);
+            Some(json!({ "series": series, "values": values, "lines": lines, "end": end, "length_secs": secs }))
+        }
+        CLOSED => {
+            let KeptTick { end, .. } = postcard::from_bytes(bytes).ok()?;
+            Some(json!({ "last_end": end }))
+        }
+        _ => None,
+    }
+}
+
+/// What a keeper waits for.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// What the last process has left is read; `None` if nothing can be read.
+    Loaded(Option<Box<Loaded>>),
+    /// The state is to be written.
+    Due,
+}
+
+/// The next event; nothing ever where no state is kept.
+pub(super) async fn next_event(keeper: &mut Option<Keeper>) -> Event {
+    let Some(keeper) = keeper else { return std::future::pending().await };
+    let is_kept = keeper.jobs.is_some() && keeper.options.folder.is_kept();
+    let due = tokio::time::sleep_until(keeper.next.into());
+    tokio::select! {
+        loaded = keeper.loaded() => Event::Loaded(loaded),
+        () = due, if is_kept => Event::Due,
+        else => std::future::pending().await,
+    }
+}
+
+impl Flusher {
+    /// Keeps what outlives the process, and goes on with what the last one has left.
+    #[must_use]
+    pub fn keeping(mut self, options: StateOptions) -> Flusher {
+        self.sources.state = options.folder.clone();
+        self.unclean_stop = options.folder.status().unclean_stop;
+        self.totals.unclean_stop = self.unclean_stop;
+        // Points of longer intervals need not be flushed at a stop.
+        self.registry.keep_longer(options.folder.is_kept());
+        self.keeper = options.folder.is_on().then(|| Keeper::start(options));
+        self.publish(None, false, None);
+        self
+    }
+
+    /// Does what is to be done with the state.
+    pub(super) async fn handle_state(&mut self, event: Event) {
+        match event {
+            Event::Loaded(loaded) => loaded.into_iter().for_each(|loaded| self.take_in(*loaded)),
+            Event::Due => self.save_state().await,
+        }
+    }
+
+    /// Waits for what the last process has left, which comes before the interval that is closed now.
+    pub(super) async fn await_state(&mut self) {
+        let mut patience = self.patience(LOAD_PATIENCE);
+        let Some(keeper) = self.keeper.as_mut().filter(|keeper| keeper.loaded.is_some()) else { return };
+        match patience.wait(keeper.loaded()).await {
+            Some(Some(loaded)) => self.take_in(*loaded),
+            Some(None) => {}
+            None => tracing::warn!(
+                waited = ?LOAD_PATIENCE,
+                "what the last process knew is not read yet: an interval goes without it"
+            ),
+        }
+    }
+
+    /// Goes on with what the last process has left.
+    pub(super) fn take_in(&mut self, loaded: Loaded) {
+        let Flusher { keeper: Some(keeper), registry, started, last_close, .. } = self else { return };
+        let (now, clock) = (unix_time(), started.elapsed().as_secs_f64());
+        let Loaded { registry: kept, open, closed } = loaded;
+        let last_end = kept.as_ref().map_or(0.0, |kept| kept.last_end).max(closed.end);
+        keeper.last_end = keeper.last_end.max(last_end);
+        if let Some(KeptRegistry { taken, registry: saved, .. }) = kept {
+            keeper.has_longer = saved.has_longer();
+            let age_secs = (now - taken).max(0.0);
+            let restored = registry.restore(saved, age_secs, clock, keeper.options.most_series, closed.tick);
+            let Restored { gauges, idle, longer, left_out } = restored;
+            if restored != Restored::default() {
+                tracing::info!(
+                    gauges,
+                    idle,
+                    longer,
+                    left_out,
+                    age_secs = age_secs.round(),
+                    "went on with the saved state"
+                );
+            }
+        }
+        let Some(KeptInterval { taken, last_end: began, interval }) = open else { return };
+        keeper.has_open = true;
+        // An interval was closed after it was taken, so it was that one.
+        if last_end > began {
+            tracing::debug!(end = interval.end, "a saved interval was closed by the last process");
+            return;
+        }
+        // What was received by both at once is not counted twice in its length.
+        keeper.carried_secs += interval.length_secs;
+        let both = Duration::try_from_secs_f64(taken - keeper.began).unwrap_or_default();
+        *last_close = (*last_close + both).min(Instant::now());
+        let (series, values) = interval.counts();
+        registry.restore_open(interval);
+        tracing::info!(series, values, "went on with an interval that the last process had not closed");
+    }
+
+    /// Takes out what outlives the process, and has it written.
+    pub(super) async fn save_state(&mut self) {
+        let Some(keeper) = &mut self.keeper else { return };
+        keeper.next = Instant::now() + keeper.options.every;
+        // What is there is not to be replaced before it is read.
+        if keeper.loaded.is_some() {
+            return;
+        }
+        let keeps_open = keeper.options.keeps_open && !self.cluster.is_edge() && !self.cluster.is_global();
+        if keeps_open {
+            self.cut_open().await;
+        }
+        let open = keeps_open.then(|| self.kept_interval());
+        let registry = Box::new(self.kept_registry());
+        let Some(keeper) = &mut self.keeper else { return };
+        let has_longer = registry.registry.has_longer();
+        let open = open.and_then(|open| Some((keeper.options.folder.begin(OPEN)?, Box::new(open))));
+        keeper.has_open |= open.is_some();
+        if keeper.send(Job { registry: Some(registry), open, done: None }) {
+            keeper.has_longer |= has_longer;
+        }
+    }
+
+    /// What goes over intervals, as of now.
+    fn kept_registry(&self) -> KeptRegistry {
+        let last_end = self.keeper.as_ref().map_or(0.0, |keeper| keeper.last_end);
+        let registry = self.registry.save(self.started.elapsed().as_secs_f64());
+        KeptRegistry { taken: unix_time(), last_end, registry }
+    }
+
+    /// The open interval so far, as it was cut last.
+    fn kept_interval(&self) -> KeptInterval {
+        let now = unix_time();
+        let keeper = self.keeper.as_ref();
+        let mut interval = self.registry.save_open();
+        interval.end = next_tick(now, self.interval);
+        interval.length_secs =
+            keeper.map_or(0.0, |keeper| keeper.carried_secs) + self.last_close.elapsed().as_secs_f64();
+        let mut read = Ledger::default();
+        let mut workers = self.open.iter();
+        for (listener, drops) in self.listeners.iter().zip(&self.drops) {
+            let mut tally = Tally::default();
+            workers.by_ref().take(listener.workers()).for_each(|worker| tally.add(worker));
+            read.count(&tally);
+            read.listeners.push(account_of(listener, &tally, *drops, listener.queue_peak()));
+        }
+        interval.ledger.unite(&read);
+        KeptInterval { taken: now, last_end: keeper.map_or(0.0, |keeper| keeper.last_end), interval }
+    }
+
+    /// Takes out of the workers what the open interval has so far. A worker that does not answer keeps it.
+    async fn cut_open(&mut self) {
+        let mut pending = Vec::new();
+        for listener in self.listeners.iter() {
+            for worker in 0..listener.workers() {
+                let spare = self.spare.pop().unwrap_or_default();
+                pending.push(listener.ask(worker, move |shard| shard.cut(spare)));
+            }
+        }
+        let answers = self.patience(WORKER_PATIENCE).answers(pending).await;
+        let mut partials: Vec<Partial> = Vec::with_capacity(answers.len());
+        for (open, answer) in self.open.iter_mut().zip(answers) {
+            if let Some(partial) = &answer {
+                open.clone_from(&partial.tally);
+            }
+            partials.push(answer.unwrap_or_default());
+        }
+        self.registry.absorb(&mut partials);
+        self.keep_columns(partials);
+    }
+
+    /// The interval in work is closed: no later process is to go on with it, or with longer ones that end with it.
+    pub(super) fn supersede_open(&mut self) {
+        let Flusher { keeper: Some(keeper), collected: Some(collected), .. } = self else { return };
+        let Some(snapshot) = &collected.snapshot else { return };
+        keeper.last_end = collected.interval.end;
+        if std::mem::take(&mut keeper.has_open) {
+            keeper.options.folder.remove(OPEN);
+        }
+        if keeper.has_longer && snapshot.flushes_longer() {
+            let kept = KeptTick { tick: collected.interval.tick, end: collected.interval.end };
+            keeper.options.folder.write(CLOSED, FORMAT, |out| encode(&kept, out));
+        }
+    }
+
+    /// Writes the state for the last time, when the last interval is closed. If that fails, points of longer intervals are
+    /// flushed after all.
+    pub(super) async fn save_last_state(&mut self) {
+        if !self.is_kept() {
+            return;
+        }
+        if self.keeper.as_ref().is_some_and(|keeper| keeper.loaded.is_some()) {
+            tracing::warn!("what the last process knew was not read in time: it stays as it is");
+            return;
+        }
+        let kept = self.kept_registry();
+        let has_longer = kept.registry.has_longer();
+        if !self.write_last(kept, None).await {
+            tracing::error!("the state is not saved: gauges are as they were when it was written last");
+            if has_longer {
+                self.registry.keep_longer(false);
+                self.close(unix_time(), 0.0, true).await;
+            }
+        }
+    }
+
+    /// Saves the open interval for another process, with all else that it goes on with; whether that went well.
+    pub(super) async fn keep_last_interval(&mut self) -> bool {
+        if !self.is_kept() || self.cluster.is_edge() || self.cluster.is_global() {
+            return false;
+        }
+        self.await_state().await;
+        self.read_drops();
+        self.cut_open().await;
+        let (kept, open) = (self.kept_registry(), self.kept_interval());
+        let turn = self.keeper.as_ref().and_then(|keeper| keeper.options.folder.begin(OPEN));
+        let Some(turn) = turn else { return false };
+        let is_written = self.write_last(kept, Some((turn, Box::new(open)))).await;
+        if !is_written && let Some(keeper) = &self.keeper {
+            // It is closed here after all.
+            keeper.options.folder.remove(OPEN);
+        }
+        is_written
+    }
+
+    /// Whether what is saved outlives this process.
+    fn is_kept(&self) -> bool {
+        self.keeper.as_ref().is_some_and(|keeper| keeper.options.folder.is_kept())
+    }
+
+    /// Has the last state written, and waits for it; whether it is on the disk.
+    async fn write_last(&mut self, kept: KeptRegistry, open: Option<(Turn, Box<KeptInterval>)>) -> bool {
+        let (done, is_done) = oneshot::channel();
+        let job = Job { registry: Some(Box::new(kept)), open, done: Some(done) };
+        let Some(jobs) = self.keeper.as_mut().and_then(|keeper| keeper.jobs.take()) else { return false };
+        let mut patience = self.patience(LOAD_PATIENCE);
+        let written = patience.wait(async move {
+            let mut waiting = Some(job);
+            // The one before it may still be on its way.
+            while let Some(job) = waiting.take() {
+                if let Err(TrySendError::Full(job)) = jobs.try_send(job) {
+                    waiting = Some(job);
+                    tokio::time::sleep(FULL_PAUSE).await;
+                }
+            }
+            is_done.await
+        });
+        matches!(written.await, Some(Ok(true)))
+    }
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Job").finish_non_exhaustive()
+    }
+}
