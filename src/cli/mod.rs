@@ -18,6 +18,7 @@ mod replay_presence;
 mod run;
 mod send;
 mod service_manager;
+mod state;
 mod status;
 mod tail;
 mod test_alert;
@@ -87,6 +88,8 @@ enum Command {
     Presence(presence::PresenceArgs),
     /// Prepare the bus of a cluster, and ask a node about it: init, status, drain, explain
     Cluster(cluster::ClusterArgs),
+    /// Show what is kept over restarts
+    State(state::StateArgs),
     /// Hand a running daemon over to a new process of its program, which may be of a newer version
     Upgrade(upgrade::UpgradeArgs),
     /// Send lines
@@ -157,6 +160,7 @@ pub fn main() -> ExitCode {
         Command::Top(args) => top::run(&args),
         Command::Presence(args) => presence::run(&args),
         Command::Cluster(args) => cluster::run(&args),
+        Command::State(args) => state::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Load(args) => load::run(&args),

@@ -62,6 +62,7 @@ mod queue;
 mod relay;
 mod remote_write;
 mod replay;
+mod restart;
 mod restart_sinks;
 mod rules;
 mod senders;

@@ -1,0 +1,151 @@
+//! `systole state show`: what is in the state folder. It only reads, whether a daemon runs or not.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::assemble;
+use crate::flush::state::describe;
+use crate::sinks::Contents;
+use crate::state::{Found, begun_by, peek, survey};
+use crate::untrusted::Escaped;
+
+use super::{ConfigArgs, FAILED, USAGE, load_config, print, print_error, sources};
+
+#[derive(Args)]
+pub(super) struct StateArgs {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Show what is kept over restarts: each part with its age, size and content, and what was set aside
+    Show(ShowArgs),
+}
+
+#[derive(Args)]
+struct ShowArgs {
+    /// The folder; without it that of the configuration
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    dir: Option<PathBuf>,
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &StateArgs) -> u8 {
+    let Action::Show(args) = &args.action;
+    let folder = match &args.dir {
+        Some(folder) => folder.clone(),
+        None => match sources(&args.config).and_then(|sources| load_config(&sources)) {
+            Ok(config) => match assemble::state_dir(&config, |name| std::env::var(name).ok()) {
+                Some(folder) => folder,
+                None => {
+                    print_error("there is no state folder: `state_dir` is \"off\", or there is no place for one");
+                    return USAGE;
+                }
+            },
+            Err(code) => return code,
+        },
+    };
+    let all = match show(&folder) {
+        Ok(all) => all,
+        Err(error) => {
+            print_error(format_args!("cannot read {}: {error}", folder.display()));
+            return FAILED;
+        }
+    };
+    let text = if args.json { format!("{all:#}\n") } else { text(&all) };
+    if print(text.as_bytes()) { 0 } else { FAILED }
+}
+
+/// What is there, as JSON.
+fn show(folder: &Path) -> std::io::Result<Value> {
+    let found = survey(folder)?;
+    let begun = begun_by(folder);
+    let runs = begun.filter(|pid| Path::new(&format!("/proc/{pid}")).exists());
+    let (aside, parts): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|found| found.is_aside);
+    let shown = |all: Vec<&Found>| all.into_iter().map(|found| shown(folder, found)).collect::<Vec<_>>();
+    Ok(json!({
+        "folder": folder.display().to_string(),
+        "process": runs,
+        "has_clean_end": begun.is_none(),
+        "parts": shown(parts),
+        "set_aside": shown(aside),
+    }))
+}
+
+fn shown(folder: &Path, found: &Found) -> Value {
+    let mut one = json!({ "part": found.part, "bytes": found.file_bytes });
+    match &found.trailer {
+        Ok((format, version, age_secs)) => {
+            (one["format"], one["version"]) = (json!(format), json!(version));
+            one["age_secs"] = json!((age_secs * 10.0).round() / 10.0);
+        }
+        Err(problem) => one["problem"] = json!(problem),
+    }
+    if !found.is_aside && found.trailer.is_ok() {
+        match peek(folder, &found.part) {
+            Ok(saved) => one["content"] = content(&found.part, &saved.bytes).unwrap_or(Value::Null),
+            Err(problem) => one["problem"] = json!(problem),
+        }
+    }
+    one
+}
+
+/// What a part has, if its format is known here.
+fn content(part: &str, bytes: &[u8]) -> Option<Value> {
+    if part.starts_with("sink-") {
+        let Contents { kind, totals_bytes, intervals, records, oldest } = Contents::of(bytes).ok()?;
+        let all = json!({
+            "type": kind, "intervals": intervals, "records": records, "oldest": oldest, "totals_bytes": totals_bytes,
+        });
+        return Some(all);
+    }
+    describe(part, bytes)
+}
+
+/// The same as text.
+fn text(all: &Value) -> String {
+    let folder = all["folder"].as_str().unwrap_or_default();
+    let process = match (all["process"].as_u64(), all["has_clean_end"].as_bool()) {
+        (Some(pid), _) => format!("process {pid} runs with it"),
+        (None, Some(true)) => "the last process ended cleanly".into(),
+        (None, _) => "the last process ended without a clean stop".into(),
+    };
+    let mut out = format!("{}: {process}\n", Escaped(folder));
+    let none = Vec::new();
+    for (title, key) in [("part", "parts"), ("set aside", "set_aside")] {
+        let rows = all[key].as_array().unwrap_or(&none);
+        if rows.is_empty() && key == "set_aside" {
+            continue;
+        }
+        let _ = writeln!(out, "\n{title:<24} {:>10} {:>12}  content", "age", "bytes");
+        for row in rows {
+            let age = row["age_secs"].as_f64().map_or("-".into(), |age| format!("{age:.0} s"));
+            let content = match (row["problem"].as_str(), row["content"].as_object()) {
+                (Some(problem), _) => format!("cannot be used: {problem}"),
+                (None, Some(content)) => {
+                    let words = content.iter().filter(|(_, value)| !value.is_null());
+                    words
+                        .map(|(key, value)| format!("{} {value}", key.replace('_', " ")))
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                }
+                (None, None) => String::new(),
+            };
+            let part = Escaped(row["part"].as_str().unwrap_or_default()).to_string();
+            let line = format!("{part:<24} {age:>10} {:>12}  {content}", row["bytes"].as_u64().unwrap_or(0));
+            let _ = writeln!(out, "{}", line.trim_end());
+        }
+        if rows.is_empty() {
+            let _ = writeln!(out, "nothing");
+        }
+    }
+    out
+}

@@ -1,0 +1,306 @@
+//! Restarts and crashes: what outlives a process, and that nothing of it comes twice.
+
+use std::fs;
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::{Daemon, poll, recording, records, size, sum, systole, text};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A daemon that records what it flushes, receives over TCP, and keeps its state in a folder of its own.
+fn config(dir: &Path, interval: &str, more: &str) -> String {
+    let listeners =
+        format!("state_dir = \"{}\"\n{more}\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n", state(dir).display());
+    format!("{}[history]\nenabled = false\n", recording(dir, interval, &listeners))
+}
+
+fn state(dir: &Path) -> std::path::PathBuf {
+    dir.join("state")
+}
+
+/// A rule that has `slow` flushed at ticks of which none is near, with intervals of 200 ms.
+fn slow_rule() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    let tick = (now.as_secs_f64() / 0.2) as u64;
+    let every = (5000..10_000).find(|every| (500..4000).contains(&(tick % every))).expect("there is one");
+    format!("[[rule]]\nmatch = \"slow\"\ninterval = {every}\n")
+}
+
+/// Sends lines and waits until all that was sent so far is read.
+fn send(daemon: &Daemon, lines: &str, so_far: &mut u64) {
+    let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
+    stream.write_all(lines.as_bytes()).expect("sent");
+    *so_far += lines.lines().count() as u64;
+    daemon.status_when("all lines", |status| status["lines"]["read"].as_u64() == Some(*so_far));
+}
+
+fn kill(mut daemon: Daemon) {
+    daemon.signal("-KILL");
+    assert_eq!(daemon.wait(PATIENCE), None, "it was killed");
+}
+
+/// What `systole state show` says of a part.
+fn part(dir: &Path, name: &str) -> Value {
+    let output = systole(&["state", "show", "--json", "--dir", &state(dir).display().to_string()], b"");
+    let all: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{}", text(&output.stderr)));
+    all["parts"].as_array().expect("a list").iter().find(|part| part["part"] == name).cloned().unwrap_or_default()
+}
+
+/// Waits until the content of a part satisfies `done`.
+fn saved(dir: &Path, name: &str, done: impl Fn(&Value) -> bool) {
+    poll("the state", || {
+        let part = part(dir, name);
+        if done(&part["content"]) { Ok(()) } else { Err(part.to_string()) }
+    });
+}
+
+/// The number of the last interval, as it was saved.
+fn sequence(dir: &Path) -> u64 {
+    number(&part(dir, "registry")["content"]["sequence"])
+}
+
+fn ledgers(dir: &Path) -> Vec<Value> {
+    records(&dir.join("records.jsonl")).into_iter().filter(|record| record["type"] == "ledger").collect()
+}
+
+/// The last value of a gauge in the records.
+fn gauge(dir: &Path, name: &str) -> Option<f64> {
+    records(&dir.join("records.jsonl")).iter().rev().find(|record| record["name"] == name)?["value"].as_f64()
+}
+
+fn number(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+#[test]
+fn gauges_and_longer_intervals_go_on_after_a_restart() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let rule = "[[rule]]\nmatch = \"slow\"\ninterval = 25\n";
+    let config = format!("{}{rule}", config(dir.path(), "200ms", ""));
+    let daemon = Daemon::start(dir.path(), &config);
+    // The first tick of all ends every longer interval.
+    daemon.next_flush();
+    send(&daemon, "g:5|g\nslow:1|c\n", &mut 0);
+    daemon.next_flush();
+    daemon.stop();
+    assert_eq!(sequence(dir.path()), ledgers(dir.path()).len() as u64);
+    assert_eq!(
+        (part(dir.path(), "registry")["content"]["gauges"].as_u64(), gauge(dir.path(), "g")),
+        (Some(1), Some(5.0))
+    );
+
+    let daemon = Daemon::start(dir.path(), &config);
+    send(&daemon, "g:+2|g\nslow:2|c\n", &mut 0);
+    daemon.next_flush();
+    assert_eq!(gauge(dir.path(), "g"), Some(7.0));
+    poll("the end of the longer interval", || {
+        let sum = sum(dir.path(), "slow");
+        if sum >= 3.0 { Ok(()) } else { Err(sum.to_string()) }
+    });
+    daemon.stop();
+    assert!((sum(dir.path(), "slow") - 3.0).abs() < 1e-9);
+    let all = ledgers(dir.path());
+    assert_eq!(sequence(dir.path()), all.len() as u64, "it goes on");
+    assert!(all.iter().all(|ledger| ledger["unclean_stop"].is_null()), "both ended cleanly");
+}
+
+#[test]
+fn gauges_and_longer_intervals_go_on_after_a_crash_as_of_the_last_state() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config =
+        format!("{}{}", config(dir.path(), "200ms", "state_interval = \"200ms\"\ngauge_ttl = \"1h\"\n"), slow_rule());
+    let daemon = Daemon::start(dir.path(), &config);
+    // The first tick of all ends every longer interval.
+    daemon.next_flush();
+    send(&daemon, "g:5|g\nslow:1|c\n", &mut 0);
+    saved(dir.path(), "registry", |content| content["gauges"] == 1 && content["longer_points"] == 1);
+    kill(daemon);
+    let before = ledgers(dir.path()).len();
+
+    let daemon = Daemon::start(dir.path(), &config);
+    send(&daemon, "g:+2|g\n", &mut 0);
+    let status = daemon.next_flush();
+    assert!(status["unclean_stop"].as_f64().is_some_and(|since| (0.0..60.0).contains(&since)), "{status}");
+    let (_, metrics) = daemon.get("/metrics");
+    assert!(metrics.contains("\nsystole_unclean_stop_seconds "), "{metrics}");
+    let (_, events) = daemon.get("/api/v1/events");
+    assert!(events.contains("the last process ended without a clean stop"), "{events}");
+    assert_eq!(gauge(dir.path(), "g"), Some(7.0));
+    let log = daemon.stop();
+    assert!(log.iter().any(|line| line.contains("ended without a clean stop")), "{log:?}");
+    let said: Vec<bool> =
+        ledgers(dir.path())[before..].iter().map(|ledger| ledger["unclean_stop"].is_number()).collect();
+    assert!(said[0] && !said[1..].contains(&true), "the first interval says so: {said:?}");
+    let content = part(dir.path(), "registry")["content"].clone();
+    assert_eq!((content["longer_points"].as_u64(), sum(dir.path(), "slow")), (Some(1), 0.0), "{content}");
+
+    let daemon = Daemon::start(dir.path(), &config);
+    assert!(daemon.next_flush()["unclean_stop"].is_null());
+    daemon.stop();
+}
+
+#[test]
+fn restarts_lose_nothing_and_no_interval_comes_twice() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = config(dir.path(), "1s", "state_interval = \"100ms\"\nkeep_open_interval = true\n");
+    let rounds = size("SYSTOLE_TEST_RESTARTS", 10);
+    for _ in 0..rounds {
+        let daemon = Daemon::start(dir.path(), &config);
+        send(&daemon, &"n:1|c\nt:5|ms\ng:+1|g\n".repeat(1000), &mut 0);
+        daemon.stop();
+    }
+    let all = ledgers(dir.path());
+    let read: u64 = all.iter().map(|ledger| number(&ledger["lines"]["read"])).sum();
+    assert_eq!((read, sum(dir.path(), "n")), (3000 * rounds, (1000 * rounds) as f64));
+    assert_eq!(gauge(dir.path(), "g"), Some((1000 * rounds) as f64));
+    assert_eq!(sequence(dir.path()), all.len() as u64);
+}
+
+#[test]
+fn a_crash_loses_no_more_than_came_since_the_last_state_where_the_open_interval_is_kept() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let kept = config(dir.path(), "1h", "state_interval = \"100ms\"\nkeep_open_interval = true\n");
+    let lines = "n:2|c\nt:5|ms\nt:7|ms\nu:a|s\ng:4|g\ng:+1|g\nk:3|kv\nbad\n";
+    let mut total = 0;
+    for round in 1..=3 {
+        let daemon = Daemon::start(dir.path(), &kept);
+        if round > 1 {
+            let status = daemon.status();
+            assert!(status["unclean_stop"].is_number(), "{status}");
+        }
+        send(&daemon, lines, &mut 0);
+        total += 8;
+        saved(dir.path(), "open", |content| content["lines"].as_u64() == Some(total));
+        kill(daemon);
+    }
+    let daemon = Daemon::start(dir.path(), &kept);
+    send(&daemon, "n:1|c\ng:+10|g\n", &mut 0);
+    daemon.stop();
+    let all = records(&dir.path().join("records.jsonl"));
+    let one = |name: &str| all.iter().find(|record| record["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+    assert_eq!((one("n")["value"].as_f64(), one("g")["value"].as_f64()), (Some(7.0), Some(15.0)));
+    assert_eq!((one("t")["count"].as_f64(), one("t")["sum"].as_f64()), (Some(6.0), Some(36.0)), "{}", one("t"));
+    assert_eq!(one("u")["value"].as_f64(), Some(1.0));
+    assert_eq!(all.iter().filter(|record| record["name"] == "k").count(), 3);
+    let ledgers = ledgers(dir.path());
+    assert_eq!(ledgers.len(), 1);
+    let lines = &ledgers[0]["lines"];
+    assert_eq!((number(&lines["read"]), number(&lines["metrics"])), (26, 23), "{lines}");
+    assert!(ledgers[0]["unclean_stop"].is_number());
+
+    // Without it the open interval is lost, and the next one says so.
+    let other = tempfile::tempdir().expect("a folder");
+    let without = config(other.path(), "1h", "state_interval = \"100ms\"\n");
+    let daemon = Daemon::start(other.path(), &without);
+    send(&daemon, lines_of("n"), &mut 0);
+    saved(other.path(), "registry", |content| content["sequence"] == 0);
+    kill(daemon);
+    let daemon = Daemon::start(other.path(), &without);
+    send(&daemon, lines_of("m"), &mut 0);
+    daemon.stop();
+    assert_eq!((sum(other.path(), "n"), sum(other.path(), "m")), (0.0, 1.0));
+    assert!(self::ledgers(other.path())[0]["unclean_stop"].is_number());
+}
+
+fn lines_of(name: &str) -> &'static str {
+    match name {
+        "n" => "n:1|c\n",
+        _ => "m:1|c\n",
+    }
+}
+
+#[test]
+fn an_interval_that_was_closed_is_not_loaded_after_a_crash() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = config(dir.path(), "300ms", "state_interval = \"100ms\"\nkeep_open_interval = true\n");
+    let (mut sent, mut last) = (0_u64, 0);
+    for round in 0..size("SYSTOLE_TEST_CRASHES", 5) {
+        let daemon = Daemon::start(dir.path(), &config);
+        // What the one before had not closed is in the first interval.
+        let mut so_far = number(&daemon.next_flush()["lines"]["read"]);
+        for _ in 0..5 + 3 * round {
+            send(&daemon, &"n:1|c\n".repeat(100), &mut so_far);
+            sent += 100;
+        }
+        last = so_far;
+        kill(daemon);
+    }
+    let daemon = Daemon::start(dir.path(), &config);
+    daemon.next_flush();
+    daemon.stop();
+    let sum = sum(dir.path(), "n") as u64;
+    assert!(sum <= sent, "{sum} of {sent}: an interval came twice");
+    assert!(sum > 0 && last > 0);
+}
+
+#[test]
+fn what_is_damaged_is_set_aside_said_and_counted_and_the_daemon_works() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = config(dir.path(), "200ms", "");
+    let daemon = Daemon::start(dir.path(), &config);
+    send(&daemon, "g:5|g\n", &mut 0);
+    daemon.next_flush();
+    daemon.stop();
+    let file = state(dir.path()).join("registry.state");
+    let bytes = fs::read(&file).expect("a part");
+    for (n, wrong) in
+        [&bytes[..bytes.len() / 2], b"of somebody else\n", b"", &[&bytes[1..], b"x"].concat()].iter().enumerate()
+    {
+        fs::write(&file, wrong).expect("written");
+        let mut daemon = Daemon::start(dir.path(), &config);
+        daemon.wait_for("a word", |lines| lines.iter().any(|line| line.contains("a saved state is not used")));
+        let status = daemon.next_flush();
+        assert_eq!(status["state"]["registry"]["discarded"]["damaged"], 1, "{n}: {status}");
+        let (_, metrics) = daemon.get("/metrics");
+        let expected = "systole_state_discarded_total{part=\"registry\",reason=\"damaged\"} 1";
+        assert!(metrics.contains(expected), "{metrics}");
+        send(&daemon, "g:6|g\n", &mut 0);
+        daemon.next_flush();
+        daemon.stop();
+        assert_eq!(gauge(dir.path(), "g"), Some(6.0));
+        assert_eq!(fs::read(state(dir.path()).join("registry.state.bad")).expect("kept"), *wrong);
+        assert_eq!(part(dir.path(), "registry")["content"]["gauges"], 1);
+    }
+}
+
+#[test]
+fn a_second_daemon_in_the_same_folder_works_without_and_says_so_once() {
+    let (dir, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let config = config(dir.path(), "200ms", "state_interval = \"100ms\"\n");
+    let first = Daemon::start(dir.path(), &config);
+    send(&first, "g:5|g\n", &mut 0);
+    saved(dir.path(), "registry", |content| content["gauges"] == 1);
+    let records = other.path().join("records.jsonl").display().to_string();
+    let second = config.replace(&dir.path().join("records.jsonl").display().to_string(), &records);
+    let second = Daemon::start(other.path(), &second);
+    send(&second, "h:1|g\n", &mut 0);
+    second.next_flush();
+    let status = second.status();
+    assert!(status["warnings"].to_string().contains("another process keeps its state"), "{status}");
+    let log = second.stop();
+    assert_eq!(log.iter().filter(|line| line.contains("another process keeps its state")).count(), 1, "{log:?}");
+    let shown = systole(&["state", "show", "--dir", &state(dir.path()).display().to_string()], b"");
+    let shown = text(&shown.stdout);
+    assert!(shown.contains(&format!("process {} runs with it", first.pid())) && shown.contains("gauges 1"), "{shown}");
+    first.stop();
+    assert_eq!(part(dir.path(), "registry")["content"]["gauges"], 1);
+}
+
+#[test]
+fn a_folder_that_cannot_be_made_costs_a_warning() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(state(dir.path()), "a file").expect("written");
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), "200ms", ""));
+    send(&daemon, "g:5|g\nn:1|c\n", &mut 0);
+    daemon.next_flush();
+    let log = daemon.stop();
+    assert_eq!(log.iter().filter(|line| line.contains("nothing outlives a restart")).count(), 1, "{log:?}");
+    assert_eq!(gauge(dir.path(), "g"), Some(5.0));
+    let off = systole(&["state", "show", "--dir", &state(dir.path()).display().to_string()], b"");
+    assert_eq!(off.status.code(), Some(1), "{}", text(&off.stderr));
+}
