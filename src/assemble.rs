@@ -704,11 +704,14 @@ pub fn origin_of_max_memory(config: &Config) -> String {
     }
 }
 
+/// Whether listeners ask for the sender of every datagram, because presence needs it.
+pub fn asks_for_senders(config: &Config) -> bool {
+    let policy = &config.presence.policy;
+    config.presence.enabled && (config.presence.by_address || policy.goodbye_same_ip || !policy.guards.is_empty())
+}
+
 /// What a listener is made of.
 pub fn listener(config: &Config, listen: &Listen) -> ListenerOptions {
-    let policy = &config.presence.policy;
-    let with_senders =
-        config.presence.enabled && (config.presence.by_address || policy.goodbye_same_ip || !policy.guards.is_empty());
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     ListenerOptions {
         transport: match listen.url {
@@ -737,7 +740,7 @@ pub fn listener(config: &Config, listen: &Listen) -> ListenerOptions {
         busy_poll_us: u32::try_from(listen.busy_poll.as_micros()).ok().filter(|&us| us > 0),
         realtime: listen.realtime,
         allow: AccessList::new(listen.allow.clone()),
-        with_senders,
+        with_senders: asks_for_senders(config),
         max_connections: listen.max_connections,
         max_connections_per_address: listen.max_connections_per_address,
         idle_timeout: listen.idle_timeout,

@@ -214,7 +214,7 @@ impl Holder {
 #[derive(Debug)]
 struct Shared {
     /// `max_memory`; `u64::MAX` without one.
-    max: u64,
+    max: AtomicU64,
     level: AtomicU8,
     /// The highest level since it was taken.
     peak: AtomicU8,
@@ -240,7 +240,7 @@ impl Memory {
     /// Memory of at most `max` bytes.
     pub fn new(max: u64) -> Memory {
         Memory(Arc::new(Shared {
-            max,
+            max: AtomicU64::new(max),
             level: AtomicU8::new(0),
             peak: AtomicU8::new(0),
             live: AtomicU64::new(0),
@@ -255,9 +255,16 @@ impl Memory {
         Memory::new(u64::MAX)
     }
 
+    /// At most so many bytes from now on.
+    pub fn set_max(&self, max: u64) {
+        // A number on its own: nothing else is published through it.
+        self.0.max.store(max, Ordering::Relaxed);
+    }
+
     /// `max_memory` in bytes; `None` if there is no bound.
     pub fn max(&self) -> Option<u64> {
-        (self.0.max < u64::MAX).then_some(self.0.max)
+        let max = self.0.max.load(Ordering::Relaxed);
+        (max < u64::MAX).then_some(max)
     }
 
     /// How much gives way now.
@@ -302,7 +309,7 @@ impl Memory {
     /// The most that a holder may take, in bytes.
     #[inline]
     pub fn cap(&self, holder: Holder) -> u64 {
-        self.0.max / 100 * holder.percent()
+        self.0.max.load(Ordering::Relaxed) / 100 * holder.percent()
     }
 
     /// Whether a holder has more than its share.

@@ -276,6 +276,8 @@ struct Inner {
     state: Mutex<State>,
     stopped: Condvar,
     stop: Notify,
+    /// It may end while the daemon goes on.
+    has_left: AtomicBool,
     /// Its daemon, if it has one that still is there.
     daemon: Weak<Shared>,
 }
@@ -321,6 +323,7 @@ impl Part {
             state: Mutex::default(),
             stopped: Condvar::new(),
             stop: Notify::new(),
+            has_left: AtomicBool::new(false),
             daemon,
         }))
     }
@@ -328,7 +331,8 @@ impl Part {
     /// Whether an end is a failure now.
     fn is_watched(&self) -> bool {
         let is_set = |flag: &AtomicBool| flag.load(Ordering::Acquire);
-        self.0.daemon.upgrade().is_some_and(|daemon| is_set(&daemon.is_watching) && !is_set(&daemon.is_stopping))
+        let daemon = self.0.daemon.upgrade().filter(|_| !is_set(&self.0.has_left));
+        daemon.is_some_and(|daemon| is_set(&daemon.is_watching) && !is_set(&daemon.is_stopping))
     }
 
     /// What it is called in the status.
@@ -385,6 +389,15 @@ impl Part {
         let mut state = self.lock();
         if matches!(state.phase, Phase::Restarting) {
             state.phase = Phase::Running;
+        }
+    }
+
+    /// The daemon goes on without it: it may end, and is not among the parts any more.
+    pub fn leave(&self) {
+        self.0.has_left.store(true, Ordering::Release);
+        self.stop();
+        if let Some(daemon) = self.0.daemon.upgrade() {
+            daemon.parts.lock().unwrap_or_else(PoisonError::into_inner).retain(|part| !Arc::ptr_eq(&part.0, &self.0));
         }
     }
 

@@ -29,14 +29,14 @@ const PREFIX_BYTES: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Quota {
     used: Arc<AtomicUsize>,
-    max_series: usize,
+    max_series: Arc<AtomicUsize>,
     memory: Memory,
 }
 
 impl Quota {
     /// Room for `max_series` series.
     pub fn new(max_series: usize) -> Quota {
-        Quota { used: Arc::default(), max_series, memory: Memory::unlimited() }
+        Quota { used: Arc::default(), max_series: Arc::new(max_series.into()), memory: Memory::unlimited() }
     }
 
     /// The same in this memory.
@@ -50,18 +50,28 @@ impl Quota {
         &self.memory
     }
 
+    /// Room for so many from now on; series that are held stay.
+    pub fn set_max(&self, max_series: usize) {
+        self.max_series.store(max_series, Ordering::Relaxed);
+    }
+
+    /// How many series there is room for.
+    pub fn max(&self) -> usize {
+        self.max_series.load(Ordering::Relaxed)
+    }
+
     /// Reserves room for one series; `false` if there is none.
     pub fn take(&self) -> bool {
         // The counter guards nothing but the amount of memory, so relaxed ordering is enough.
-        let took =
-            self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < self.max_series).then_some(n + 1));
+        let max = self.max();
+        let took = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < max).then_some(n + 1));
         took.is_ok()
     }
 
     /// Whether four fifths of the room are taken.
     #[inline]
     pub(super) fn is_nearly_taken(&self) -> bool {
-        self.used.load(Ordering::Relaxed) >= self.max_series / 5 * 4
+        self.used.load(Ordering::Relaxed) >= self.max() / 5 * 4
     }
 
     /// Releases the room of one series.

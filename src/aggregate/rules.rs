@@ -105,6 +105,13 @@ impl Rules {
         Rules { rules, ..Rules::default() }
     }
 
+    /// The same, and after them overrides only, which match nothing.
+    #[must_use]
+    pub fn followed_by(mut self, overrides: Vec<SeriesOverrides>) -> Rules {
+        self.rules.extend(overrides.into_iter().map(|overrides| Rule { overrides, ..Rule::default() }));
+        self
+    }
+
     /// The first rule that matches a series, with its number from 0.
     pub fn find(&self, series: &Series) -> Option<(usize, &Rule)> {
         let heads = self.lengths.iter().map_while(|&length| (length <= series.name().len()).then_some(length));

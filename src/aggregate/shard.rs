@@ -144,6 +144,8 @@ pub struct Shard {
     is_table_open: bool,
     /// Who sends what, if that is attended to.
     pub(super) senders: Option<Box<Sketch>>,
+    /// Whether senders are always known, and lines may be binary, as it was told last.
+    attends: Option<(bool, bool)>,
     /// Series that show who lives, if any do, and who was seen before the interval closed.
     pub(super) watched: Option<Box<WatchedSet>>,
     seen: Vec<Seen>,
@@ -183,6 +185,7 @@ impl Shard {
             is_reading: false,
             is_table_open: false,
             senders: None,
+            attends: None,
             watched: None,
             seen: Vec::new(),
         }
@@ -205,9 +208,48 @@ impl Shard {
         }
     }
 
+    /// Begins anew with other options, between two intervals: no series is known any more, and none takes room. What it was comes
+    /// back, to be dropped where that holds nobody up.
+    #[must_use]
+    pub fn renew(&mut self, options: ShardOptions, watches: &Arc<Watches>) -> Shard {
+        let mut next = Shard::new(options).watching(watches);
+        next.heard = self.heard;
+        std::mem::swap(&mut next.signals, &mut self.signals);
+        next.attend_as(self);
+        let before = std::mem::replace(self, next);
+        let overflow = before.overflow.iter().flatten().count();
+        (overflow..before.len()).for_each(|_| before.options.quota.give());
+        before
+    }
+
+    /// Begins anew as it is: another shard goes on with its series.
+    #[must_use]
+    pub fn leave(&mut self) -> Shard {
+        self.renew(self.options.clone(), &Arc::default())
+    }
+
+    /// The last totals of all counters that are sent as totals, by id.
+    pub fn last_totals(&self) -> Vec<(u32, f64)> {
+        self.totals.iter().map(|(&id, &total)| (id, total)).collect()
+    }
+
+    /// Keeps timers and judges timestamps in another way, from the next interval on.
+    pub fn set_policies(&mut self, timers: TimerPolicy, times: TimeWindow) {
+        (self.options.timers, self.timers) = (timers, self.memory_use.timers(timers));
+        self.options.times = TimeWindow { origin: self.options.times.origin, ..times };
+    }
+
+    /// Attends to who sends what as another one does.
+    fn attend_as(&mut self, other: &Shard) {
+        if let Some((always_known, binary)) = other.attends {
+            self.attend_to_senders(always_known, binary);
+        }
+    }
+
     /// Attends to who sends what from now on. `always_known` says that the senders of all batches are known, whether that was
     /// asked for or not, and `binary` that lines may come in the binary protocol.
     pub fn attend_to_senders(&mut self, always_known: bool, binary: bool) {
+        self.attends = Some((always_known, binary));
         self.senders = Some(Box::new(Sketch::new(self.options.seed, always_known, binary)));
         if let Some(watched) = &mut self.watched {
             watched.set_always_known(always_known);

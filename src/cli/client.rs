@@ -96,7 +96,21 @@ impl DaemonClient {
     /// # Errors
     /// That nobody answers, or not with JSON.
     pub(super) async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<(u16, Value), String> {
-        let answer = self.request(method, path, body).await?;
+        self.ask_within(method, path, body, DEADLINE).await
+    }
+
+    /// The same with a deadline of its own.
+    ///
+    /// # Errors
+    /// That nobody answers in time, or not with JSON.
+    pub(super) async fn ask_within(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        deadline: Duration,
+    ) -> Result<(u16, Value), String> {
+        let answer = self.request_within(method, path, body, deadline).await?;
         self.read(path, &answer)
     }
 

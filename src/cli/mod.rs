@@ -13,6 +13,7 @@ mod figures;
 mod import;
 mod load;
 mod presence;
+mod reload;
 mod replay;
 mod replay_presence;
 mod run;
@@ -79,6 +80,8 @@ enum Command {
     Beat(beat::BeatArgs),
     /// Ask a running daemon how it does: the ledger and its parts on one screen, and an exit code for scripts
     Status(status::StatusArgs),
+    /// Let a running daemon read its configuration again, and show what has changed
+    Reload(reload::ReloadArgs),
     /// Watch a running daemon: series, senders, tag keys, presence, sinks, losses and lines
     #[cfg(feature = "top")]
     Top(top::TopArgs),
@@ -155,6 +158,7 @@ pub fn main() -> ExitCode {
         Command::Capture(args) => capture::run(&args),
         Command::Beat(args) => beat::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Reload(args) => reload::run(&args),
         Command::Tail(args) => tail::run(&args),
         #[cfg(feature = "top")]
         Command::Top(args) => top::run(&args),
@@ -201,12 +205,22 @@ fn print(bytes: &[u8]) -> bool {
 
 /// Reads file and environment; the options of the command line are added by the caller.
 fn sources(args: &ConfigArgs) -> Result<Sources, u8> {
+    read_sources(args).map_err(|problem| {
+        print_error(problem);
+        USAGE
+    })
+}
+
+/// The same; what is wrong is a sentence.
+fn read_sources(args: &ConfigArgs) -> Result<Sources, String> {
     let of_variable = || std::env::var_os(config::CONFIG).filter(|path| !path.is_empty()).map(PathBuf::from);
     let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
     let path = args.config.clone().or_else(of_variable).or_else(default);
     let mut sources = Sources::default();
     if let Some(path) = path {
-        let text = read_text(&path)?;
+        // A file that is not text is a bad configuration; a missing one is bad usage.
+        let text =
+            std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         sources.file = Some((path.display().to_string(), text));
     }
     for (name, value) in std::env::vars_os() {
@@ -215,8 +229,7 @@ fn sources(args: &ConfigArgs) -> Result<Sources, u8> {
         match value.into_string() {
             Ok(value) => drop(sources.env.insert(name, value)),
             Err(_) if name.starts_with(config::PREFIX) && name != config::CONFIG => {
-                print_error(format_args!("{}: its value is not UTF-8; text is right", Escaped(&name)));
-                return Err(USAGE);
+                return Err(format!("{}: its value is not UTF-8; text is right", Escaped(&name)));
             }
             Err(_) => {}
         }
@@ -227,7 +240,6 @@ fn sources(args: &ConfigArgs) -> Result<Sources, u8> {
 fn read_text(path: &Path) -> Result<String, u8> {
     std::fs::read_to_string(path).map_err(|error| {
         print_error(format_args!("cannot read {}: {error}", path.display()));
-        // A file that is not text is a bad configuration; a missing one is bad usage.
         USAGE
     })
 }

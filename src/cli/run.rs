@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args};
@@ -13,14 +14,15 @@ use tokio::time::timeout;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::assemble;
-use crate::config::{self, Config, LogFormat, Problem};
-use crate::daemon::{self, Daemon, Predecessor, Running, StartError, StopError, Successor};
+use crate::config::{self, Config, LogFormat, Problem, Sources};
+use crate::daemon::{self, Daemon, Loaded, Predecessor, Reloading, Running, StartError, Step, StopError, Successor};
 use crate::http::{Order, Orders};
 use crate::log::Log;
+use crate::reloads::Reloads;
 use crate::sys;
 
 use super::service_manager::{NotifyState, ServiceManager};
-use super::{ConfigArgs, FAILED, SOFTWARE, duration, load_with_origins, print_error, sources};
+use super::{ConfigArgs, FAILED, SOFTWARE, duration, load_with_origins, print_error, read_sources, sources};
 
 #[derive(Args, Default)]
 pub(super) struct RunArgs {
@@ -77,8 +79,8 @@ pub(super) fn run(args: RunArgs) -> u8 {
         FAILED
     };
     // Before anything that takes time: SIGHUP and its like must not end the process while the configuration is read. SIGTERM may.
-    let ignored = match Ignored::listen() {
-        Ok(ignored) => ignored,
+    let Signals { hangup, user1, user2 } = match Signals::listen() {
+        Ok(signals) => signals,
         Err(error) => return cannot_listen(error),
     };
     let predecessor = match Predecessor::find() {
@@ -88,11 +90,10 @@ pub(super) fn run(args: RunArgs) -> u8 {
             return FAILED;
         }
     };
-    let loaded = sources(&args.config).and_then(|mut sources| {
-        sources.listen = args.listen;
-        sources.sink = args.sink;
-        sources.interval = args.interval;
-        sources.http = args.http;
+    let RunArgs { config, listen, sink, interval, http, verbose, status_interval, capture } = args;
+    let flags = Flags { config, listen, sink, interval, http };
+    let loaded = sources(&flags.config).and_then(|sources| {
+        let sources = flags.above(sources);
         let unknown = config::unknown_variables(&sources);
         let (config, origins) = load_with_origins(&sources).inspect_err(|_| {
             unknown.iter().for_each(|unknown| print_error(format_args!("warning: {unknown}")));
@@ -103,7 +104,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let log = match Log::start(level(&config, args.verbose), config.log.format == LogFormat::Json) {
+    let log = match Log::start(level(&config, verbose), config.log.format == LogFormat::Json) {
         Ok(log) => log,
         Err(error) => {
             print_error(format_args!("cannot start the log: {error}"));
@@ -114,8 +115,6 @@ pub(super) fn run(args: RunArgs) -> u8 {
     for warning in unknown.iter().map(Problem::to_string).chain(assemble::warnings(&config)) {
         tracing::warn!("{warning}");
     }
-    let Ignored { hangup, user1, user2 } = ignored;
-    runtime.spawn(log_ignored(hangup, user1));
     let stop = match stop_signal(log.clone()) {
         Ok(stop) => stop,
         Err(error) => return cannot_listen(error),
@@ -133,17 +132,21 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors to its hard limit"),
     }
     sys::offer_kept_sockets();
-    let daemon = || {
-        let mut daemon = Daemon::bind_after(predecessor, config)?.with_origins(origins).with_log(log.clone());
-        if let Some(path) = &args.capture {
+    let its_log = log.clone();
+    let daemon = |note: Box<dyn Fn(Step) + Send>| {
+        let apply = Arc::new(move |config: &Config| its_log.set_level(level(config, verbose)));
+        let reloading = Reloading { load: Arc::new(move || flags.load()), note, apply };
+        let daemon = Daemon::bind_after(predecessor, config)?.with_origins(origins).with_log(log.clone());
+        let mut daemon = daemon.with_reloading(reloading);
+        if let Some(path) = &capture {
             daemon = daemon.with_capture(path);
         }
-        if let Some(every) = args.status_interval {
+        if let Some(every) = status_interval {
             daemon = daemon.with_status_log(every);
         }
         Ok(daemon)
     };
-    let outcome = runtime.block_on(serve(daemon, &log, stop, user2));
+    let outcome = runtime.block_on(serve(daemon, &log, stop, (hangup, user1, user2)));
     // A sink that blocks for ever must not keep the process alive.
     runtime.shutdown_background();
     match outcome {
@@ -155,20 +158,50 @@ pub(super) fn run(args: RunArgs) -> u8 {
     }
 }
 
+/// What the command line says, which stays above what is read for a reload.
+struct Flags {
+    config: ConfigArgs,
+    listen: Vec<String>,
+    sink: Vec<String>,
+    interval: Option<Duration>,
+    http: Option<String>,
+}
+
+impl Flags {
+    fn above(&self, sources: Sources) -> Sources {
+        let (listen, sink, http) = (self.listen.clone(), self.sink.clone(), self.http.clone());
+        Sources { listen, sink, interval: self.interval, http, ..sources }
+    }
+
+    /// Reads all again. Files of TLS are read, too: a bad one is a mistake at its place.
+    fn load(&self) -> Result<Loaded, Vec<String>> {
+        let sources = self.above(read_sources(&self.config).map_err(|problem| vec![problem])?);
+        let sources = Sources { reads_files: true, ..sources };
+        let text = |problems: &[Problem]| problems.iter().map(Problem::to_string).collect::<Vec<_>>();
+        let (config, origins) = config::load_with_origins(&sources).map_err(|problems| text(&problems))?;
+        let warnings = [text(&config::unknown_variables(&sources)), assemble::warnings(&config)].concat();
+        Ok(Loaded { config, origins, warnings })
+    }
+}
+
 /// Runs the daemon until `stop` resolves or another process takes over, and tells the service manager how it is. An order
-/// to hand over comes by the API or the signal `upgrade`.
+/// to hand over comes by the API or by the last signal; the first one reloads.
 async fn serve(
-    daemon: impl FnOnce() -> Result<Daemon, StartError>,
+    daemon: impl FnOnce(Box<dyn Fn(Step) + Send>) -> Result<Daemon, StartError>,
     log: &Log,
     stop: impl Future<Output = ()>,
-    mut upgrade: Signal,
+    (hangup, user1, mut upgrade): (Signal, Signal, Signal),
 ) -> Result<(), Box<dyn Error>> {
     let (orders, mut taken) = Orders::channel();
-    let daemon = daemon()?.taking_orders(orders);
-    let grace = daemon.shutdown_grace();
-    log.say(&daemon.summary());
     let service_manager =
         ServiceManager::start().map_err(|error| format!("cannot start the service manager's thread: {error}"))?;
+    let manager = service_manager.clone();
+    let note = move |step| match step {
+        Step::Begun => manager.notify_reloading(),
+        Step::Ended => manager.notify(NotifyState::Ready),
+    };
+    let daemon = daemon(Box::new(note))?.taking_orders(orders);
+    log.say(&daemon.summary());
     let running = daemon.with_part(service_manager.part()).start()?;
     let restored = running.restored().await;
     if !restored.is_empty() {
@@ -181,10 +214,11 @@ async fn serve(
         }
     }
     service_manager.notify(NotifyState::Ready);
-    let mut stop = pin!(stop);
+    let (mut stop, mut others) = (pin!(stop), pin!(attend(hangup, user1, running.reloads())));
     let successor = loop {
         let reply = tokio::select! {
             () = &mut stop => break None,
+            () = &mut others => break None,
             () = running.failed() => break None,
             () = feed_watchdog(&service_manager, &running) => break None,
             Some(()) = upgrade.recv() => None,
@@ -210,7 +244,7 @@ async fn serve(
         successor.end();
         break None;
     };
-    let deadline = Instant::now() + grace;
+    let deadline = Instant::now() + running.grace();
     match successor {
         Some(successor) => {
             service_manager.notify(NotifyState::MainPid(successor.upgrading().pid));
@@ -235,16 +269,16 @@ async fn feed_watchdog(service_manager: &ServiceManager, running: &Running) {
 }
 
 /// Signals that would otherwise end the process. SIGPIPE is ignored anyway, as in every Rust program.
-struct Ignored {
+struct Signals {
     hangup: Signal,
     user1: Signal,
     user2: Signal,
 }
 
-impl Ignored {
+impl Signals {
     /// Installs handlers for the signals. Call it inside a runtime.
-    fn listen() -> io::Result<Ignored> {
-        Ok(Ignored {
+    fn listen() -> io::Result<Signals> {
+        Ok(Signals {
             hangup: signal(SignalKind::hangup())?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
@@ -252,15 +286,14 @@ impl Ignored {
     }
 }
 
-/// Logs the signals that change nothing, including those that have arrived already.
-async fn log_ignored(mut hangup: Signal, mut user1: Signal) {
+/// Reloads at each SIGHUP, and logs the signal that changes nothing, also for those that have arrived already. It never ends.
+async fn attend(mut hangup: Signal, mut user1: Signal, reloads: Reloads) {
     loop {
         tokio::select! {
-            Some(()) = hangup.recv() => tracing::info!(
-                "SIGHUP changes nothing: the configuration is read at the start; restart to apply another"
-            ),
+            // What becomes of it is logged. Signals that come meanwhile are one more reload.
+            Some(()) = hangup.recv() => drop(reloads.reload().await),
             Some(()) = user1.recv() => tracing::info!("SIGUSR1 changes nothing: it has no meaning here"),
-            else => return,
+            else => std::future::pending().await,
         }
     }
 }

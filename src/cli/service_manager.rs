@@ -22,6 +22,8 @@ const STORE: &str = "FDSTORE";
 #[derive(Debug)]
 enum Message {
     State(NotifyState<'static>),
+    /// A reload begins, at this time.
+    Reloading(NotifyState<'static>),
     /// Sockets that it is to keep.
     Sockets(Vec<OwnedFd>),
 }
@@ -30,6 +32,7 @@ impl Message {
     fn send(&self) -> io::Result<()> {
         let sockets = match self {
             Message::State(state) => return sd_notify::notify(std::slice::from_ref(state)),
+            Message::Reloading(at) => return sd_notify::notify(&[NotifyState::Reloading, at.clone()]),
             Message::Sockets(sockets) => sockets,
         };
         let states = [NotifyState::FdStore, NotifyState::FdName(KEPT_NAME)];
@@ -42,7 +45,7 @@ impl Message {
 }
 
 /// A handle to the notifying thread.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct ServiceManager(Option<(SyncSender<Message>, Part)>);
 
 impl ServiceManager {
@@ -75,6 +78,14 @@ impl ServiceManager {
     /// Queues a notification, in order. Never waits.
     pub(super) fn notify(&self, state: NotifyState<'static>) {
         self.queue(Message::State(state));
+    }
+
+    /// Queues that a reload begins (`Type=notify-reload`), which ends with [`NotifyState::Ready`].
+    pub(super) fn notify_reloading(&self) {
+        match NotifyState::monotonic_usec_now() {
+            Ok(now) => self.queue(Message::Reloading(now)),
+            Err(error) => tracing::warn!(%error, "cannot tell the service manager when the reload begins"),
+        }
     }
 
     /// Whether it keeps sockets for the next process.

@@ -109,7 +109,7 @@ impl Collector<'_> {
 }
 
 /// A value of TOML as JSON, with secrets as they are shown here.
-fn as_json(value: &toml::Value) -> Value {
+pub(super) fn as_json(value: &toml::Value) -> Value {
     match value {
         toml::Value::String(text) if text == MASK => SECRET.into(),
         toml::Value::Array(all) => all.iter().map(as_json).collect(),

@@ -4,6 +4,7 @@
 //! The table of settings is in `schema`; settings that are options of a room are described beside their kin. Visitors
 //! read them (`load`), print them (`print`) and list them (`reference`).
 
+mod changes;
 mod cluster;
 mod effective;
 mod environment;
@@ -27,6 +28,7 @@ mod sink;
 mod url;
 mod value;
 
+pub use changes::{Plan, plan};
 pub use cluster::{Cluster, Role};
 pub use effective::{Origins, effective};
 pub use environment::{CONFIG, PREFIX, TOKEN, unknown_variables};

@@ -10,6 +10,7 @@ use crate::net::{self, BoundListener, ListenerOptions, Listeners, Taps};
 use crate::supervise::Supervisor;
 
 use super::StartError;
+use super::reload::Listening;
 
 /// Bound listeners by URL, in the order of the configuration.
 #[derive(Debug)]
@@ -31,6 +32,15 @@ impl BoundListeners {
     /// Their URLs, with the ports that the kernel chose.
     pub(super) fn urls(&self) -> Vec<String> {
         self.0.iter().map(|(url, _)| url.to_string()).collect()
+    }
+
+    /// What each was configured as, in order, with its TLS.
+    pub(super) fn listening(&self, config: &Config) -> Vec<Listening> {
+        let of = |(listen, (_, bound)): (&Listen, &(ListenUrl, BoundListener))| Listening {
+            listen: listen.clone(),
+            tls: bound.tls().cloned(),
+        };
+        config.listen.iter().zip(&self.0).map(of).collect()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &(ListenUrl, BoundListener)> {

@@ -31,6 +31,7 @@ mod listeners;
 mod memory;
 mod presence;
 mod relays;
+mod reload;
 mod server;
 mod sinks;
 mod state;
@@ -43,7 +44,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -52,7 +53,7 @@ use tokio::time::timeout;
 use crate::aggregate::{Quota, Shard};
 use crate::assemble;
 use crate::cluster_bus::Bus;
-use crate::config::{Config, Origins};
+use crate::config::{self, Config, Origins};
 use crate::flush::{Flusher, FlusherHandle};
 use crate::http::{Orders, Upgrading};
 use crate::journal::Journal;
@@ -62,6 +63,7 @@ use crate::net::Taps;
 use crate::notify::{Notifiers, Outboxes};
 use crate::ports::Ports;
 use crate::presence::Identity;
+use crate::reloads::Reloads;
 use crate::rollup::{Registry, RegistryOptions};
 use crate::senders::Senders;
 use crate::sinks::{DriverOptions, Sink};
@@ -78,12 +80,14 @@ use listeners::BoundListeners;
 use memory::MemoryMonitor;
 use presence::Presence;
 use relays::Relays;
+use reload::{Receiving, ReloadTask, Reloader, Showing, Whole};
 use server::{BoundServer, Page, Server};
 use sinks::{OpenSink, Sinks};
 
 pub(crate) use cluster::connect as connect_bus;
 pub(crate) use handover::{Predecessor, Successor, program};
 pub use health::Health;
+pub(crate) use reload::{Loaded, Reloading, Step};
 
 /// Why the daemon cannot start: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -186,6 +190,7 @@ pub struct Daemon {
     capture: Option<PathBuf>,
     status_every: Option<Duration>,
     log: Option<Log>,
+    reloading: Option<Reloading>,
     /// In place of the configured one.
     bus: Option<Arc<dyn Bus>>,
     /// Who hands over to this one: the configured sinks are opened when it has left.
@@ -232,6 +237,7 @@ impl Daemon {
             capture: None,
             status_every: None,
             log: None,
+            reloading: None,
             bus: None,
             predecessor,
             orders: None,
@@ -282,9 +288,10 @@ impl Daemon {
         Daemon { orders: Some(orders), ..self }
     }
 
-    /// How long a stop may take.
-    pub(crate) fn shutdown_grace(&self) -> Duration {
-        self.config.shutdown_grace
+    /// Reads the configuration again when somebody asks for that.
+    #[must_use]
+    pub(crate) fn with_reloading(self, reloading: Reloading) -> Daemon {
+        Daemon { reloading: Some(reloading), ..self }
     }
 
     /// Watches this part of the process, too.
@@ -320,10 +327,13 @@ impl Daemon {
     ///
     /// # Errors
     /// If a thread cannot be started, a spool or the capture cannot be written, and the like; what has started ends then.
+    #[expect(clippy::too_many_lines, reason = "what is started, and in which order, is one list")]
     pub fn start(self) -> Result<Running, StartError> {
         let Daemon { config, origins, started, memory, listeners, mut sinks, http, management, mut state, .. } = self;
         let Daemon { supervisor, ports, predecessor, orders, .. } = self;
         let (capture, status_every, log, bus) = (self.capture, self.status_every, self.log, self.bus);
+        let (reloads, reload_inbox) = crate::reloads::channel();
+        let listening = listeners.listening(&config);
         let (seed, boot) = (random_seed(), unix_time() as u64);
         let identity = Identity { node: assemble::node(&config), boot };
         let (flusher_handle, inbox) = crate::flush::channel();
@@ -343,12 +353,14 @@ impl Daemon {
 
         let no_upgrade = handover::obstacle(&config, capture.is_some());
         let (capture, capture_writer) = Capture::start(capture.as_deref(), &memory, &supervisor)?.unzip();
-        let (relays, relay_handles) = Relays::start(&config.relays, &memory, &supervisor)?;
+        let (relays, relaying) = Relays::start(&config.relays, &memory, &supervisor)?;
         let tail = Tail::new(assemble::heartbeats(&config), assemble::time_window(&config), &memory);
         let capture_counter = capture_writer.as_ref().map(|writer| writer.counter());
         let (tap, presence_tap) = (Some(tail.tap()), presence_handle.clone());
-        // The capture and the relays end when the last worker has.
+        // The capture and the relays end when the last worker has, and nobody can reload any more.
+        let relay_handles = relaying.iter().map(|relay| relay.handle.clone()).collect();
         let taps = Taps { presence: presence_tap, capture: capture_writer, relays: relay_handles, tail: tap };
+        let kept_taps = self.reloading.is_some().then(|| Taps { relays: Vec::new(), ..taps.clone() });
         let quota = Quota::new(config.max_series).in_memory(&memory);
         let shards = listeners.workers();
         let watches = assemble::watches(&config);
@@ -359,15 +371,13 @@ impl Daemon {
         if let Some(presence) = presence_handle.as_ref().filter(|_| !watches.is_empty()) {
             presence.look_with(listeners.look_at_watched());
         }
-        let handed_over = match predecessor {
-            None => None,
-            Some(predecessor) => {
-                let before = predecessor.take_over()?;
-                state = state::open(&config);
-                sinks.extend(sinks::open(&config, &memory, &ports)?);
-                Some(Arc::new(before))
-            }
-        };
+        let handed_over = predecessor.map(Predecessor::take_over).transpose()?.map(Arc::new);
+        if handed_over.is_some() {
+            state = state::open(&config);
+            let own = std::mem::replace(&mut sinks, sinks::open(&config, &memory, &ports)?);
+            sinks.extend(own);
+        }
+        let own_sinks = sinks.len() - config.sinks.len();
         gate.open();
         state::begin_run(&state, &journal);
         let drivers = sinks::start(sinks, &memory, &supervisor, &state)?;
@@ -392,12 +402,24 @@ impl Daemon {
 
         let readiness = cluster.readiness(Readiness::new(&supervisor));
         let (asked, own_history) = (flusher_handle.clone(), history.handle());
-        let sources = server::sources(&config, started, asked, presence_handle, journal, own_history);
+        let (kept_journal, its_reloads) = (journal.clone(), reloads.clone());
+        let sources = server::sources(&config, started, asked, presence_handle, journal, own_history, its_reloads);
         let cluster_status = cluster.status();
         let page = Page { sources, boot, senders, tail, tester, cluster: cluster_status, orders, handed_over };
-        let http = http.map(|bound| page.serve(bound, (&config, &origins), &readiness, &supervisor));
-        let management = management.map(|bound| bound.serve_management(&config, flusher_handle.clone()));
+        let served = http.map(|bound| page.serve(bound, (&config, &origins), &readiness, &supervisor));
+        let (http, page) = served.unzip();
+        let shown = Arc::new(Mutex::new(config::flat(&config)));
+        let management = management.map(|bound| bound.serve_management(&config, &shown, flusher_handle.clone()));
         let (flusher, sinks) = FlushThread::start(flusher, control, &flush_part)?;
+        let (grace, interval) = (Arc::new(Mutex::new(config.shutdown_grace)), config.interval);
+        let (ports, its_memory, handle) = (running_ports.clone(), memory.clone(), flusher_handle.clone());
+        let whole =
+            Whole { config, own_sinks, memory: its_memory, ports, supervisor: supervisor.clone(), flusher: handle };
+        let receiving = Receiving { quota, seed, listening, relaying, relays: relays.shared() };
+        let showing =
+            Showing { reloads: reloads.clone(), journal: kept_journal, page, shown, grace: Arc::clone(&grace) };
+        let reload = self.reloading.zip(kept_taps);
+        let reload = reload.map(|with| Reloader::new(with, whole, receiving, showing).start(reload_inbox));
         supervisor.watch();
         count_own_descriptors();
         let memory = MemoryMonitor::start(memory, &supervisor)?;
@@ -408,8 +430,10 @@ impl Daemon {
             supervisor: Watched(supervisor),
             flusher: flusher_handle,
             ports: running_ports,
-            interval: config.interval,
-            grace: config.shutdown_grace,
+            interval,
+            reloads,
+            reload,
+            grace,
             no_upgrade,
             is_drained: false,
             state: state.clone(),
@@ -439,7 +463,10 @@ pub struct Running {
     flusher: FlusherHandle,
     ports: Ports,
     interval: Duration,
-    grace: Duration,
+    reloads: Reloads,
+    reload: Option<ReloadTask>,
+    /// Longest stop, as it is configured.
+    grace: Arc<Mutex<Duration>>,
     /// Why it cannot hand over to another process, if so.
     no_upgrade: Option<&'static str>,
     is_drained: bool,
@@ -466,6 +493,16 @@ impl Running {
             ready: self.readiness.obstacle().is_none(),
             on_time: self.supervisor.0.is_alive() && !health::is_late(&self.flusher.published(), self.interval),
         }
+    }
+
+    /// Asks for reloads of the configuration.
+    pub(crate) fn reloads(&self) -> Reloads {
+        self.reloads.clone()
+    }
+
+    /// Longest stop, as it is configured now.
+    pub(crate) fn grace(&self) -> Duration {
+        *self.grace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What presence knows from an earlier run, as a line of text below those of [`Daemon::summary`]; empty if it is nothing.
@@ -496,7 +533,7 @@ impl Running {
         let listeners = self.flusher.sockets().await.ok_or("the flusher does not answer")?.map_err(cannot)?;
         let ports = self.ports.duplicates().map_err(cannot)?;
         let sockets = listeners.into_iter().chain(ports.into_iter().map(|socket| (String::new(), socket))).collect();
-        let grace = self.grace;
+        let grace = self.grace();
         let start = tokio::task::spawn_blocking(move || Successor::start(sockets, grace));
         start.await.map_err(|error| error.to_string())?
     }
@@ -544,6 +581,9 @@ impl Running {
         tracing::info!("stopping: reading what the kernel holds, then delivering the last interval");
         self.readiness.set_open(false);
         self.supervisor.0.stop();
+        if let Some(reload) = self.reload.take() {
+            reload.stop().await;
+        }
         self.parts.stop_all(DRAIN, deadline).await
     }
 

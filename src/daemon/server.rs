@@ -2,8 +2,8 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -18,13 +18,14 @@ use crate::config::{self, Config, Origins};
 use crate::flush::FlusherHandle;
 use crate::history::History;
 use crate::http::{
-    self, About, Access, AccessOptions, AppState, HandedOver, LastRead, OnceEach, Orders, Sources, Streams,
+    self, About, Access, AccessOptions, AppState, HandedOver, LastRead, Live, OnceEach, Orders, Sources, Streams,
 };
 use crate::journal::Journal;
 use crate::management::ManagementState;
 use crate::notify::Tester;
-use crate::ports::{self, Buffers, Patience, Port, PortOptions, Ports, ServerTls, TlsFiles};
+use crate::ports::{self, Buffers, Patience, Port, PortCounters, PortOptions, Ports, ServerTls, TlsFiles};
 use crate::presence_driver::PresenceHandle;
+use crate::reloads::Reloads;
 use crate::senders::Senders;
 use crate::supervise::{Part, Readiness, Role, Supervisor};
 use crate::sys::unix_time;
@@ -87,23 +88,33 @@ impl BoundServer {
         self.port.bodies()
     }
 
+    /// What its port has counted.
+    pub(super) fn counters(&self) -> Arc<PortCounters> {
+        self.port.counters()
+    }
+
     /// What it is called, with the port that the kernel chose.
     pub(super) fn url(&self) -> &str {
         self.port.url()
     }
 
     /// Serves the page and the API, and hands lines on to those who look at them, which is the work of `tail`.
-    pub(super) fn serve_http(self, state: AppState, tail: Part) -> Server {
+    pub(super) fn serve_http(self, state: Live, tail: Part) -> Server {
         self.serve(move |port, listener, stop| {
-            let (own, part, stopped) = (state.tail.clone(), tail.clone(), stop.clone());
+            let (own, part, stopped) = (state.now().tail.clone(), tail.clone(), stop.clone());
             tail.keep_task(move || own.clone().run(part.clone(), stopped.clone()));
             crate::http::serve(port, listener, state, stop)
         })
     }
 
     /// Serves the management port.
-    pub(super) fn serve_management(self, config: &Config, flusher: FlusherHandle) -> Server {
-        let state = management_state(config, flusher);
+    pub(super) fn serve_management(
+        self,
+        config: &Config,
+        shown: &Arc<Mutex<String>>,
+        flusher: FlusherHandle,
+    ) -> Server {
+        let state = management_state(config, Arc::clone(shown), flusher);
         self.serve(|port, listener, stop| crate::management::serve(port, listener, state, stop))
     }
 
@@ -157,13 +168,15 @@ pub(super) fn sources(
     presence: Option<PresenceHandle>,
     journal: Journal,
     history: History,
+    reloads: Reloads,
 ) -> Sources {
     let about = About {
         node: assemble::node(config).into(),
         profile: config.profile.name(),
         interval: config.interval,
         started,
-        max_series: config.max_series as u64,
+        max_series: Arc::new(AtomicU64::new(config.max_series as u64)),
+        reloads,
     };
     Sources { about, flusher, presence, journal, history }
 }
@@ -188,14 +201,23 @@ impl Page {
         config: (&Config, &Origins),
         readiness: &Readiness,
         supervisor: &Supervisor,
-    ) -> Server {
+    ) -> (Server, Shown) {
         let Page { sources, boot, senders, tail, tester, cluster, orders, handed_over } = self;
         let part = supervisor.part("streams", Role::Ordinary);
         let live = Streams::start(sources.clone(), bound.bodies(), boot, &part);
         let state = http_state(config, sources, live, readiness, &bound);
         let state = AppState { senders, tail, tester, cluster, orders, handed_over, ..state };
-        bound.serve_http(state, supervisor.part("tail", Role::Ordinary))
+        let shown = Shown { live: Live::new(state), port: bound.address().port(), counters: bound.counters() };
+        (bound.serve_http(shown.live.clone(), supervisor.part("tail", Role::Ordinary)), shown)
     }
+}
+
+/// The page and the API, as far as a reload changes them.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) live: Live,
+    pub(super) port: u16,
+    pub(super) counters: Arc<PortCounters>,
 }
 
 fn http_state(
@@ -205,25 +227,13 @@ fn http_state(
     readiness: &Readiness,
     server: &BoundServer,
 ) -> AppState {
-    let http = &config.http;
     let bodies = server.bodies();
-    let is_local = http.address.is_some_and(|address| address.ip().is_loopback());
     AppState {
         about: sources.about,
         flusher: sources.flusher,
         readiness: readiness.clone(),
         presence: sources.presence,
-        access: Arc::new(Access::new(
-            AccessOptions {
-                token: http.token.as_deref().map(Arc::from),
-                peer_token: config.presence.peers.token.as_deref().map(Arc::from),
-                guards_reading: !is_local && http.token.is_some(),
-                hosts: is_local.then(|| http.hosts.clone().into()),
-                port: server.address.port(),
-                is_secured: http.tls.is_on(),
-            },
-            server.port.counters(),
-        )),
+        access: Arc::new(Access::new(access_options(config, server.address.port()), server.port.counters())),
         gzip: Gzip::new(&bodies),
         journal: sources.journal,
         live,
@@ -244,11 +254,20 @@ fn http_state(
     }
 }
 
-fn management_state(config: &Config, flusher: FlusherHandle) -> ManagementState {
-    ManagementState {
-        flusher,
-        config: config::flat(config),
-        started: unix_time(),
-        healthy: AtomicBool::new(config.management.health),
+/// Who may read, and who may change something, at this port.
+pub(super) fn access_options(config: &Config, port: u16) -> AccessOptions {
+    let http = &config.http;
+    let is_local = http.address.is_some_and(|address| address.ip().is_loopback());
+    AccessOptions {
+        token: http.token.as_deref().map(Arc::from),
+        peer_token: config.presence.peers.token.as_deref().map(Arc::from),
+        guards_reading: !is_local && http.token.is_some(),
+        hosts: is_local.then(|| http.hosts.clone().into()),
+        port,
+        is_secured: http.tls.is_on(),
     }
+}
+
+fn management_state(config: &Config, shown: Arc<Mutex<String>>, flusher: FlusherHandle) -> ManagementState {
+    ManagementState { flusher, config: shown, started: unix_time(), healthy: AtomicBool::new(config.management.health) }
 }

@@ -36,22 +36,37 @@ pub(super) fn open(config: &Config, memory: &Memory, ports: &Ports) -> Result<Ve
     config.sinks.iter().map(|sink| open_one(config, sink, memory, ports)).collect()
 }
 
-fn open_one(config: &Config, sink: &config::Sink, memory: &Memory, ports: &Ports) -> Result<OpenSink, StartError> {
+/// Opens a sink.
+pub(super) fn open_one(
+    config: &Config,
+    sink: &config::Sink,
+    memory: &Memory,
+    ports: &Ports,
+) -> Result<OpenSink, StartError> {
+    let mut reopen = reopen(config, sink, memory, ports);
+    let opened = reopen().map_err(|problem| StartError(format!("sink {}: {problem}", sink.name)))?;
+    Ok(OpenSink { options: driver_options(config, sink), sink: opened, reopen: Some(reopen) })
+}
+
+/// How a sink is driven.
+pub(super) fn driver_options(config: &Config, sink: &config::Sink) -> DriverOptions {
     let every = sink.interval.map_or(1, |own| own.as_nanos() / config.interval.as_nanos().max(1));
-    let options = DriverOptions {
+    DriverOptions {
         filter: sink.filter.clone(),
         queue: sink.queue,
         timeout: sink.timeout,
         every: u32::try_from(every).unwrap_or(1).max(1),
         spool: sink.spool.clone(),
         ..DriverOptions::new(&sink.name, sink.kind.name(), config.interval)
-    };
+    }
+}
+
+/// What opens a sink, at any time.
+pub(super) fn reopen(config: &Config, sink: &config::Sink, memory: &Memory, ports: &Ports) -> Reopen {
     let context = assemble::sink_context(config, &sink.name, sink.timeout);
     let context = SinkContext { memory: memory.clone(), ports: ports.clone(), ..context };
     let kind = sink.kind.clone();
-    let open = move || kind.spec().open(&context);
-    let opened = open().map_err(|problem| StartError(format!("sink {}: {problem}", sink.name)))?;
-    Ok(OpenSink { options, sink: opened, reopen: Some(Box::new(open)) })
+    Box::new(move || kind.spec().open(&context))
 }
 
 /// Starts the tasks of each sink, which go on where an earlier process has stopped.
@@ -72,7 +87,8 @@ pub(super) fn start(
     Ok(drivers)
 }
 
-fn start_one(
+/// Starts the tasks of a sink.
+pub(super) fn start_one(
     OpenSink { options, sink, reopen }: OpenSink,
     memory: &Memory,
     supervisor: &Supervisor,
@@ -129,9 +145,12 @@ impl Sinks {
     pub(super) async fn stop(self, deadline: Instant) {
         // A flusher that failed is reported by its own part.
         let Ok(drivers) = self.drivers.await else { return };
-        let mut stopping = JoinSet::new();
+        let (mut stopping, mut names) = (JoinSet::new(), HashSet::new());
         for driver in drivers {
-            stopping.spawn(end(driver, self.state.clone(), deadline));
+            // One that left for another one of its name comes later.
+            let is_first = names.insert(driver.name().to_string());
+            let state = if is_first { self.state.clone() } else { StateFolder::off() };
+            stopping.spawn(end(driver, state, deadline));
         }
         stopping.join_all().await;
     }

@@ -14,6 +14,7 @@ use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
 use crate::telemetry::{Concern, Ledger, SinkAccount, Warning};
 
+use super::changeover::Changeover;
 use super::cluster::ClusterProblems;
 use super::recent::LostTime;
 use super::sources::Sources;
@@ -102,6 +103,8 @@ pub(super) enum Request {
     Delete(Class, Vec<String>, oneshot::Sender<Vec<Deleted>>),
     /// Numbers since the start.
     Stats(oneshot::Sender<Stats>),
+    /// Be as this says from the next interval on; the answer comes when it is.
+    ChangeOver(Box<Changeover>, oneshot::Sender<()>),
     /// Read the counters of the open interval.
     Read(oneshot::Sender<Arc<Published>>),
     /// Duplicate the sockets of the listeners.
@@ -126,6 +129,8 @@ pub struct Published {
     pub(super) sources: Sources,
     /// A large last interval was let go to make room for the next, which is here in a moment.
     pub closing: bool,
+    /// Listeners that were taken out, and whose sockets are not closed yet.
+    pub(super) leaving: usize,
     /// When the last interval was published.
     pub at: Option<Instant>,
     /// The last tick, in Unix seconds.
@@ -234,6 +239,22 @@ impl FlusherHandle {
     /// Another process reads the sockets, too: the stop leaves them open, with what they hold.
     pub async fn keep_sockets(&self) -> Option<()> {
         self.ask(PATIENCE, Request::KeepSockets).await
+    }
+
+    /// Waits until listeners that were taken out have closed their sockets, or for so long.
+    pub async fn listeners_have_left(&self, longest: Duration) {
+        let mut published = self.published.clone();
+        // Without a flusher nobody has a socket any more.
+        let _ = timeout(longest, published.wait_for(|published| published.leaving == 0)).await;
+    }
+
+    /// Makes the next interval be as `change` says. The receiver resolves when it has begun, or to an error if the flusher ends
+    /// before; then nothing has changed.
+    pub async fn change_over(&self, change: Changeover) -> oneshot::Receiver<()> {
+        let (reply, answer) = oneshot::channel();
+        // Without a flusher the reply is dropped.
+        let _ = self.requests.send(Request::ChangeOver(Box::new(change), reply)).await;
+        answer
     }
 
     /// Counts a request of HTTP that came to the management port.

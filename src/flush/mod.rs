@@ -4,6 +4,7 @@
 //! ones, and its length is measured. A step of the wall clock moves the next tick; lengths come from the
 //! monotonic clock.
 
+mod changeover;
 mod cluster;
 mod handle;
 mod losses;
@@ -16,7 +17,7 @@ mod sources;
 pub mod state;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -46,6 +47,8 @@ use handle::Request;
 use repeats::Repeats;
 use sources::Sources;
 
+use changeover::{Before, Waiting};
+pub use changeover::{Changeover, NewDriver, NewListener, NextDriver, NextListener, NextShards};
 use cluster::WaitingPresence;
 pub use cluster::{ClusterLinks, ClusterProblems, OwnInterval};
 pub use handle::{
@@ -161,6 +164,11 @@ pub struct Flusher {
     /// that a panic loses nothing that can be had again.
     closing: Option<Closing>,
     collected: Option<Collected>,
+    /// What is to be different from the next interval on, and what goes on from before.
+    waiting_change: Option<Waiting>,
+    before: Before,
+    /// Receive buffers that are looked at.
+    queues: Arc<Mutex<Vec<QueueWatch>>>,
 }
 
 /// What the workers were asked for at a tick.
@@ -250,6 +258,9 @@ impl Flusher {
             part: Part::new("flush"),
             closing: None,
             collected: None,
+            waiting_change: None,
+            before: Before::default(),
+            queues: Arc::default(),
         };
         flusher.publish(None, false, None);
         flusher
@@ -348,13 +359,16 @@ impl Flusher {
             self.part.give_up("it panicked while it closed the last interval");
             self.merge_again().await;
         }
-        (std::mem::take(&mut self.drivers), is_closed)
+        let mut drivers = std::mem::take(&mut self.drivers);
+        drivers.append(&mut self.before.drivers);
+        (drivers, is_closed)
     }
 
     async fn tick(&mut self) {
         let mut stop = self.inputs.deadline.clone();
         // A task of its own: it goes on while workers are waited for, and ends when the listeners are gone.
-        let watches: Vec<QueueWatch> = self.listeners.iter().map(Listener::queue_watch).collect();
+        self.watch_queues();
+        let watches = Arc::downgrade(&self.queues);
         let part = self.sources.parts.as_ref().map(|parts| parts.part("queues", Role::Ordinary));
         let part = part.unwrap_or_else(|| Part::new("queues"));
         let own = part.clone();
@@ -369,7 +383,10 @@ impl Flusher {
                 let end = due + ((now - due) / interval_secs).floor() * interval_secs;
                 // A multiple of 0.2, say, as people write it.
                 let end = (end * 1e6).round() / 1e6;
+                self.look_at_leaving();
                 self.close(end, now - due, false).await;
+                self.change_over();
+                self.let_go().await;
                 due = next_tick(unix_time(), self.interval);
                 continue;
             }
@@ -399,6 +416,7 @@ impl Flusher {
     async fn finish(&mut self) {
         // Nobody is answered any more, and nobody waits for that.
         self.inbox.requests = None;
+        self.waiting_change = None;
         let now = Instant::now();
         let (mut have_stopped, mut is_closed) = (false, false);
         while !is_closed {
@@ -656,6 +674,7 @@ impl Flusher {
             closed_lines: self.totals.lines.read,
             sources: self.sources.clone(),
             closing,
+            leaving: self.leaving(),
             at: Some(Instant::now()),
             as_of,
         }));
@@ -778,15 +797,28 @@ impl Flusher {
         );
     }
 
+    /// These are the receive buffers that are looked at from now on.
+    fn watch_queues(&self) {
+        let watches = self.listeners.iter().map(Listener::queue_watch).collect();
+        *self.queues.lock().unwrap_or_else(PoisonError::into_inner) = watches;
+    }
+
     /// Asks every worker for its partial.
     fn ask_workers(&mut self) {
         let now = self.last_close.duration_since(self.started).as_secs_f64();
-        let Flusher { listeners, registry, spare, closing: Some(closing), .. } = self else { return };
-        for listener in listeners.iter() {
+        let mut pending = VecDeque::new();
+        for (n, listener) in self.listeners.iter().enumerate() {
             for worker in 0..listener.workers() {
-                let retire = registry.retirements(closing.pending.len(), now);
-                closing.pending.push_back(listener.close(worker, retire, spare.pop().unwrap_or_default()));
+                let retire = self.registry.retirements(pending.len(), now);
+                let spare = self.spare.pop().unwrap_or_default();
+                pending.push_back(match self.worker_change(n, pending.len()) {
+                    Some(change) => listener.change_over(worker, retire, spare, change),
+                    None => listener.close(worker, retire, spare),
+                });
             }
+        }
+        if let Some(closing) = &mut self.closing {
+            closing.pending = pending;
         }
         // They are the shards' now.
         self.in_spare.set(self.spare.iter().map(|columns| columns.drained_bytes() as u64).sum());
@@ -863,18 +895,15 @@ async fn next_request(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<
     }
 }
 
-/// Looks at receive buffers at times of its own, until they are gone.
-async fn watch_queues(mut watches: Vec<QueueWatch>, part: Part) {
+/// Looks at receive buffers at times of its own, until nobody has them any more.
+async fn watch_queues(watches: Weak<Mutex<Vec<QueueWatch>>>, part: Part) {
     let mut fullest = 0.0_f64;
-    while !watches.is_empty() {
+    loop {
         part.alive();
         tokio::time::sleep(if fullest < FILLING { QUEUES_EVERY } else { QUEUES_OFTEN }).await;
-        fullest = 0.0;
-        watches.retain(|watch| {
-            let fill = watch.look();
-            fullest = fullest.max(fill.unwrap_or(0.0));
-            fill.is_some()
-        });
+        let Some(watches) = watches.upgrade() else { return };
+        let all = watches.lock().unwrap_or_else(PoisonError::into_inner);
+        fullest = all.iter().filter_map(QueueWatch::look).fold(0.0, f64::max);
     }
 }
 

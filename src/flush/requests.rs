@@ -55,6 +55,7 @@ impl Flusher {
                 self.listeners.iter().for_each(Listener::keep_sockets);
                 let _ = reply.send(());
             }
+            Request::ChangeOver(change, done) => self.plan_changeover(change, done),
             Request::Read(reply) => {
                 self.read_open().await;
                 let _ = reply.send(Arc::clone(&self.inbox.published.borrow()));

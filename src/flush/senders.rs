@@ -32,6 +32,11 @@ impl SenderAccount {
         SenderAccount { summary: Summary::new(prepended), published, held }
     }
 
+    /// What names of series have before the names that are sent, from now on.
+    pub(super) fn prepend(&mut self, prepended: &str) {
+        self.summary.prepend(prepended);
+    }
+
     /// Accounts for what it holds in this memory.
     pub(super) fn hold_in(&mut self, memory: &Memory) {
         self.held = memory.holding(Holder::Senders);

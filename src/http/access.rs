@@ -29,7 +29,7 @@ use crate::ports::{PortCounters, machine};
 use crate::untrusted::Escaped;
 use crate::web::{self, Peer, error, in_query, is_token, with_type};
 
-use super::{AppState, HTML, login};
+use super::{AppState, HTML, Live, login};
 
 /// What a page may load and where it may send: of this port alone, and nothing that stands in the page itself.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
@@ -51,8 +51,8 @@ const PLACES: usize = 1024;
 /// Wrong tokens of a place that are known: behind a proxy several scripts may each repeat one of their own.
 const KNOWN: usize = 8;
 
-/// What does not change about access.
-#[derive(Clone, Debug, Default)]
+/// What access hangs on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessOptions {
     /// `http.token`.
     pub token: Option<Arc<str>>,
@@ -323,11 +323,11 @@ pub(super) struct Caller {
     is_own_page: bool,
 }
 
-impl FromRequestParts<AppState> for Caller {
+impl FromRequestParts<Live> for Caller {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, state: &AppState) -> Result<Caller, Infallible> {
-        Ok(Caller::new(state, &parts.headers, &parts.extensions))
+    async fn from_request_parts(parts: &mut Parts, live: &Live) -> Result<Caller, Infallible> {
+        Ok(Caller::new(&live.now(), &parts.headers, &parts.extensions))
     }
 }
 

@@ -17,9 +17,9 @@ use crate::series::Series;
 use crate::sys::unix_time;
 use crate::web::{self, FromGiven, Given, Parameters, line};
 
-use super::AppState;
 use super::caching;
 use super::series::no_history;
+use super::{AppState, Live};
 
 /// Most series, and most paths of the ledger, of an answer.
 const MOST_SERIES: usize = 20;
@@ -35,7 +35,7 @@ const USUAL_SECS: f64 = 1800.0;
 /// Times in Unix seconds are below this: in the year 5138.
 const LATEST: f64 = 1e11;
 
-pub(super) fn routes() -> Router<AppState> {
+pub(super) fn routes() -> Router<Live> {
     Router::new().route("/api/v1/history", get(points))
 }
 

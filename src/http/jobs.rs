@@ -10,8 +10,8 @@ use crate::presence::{JobState, JobView};
 use crate::untrusted::from_url;
 use crate::web::{self, FromGiven, Given, Parameters, line};
 
-use super::AppState;
 use super::presence::ask;
+use super::{AppState, Live};
 
 /// Most jobs that an answer may have, and how many it has unless it is asked otherwise.
 const MOST_JOBS: u64 = 1000;
@@ -23,7 +23,7 @@ const MOST_PAIR: usize = 800;
 /// Runs of each job in the list; the view of a service has all that are kept.
 const RUNS: usize = 5;
 
-pub(super) fn routes() -> Router<AppState> {
+pub(super) fn routes() -> Router<Live> {
     Router::new().route("/api/v1/jobs", get(list))
 }
 

@@ -13,12 +13,12 @@ use crate::untrusted::in_url;
 use crate::web::{self, Fields, FromGiven, Given, Nothing, Parameters};
 
 use super::access::{self, Caller, Judged, TOO_MANY, is_browser, local, see_other, too_many, without_token};
-use super::{AppState, assets};
+use super::{AppState, Live, assets};
 
 /// Longest place to go on to, in characters.
 const MOST_NEXT: usize = 2000;
 
-pub(super) fn routes() -> Router<AppState> {
+pub(super) fn routes() -> Router<Live> {
     Router::new().route("/login", get(form).post(login)).route("/logout", post(logout))
 }
 

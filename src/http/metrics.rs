@@ -5,6 +5,7 @@ use crate::cluster::{LastInterval, NodeRole, NodeView, PartitionView};
 use crate::cluster_driver::ClusterStatus;
 use crate::presence::Reading;
 use crate::prometheus_text::{PrometheusText, Shape, labels};
+use crate::reloads::ReloadStatus;
 use crate::telemetry::{ClusterAccount, Ledger};
 
 /// What is written beside the ledger and presence.
@@ -13,6 +14,8 @@ pub(super) struct About {
     pub(super) uptime_secs: f64,
     /// `None` if this node is in no cluster.
     pub(super) cluster: Option<ClusterStatus>,
+    /// Reloads of the configuration.
+    pub(super) reloads: ReloadStatus,
     /// As OpenMetrics.
     pub(super) is_open: bool,
     /// Seconds of the last upgrade in which nobody read the sockets, if there was one.
@@ -41,6 +44,7 @@ pub(super) fn render(mut ledger: Ledger, presence: &[Reading], about: &About) ->
         );
         out.sample("systole_upgrade_pause_seconds", "", "", None, pause_secs);
     }
+    reloads(&about.reloads, &mut out);
     for metric in ledger.metrics() {
         let (shape, suffix) = shape(metric.is_counter);
         out.family(metric.name, shape, metric.help);
@@ -53,6 +57,20 @@ pub(super) fn render(mut ledger: Ledger, presence: &[Reading], about: &About) ->
     }
     readings(presence, &mut out);
     out.finish()
+}
+
+/// Reloads of the configuration.
+fn reloads(status: &ReloadStatus, out: &mut PrometheusText) {
+    out.family("systole_reloads", Shape::Counter, "Reloads of the configuration, by what became of them.");
+    for (result, count) in [("applied", status.applied), ("refused", status.refused)] {
+        out.sample("systole_reloads", "_total", &labels([("result", result)]), None, count as f64);
+    }
+    let help = "When the configuration in force was read, Unix seconds.";
+    out.family("systole_config_loaded_timestamp_seconds", Shape::Gauge, help);
+    out.sample("systole_config_loaded_timestamp_seconds", "", "", None, status.loaded_at);
+    let help = "Settings of the file that are not in force before a restart.";
+    out.family("systole_config_needs_restart", Shape::Gauge, help);
+    out.sample("systole_config_needs_restart", "", "", None, status.needs_restart.len() as f64);
 }
 
 fn shape(is_counter: bool) -> (Shape, &'static str) {

@@ -29,6 +29,7 @@
 //! | `GET /api/v1/presence/events[?since=ID]` | the last 1,000 events; a stream with `Accept: text/event-stream` |
 //! | `POST /api/v1/cluster/drain` | lets this node give up its partitions; it needs the token |
 //! | `POST /api/v1/upgrade` | hands over to a new process of the program; it needs the token |
+//! | `POST /api/v1/reload` | reads the configuration again; it needs the token |
 //! | `POST /api/v1/notify/test` | sends a test alert to the targets of notifications; it needs the token |
 //! | `GET /api/v1/presence/peer[?since=CURSOR]` | what this node has heard, for other observers; it needs their token |
 //! | `POST /api/v1/presence/maintenance`, `DELETE /api/v1/presence/SERVICE[/INSTANCE]` | changes; they always need the token |
@@ -52,6 +53,7 @@ mod explain;
 mod history;
 mod jobs;
 mod listing;
+mod live;
 mod login;
 mod metrics;
 mod notify;
@@ -59,6 +61,7 @@ mod openapi;
 mod orders;
 mod pages;
 mod presence;
+mod reload;
 mod senders;
 mod series;
 mod snapshot;
@@ -67,6 +70,7 @@ mod tail;
 mod verdict;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -89,6 +93,7 @@ use crate::notify::Tester;
 use crate::ports::{Port, serve_http};
 use crate::presence::observers::ObserversView;
 use crate::presence_driver::PresenceHandle;
+use crate::reloads::{ReloadStatus, Reloads};
 use crate::senders::Senders;
 use crate::supervise::Readiness;
 use crate::tail::Tail;
@@ -100,11 +105,12 @@ use crate::web::{
 pub use access::{Access, AccessOptions};
 pub use config::{Effective, Origin, Setting};
 pub use history::Past;
+pub use live::Live;
 pub use orders::{HandedOver, Order, Orders, Upgrading};
 pub use snapshot::LastRead;
 pub use stream::{Sources, Streams};
 
-/// What does not change while the daemon runs.
+/// What does not change while the daemon runs, or is the same for all who see it.
 #[derive(Clone, Debug)]
 pub struct About {
     /// `systole` or `etsy`.
@@ -116,7 +122,9 @@ pub struct About {
     /// When the daemon started.
     pub started: Instant,
     /// `max_series`.
-    pub max_series: u64,
+    pub max_series: Arc<AtomicU64>,
+    /// Reloads of the configuration.
+    pub reloads: Reloads,
 }
 
 /// What every route sees.
@@ -183,13 +191,18 @@ pub struct OnceEach {
 }
 
 impl About {
+    fn max_series(&self) -> u64 {
+        // A number on its own: nothing else is published through it.
+        self.max_series.load(Ordering::Relaxed)
+    }
+
     fn uptime_secs(&self) -> f64 {
         self.started.elapsed().as_secs_f64()
     }
 }
 
 /// Serves until `stop` turns true.
-pub async fn serve(port: Port, listener: Arc<TcpListener>, state: AppState, stop: watch::Receiver<bool>) {
+pub async fn serve(port: Port, listener: Arc<TcpListener>, state: Live, stop: watch::Receiver<bool>) {
     serve_http(&port, &listener, router(state), stop).await;
 }
 
@@ -210,7 +223,7 @@ async fn no_page(uri: Uri) -> Response {
     web::not_found(uri.path(), &PAGES, " and what `docs/http.md` has below it")
 }
 
-fn router(state: AppState) -> Router {
+fn router(state: Live) -> Router {
     Router::new()
         .merge(pages::routes())
         .route("/health", get(health))
@@ -235,13 +248,14 @@ fn router(state: AppState) -> Router {
         .merge(presence::routes())
         .merge(notify::routes())
         .merge(jobs::routes())
+        .route("/api/v1/reload", post(reload::reload))
         .fallback(no_page)
         .method_not_allowed_fallback(|| async { web::method_not_allowed() })
         .layer(DefaultBodyLimit::max(MOST_BODY))
         .layer(middleware::from_fn(web::promised))
         .layer(middleware::from_fn(pages::problem::for_people))
         .layer(middleware::from_fn_with_state(state.clone(), access::guard))
-        .layer(middleware::from_fn_with_state(state.gzip.clone(), web::compressed))
+        .layer(middleware::from_fn_with_state(state.now().gzip.clone(), web::compressed))
         .with_state(state)
 }
 
@@ -314,7 +328,8 @@ async fn own_metrics(
         let (ledger, uptime) = (state.flusher.live().await.ledger(), state.about.uptime_secs());
         let cluster = state.cluster.as_ref().map(StatusBoard::read);
         let upgrade_pause_secs = state.handed_over.as_ref().map(|before| before.pause_secs);
-        let about = metrics::About { uptime_secs: uptime, upgrade_pause_secs, cluster, is_open: open };
+        let reloads = state.about.reloads.status();
+        let about = metrics::About { uptime_secs: uptime, upgrade_pause_secs, cluster, reloads, is_open: open };
         state.bodies.work(move || metrics::render(ledger, &presence, &about).into()).await
     });
     state.bodies.shared(kind, text.await?).await
@@ -356,6 +371,8 @@ struct Status<'a> {
     /// How this process took over from the one before it, if that handed over.
     #[serde(skip_serializing_if = "Option::is_none")]
     upgrade: Option<&'a HandedOver>,
+    /// Reloads of the configuration since the start.
+    reloads: ReloadStatus,
 }
 
 /// The daemon, and its ledger since the start
@@ -385,6 +402,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         observers,
         idle_watches,
         upgrade: state.handed_over.as_deref(),
+        reloads: state.about.reloads.status(),
     })
 }
 

@@ -13,10 +13,10 @@ use crate::presence::Severity;
 use crate::untrusted::Escaped;
 use crate::web::{Nothing, Parameters, bad_request, error, json};
 
-use super::AppState;
 use super::presence::body_of_change;
+use super::{AppState, Live};
 
-pub(super) fn routes() -> Router<AppState> {
+pub(super) fn routes() -> Router<Live> {
     Router::new().route("/api/v1/notify/test", post(test))
 }
 

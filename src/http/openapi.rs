@@ -15,8 +15,8 @@ use utoipa::{Modify, OpenApi, ToSchema};
 use crate::web::{self, Nothing, Parameters};
 
 use super::{
-    assets, caching, cluster, events, history, jobs, listing, login, notify, orders, pages, presence, senders, series,
-    snapshot, stream, tail,
+    assets, caching, cluster, events, history, jobs, listing, login, notify, orders, pages, presence, reload, senders,
+    series, snapshot, stream, tail,
 };
 
 /// An error of any route.
@@ -79,6 +79,7 @@ struct Problem {
         pages::explain::page,
         pages::config::page,
         notify::test,
+        reload::reload,
         presence::list,
         jobs::list,
         presence::events,

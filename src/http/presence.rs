@@ -26,14 +26,14 @@ use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
 use crate::web::{self, FromGiven, Given, Nothing, Parameters, bad_request, error, json as small, line};
 
-use super::AppState;
 use super::access::Caller;
 use super::listing::{self, Filter};
+use super::{AppState, Live};
 
 /// Longest wait for the presence thread.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-pub(super) fn routes() -> Router<AppState> {
+pub(super) fn routes() -> Router<Live> {
     Router::new()
         .route("/api/v1/presence", get(list))
         .route("/api/v1/presence/events", get(events))

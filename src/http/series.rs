@@ -19,9 +19,9 @@ use crate::series::Series;
 use crate::snapshot::{Point, Snapshot};
 use crate::web::{self, FromGiven, Given, Parameters, error, line};
 
-use super::AppState;
 use super::caching;
 use super::snapshot::KindName;
+use super::{AppState, Live};
 
 /// Series of a page: usually, and at most.
 const USUAL: u64 = 50;
@@ -30,7 +30,7 @@ const MOST: u64 = 200;
 /// Most points of a sparkline.
 const MOST_SPARK: u64 = 120;
 
-pub(super) fn routes() -> Router<AppState> {
+pub(super) fn routes() -> Router<Live> {
     Router::new().route("/api/v1/series", get(list)).route("/api/v1/series/details", get(details))
 }
 

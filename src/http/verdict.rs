@@ -187,7 +187,8 @@ pub(super) async fn look_at(
     let now = unix_time();
     let hour = super::pages::last_hour(history, now);
     let unsaved = presence.as_ref().and_then(|presence| presence.unsaved.as_ref()).map(not_saved);
-    let warnings: Vec<Warning> = published.warnings(&ledger).into_iter().chain(unsaved).collect();
+    let warnings: Vec<Warning> =
+        published.warnings(&ledger).into_iter().chain(unsaved).chain(not_in_force(about)).collect();
     let explosion = warnings
         .iter()
         .find(|warning| warning.about == Concern::Senders && warning.text.contains("new series"))
@@ -198,7 +199,7 @@ pub(super) async fn look_at(
         closed_lines: published.closed_lines,
         uptime: about.uptime_secs(),
         interval: about.interval.as_secs_f64(),
-        max_series: about.max_series,
+        max_series: about.max_series(),
         ledger: &ledger,
         last: published.snapshot.as_deref(),
         warnings: &warnings,
@@ -213,7 +214,7 @@ pub(super) async fn look_at(
         presence,
         hour,
         explosion,
-        max_series: about.max_series,
+        max_series: about.max_series(),
         interval: about.interval.as_secs_f64(),
         verdict,
         warnings,
@@ -226,6 +227,30 @@ fn not_saved(unsaved: &Unsaved) -> Warning {
         format!("presence is not saved since {} UTC", rfc3339(unsaved.since.as_secs())[..19].replace('T', " "));
     let text = format!("{sentence}: {}; a restart forgets what came since", unsaved.why);
     Warning { short: Some(sentence), ..Concern::Unsaved.says(text) }
+}
+
+/// That the file says something that is not in force.
+fn not_in_force(about: &Daemon) -> Vec<Warning> {
+    let status = about.reloads.status();
+    let at = |unix: f64| rfc3339(unix)[..19].replace('T', " ");
+    let refused = status.last_refused.map(|refused| {
+        let more = match refused.problems.len() {
+            0 | 1 => String::new(),
+            all => format!(", and {} more", all - 1),
+        };
+        let why = refused.problems.first().map_or("", String::as_str);
+        let short = "the last reload was refused".to_string();
+        let text =
+            format!("{short}: {why}{more}; the daemon runs with the configuration of {} UTC", at(status.loaded_at));
+        Warning { short: Some(short), ..Concern::Config.says(text) }
+    });
+    let waits = (!status.needs_restart.is_empty()).then(|| {
+        let paths: Vec<&str> = status.needs_restart.iter().map(|one| one.path.as_str()).collect();
+        let short = format!("{} of the file need a restart", count(paths.len(), "setting"));
+        let short = if paths.len() == 1 { "1 setting of the file needs a restart".into() } else { short };
+        Warning { short: Some(short.clone()), ..Concern::Config.says(format!("{short}: {}", paths.join(", "))) }
+    });
+    refused.into_iter().chain(waits).collect()
 }
 
 /// What is looked at.
@@ -610,6 +635,7 @@ impl Seen<'_> {
             | Concern::Certificate
             | Concern::Senders
             | Concern::Unsaved
+            | Concern::Config
             | Concern::Cluster
             | Concern::ClusterDown => false,
         };
@@ -619,7 +645,7 @@ impl Seen<'_> {
                 let (sentence, detail) = warning.text.split_once(": ").unwrap_or((&warning.text, ""));
                 let (about, grade) = match warning.about {
                     Concern::ClusterDown => (About::Part, Grade::Error),
-                    Concern::Unsaved | Concern::Cluster => (About::Part, Grade::Warning),
+                    Concern::Unsaved | Concern::Config | Concern::Cluster => (About::Part, Grade::Warning),
                     _ => (About::Limit, Grade::Warning),
                 };
                 let is_cluster = matches!(warning.about, Concern::Cluster | Concern::ClusterDown);

@@ -57,7 +57,7 @@ named_enum! {
         Part = "part",
         /// The first series of a prefix.
         Series = "series",
-        /// The daemon started.
+        /// The daemon started, or read its configuration again.
         Start = "start",
     }
 }
@@ -214,6 +214,13 @@ impl Journal {
     pub fn add_start(&self, time: f64, title: &str, text: &str) {
         let mut state = self.lock();
         state.push(Entry::new(time, EntryKind::Start, Severity::Info, title, text));
+        self.0.held.set(state.bytes as u64);
+    }
+
+    /// Adds what became of a reload of the configuration.
+    pub fn add_reload(&self, time: f64, severity: Severity, title: &str, text: &str) {
+        let mut state = self.lock();
+        state.push(Entry::new(time, EntryKind::Start, severity, title, text));
         self.0.held.set(state.bytes as u64);
     }
 

@@ -13,6 +13,7 @@ pub(crate) mod disk;
 mod limit;
 mod queue;
 
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::supervise::Part;
@@ -56,6 +58,23 @@ struct Shared {
     part: Part,
     /// Standard error, to check whether it accepts data.
     out: OwnedFd,
+    set_level: SetLevel,
+}
+
+/// Changes what is logged.
+struct SetLevel(Box<dyn Fn(LevelFilter) + Send + Sync>);
+
+impl fmt::Debug for SetLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SetLevel")
+    }
+}
+
+/// What is logged at a level.
+fn filter(level: LevelFilter) -> Targets {
+    // Other crates log warnings at most; a more capable filter takes half a megabyte.
+    let others = level.min(LevelFilter::WARN);
+    Targets::new().with_default(others).with_target("systole", level)
 }
 
 impl Log {
@@ -77,24 +96,35 @@ impl Log {
             queue::write(&mine, &its, file, part);
         })?;
 
-        // Other crates log warnings at most; a more capable filter takes half a megabyte.
-        let others = level.min(LevelFilter::WARN);
-        let filter = Targets::new().with_default(others).with_target("systole", level);
         let limit = limit::Limit { limiter: Arc::clone(&limiter), queue: Arc::clone(&queue) };
         let log = tracing_subscriber::fmt()
-            .with_max_level(level)
+            .with_max_level(LevelFilter::TRACE)
             .with_writer(queue::LogWriter(Arc::clone(&queue)))
             .log_internal_errors(false)
             .with_target(false);
-        let started = if json {
-            log.json().flatten_event(true).finish().with(filter).with(limit).try_init()
+        // Both are types of their own.
+        macro_rules! install {
+            ($log:expr) => {{
+                let (filter, handle) = reload::Layer::new(filter(level));
+                // It fails when the log of the process is another one.
+                let set_level = move |level| drop(handle.reload(self::filter(level)));
+                ($log.with(filter).with(limit).try_init(), SetLevel(Box::new(set_level)))
+            }};
+        }
+        let (started, set_level) = if json {
+            install!(log.json().flatten_event(true).finish())
         } else {
-            log.with_ansi(io::stderr().is_terminal()).finish().with(filter).with(limit).try_init()
+            install!(log.with_ansi(io::stderr().is_terminal()).finish())
         };
         if started.is_ok() {
             std::panic::set_hook(Box::new(tell_panic));
         }
-        Ok(Log(Arc::new(Shared { queue, limiter, counts, part, out })))
+        Ok(Log(Arc::new(Shared { queue, limiter, counts, part, out, set_level })))
+    }
+
+    /// Logs what is of this level or above from now on.
+    pub fn set_level(&self, level: LevelFilter) {
+        (self.0.set_level.0)(level);
     }
 
     /// Writes text that is not an event, verbatim.

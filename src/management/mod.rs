@@ -24,8 +24,8 @@
 mod inspect;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::response::Response;
@@ -59,7 +59,7 @@ pub struct ManagementState {
     /// Requests to the flusher.
     pub flusher: FlusherHandle,
     /// The effective configuration as `key: value` lines.
-    pub config: String,
+    pub config: Arc<Mutex<String>>,
     /// When the daemon started, Unix seconds.
     pub started: f64,
     /// The state that `health` reports.
@@ -202,7 +202,7 @@ async fn reply(state: &ManagementState, line: &str) -> Option<String> {
             }
             format!("health: {}\n", if state.healthy.load(Ordering::Relaxed) { "up" } else { "down" })
         }
-        "config" => format!("\n{}", state.config),
+        "config" => format!("\n{}", state.config.lock().unwrap_or_else(PoisonError::into_inner)),
         "stats" => match state.flusher.stats().await {
             Some(stats) => stats_text(&stats, state.started),
             None => ERROR.into(),

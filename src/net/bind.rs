@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use crate::ports::ServerTls;
 use crate::sys;
 
 use super::listener::Outlives;
@@ -159,6 +160,11 @@ impl BoundListener {
     /// The address, with the port that the kernel chose; `None` for a unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// TLS of its connections.
+    pub fn tls(&self) -> Option<&ServerTls> {
+        self.options.tls.as_ref()
     }
 
     /// Datagrams or streams.

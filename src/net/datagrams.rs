@@ -22,7 +22,7 @@ use crate::senders::Origin;
 use crate::sys::{BATCH_DATAGRAMS, Batch, Datagram, unix_time, wait_readable};
 
 use super::failures::Failures;
-use super::listener::{Outlives, ReadDeadline, WorkerCommand};
+use super::listener::{Changes, Outlives, ReadDeadline, WorkerChange, WorkerCommand, attend};
 use super::queue::Queues;
 use super::taps::{Progress, Taps};
 use super::{ListenerOptions, Transport, count_bytes};
@@ -70,9 +70,24 @@ pub(super) struct DatagramSource {
     pub(super) deadline: ReadDeadline,
     /// Whether the next process goes on with the socket.
     pub(super) is_kept: Outlives,
+    /// What is to be different.
+    pub(super) changes: Changes,
 }
 
 impl DatagramSource {
+    /// Is as was asked for from now on, if something was.
+    fn take_change(&mut self, shard: &mut Shard, to: &mut Taps) {
+        let Some(WorkerChange { options, taps, .. }) = self.changes.take() else { return };
+        if let Some(options) = options {
+            // What the sockets are stays.
+            self.options = ListenerOptions { transport: self.options.transport, ..*options };
+        }
+        if let Some(taps) = taps {
+            *to = taps;
+        }
+        attend(shard, &self.options);
+    }
+
     /// Whether the deadline of a stop has passed.
     fn is_over(&self) -> bool {
         self.deadline.get().is_some_and(|deadline| Instant::now() >= *deadline)
@@ -115,15 +130,15 @@ impl Work {
 
 /// Runs until the channel of commands closes. `wake` is readable when there is one.
 pub(super) fn run(
-    source: &DatagramSource,
+    source: &mut DatagramSource,
     work: &mut Work,
     shard: &mut Shard,
     failures: &mut Failures,
-    taps: &Taps,
+    taps: &mut Taps,
     inbox: &mut mpsc::Receiver<WorkerCommand>,
     wake: &UnixStream,
 ) {
-    let socket = &source.socket;
+    let socket = Arc::clone(&source.socket);
     let mut stopped = false;
     let mut woken = Instant::now();
     let may_nap = source.receive_buffer >= NAP_BUFFER_BYTES;
@@ -136,6 +151,7 @@ pub(super) fn run(
             Ok(WorkerCommand::Run(question)) => {
                 failures.run_question(question, shard);
                 taps.send_signals(shard);
+                source.take_change(shard, taps);
                 continue;
             }
             Ok(WorkerCommand::Stop(done)) => {

@@ -1,12 +1,13 @@
 //! A running listener: worker threads, and what the flusher asks of them.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use socket2::Socket;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::aggregate::{Columns, Partial, Shard};
+use crate::protocol::Options;
 use crate::supervise::{Part, Role, Supervisor, catch};
 use crate::sys;
 
@@ -21,7 +23,7 @@ use super::bind::SocketFile;
 use super::failures::Failures;
 use super::queue::{QueueWatch, Queues};
 use super::taps::Taps;
-use super::{BoundListener, ListenAddress, Transport, datagrams, streams};
+use super::{BoundListener, ListenAddress, ListenerOptions, Transport, datagrams, streams};
 
 /// Commands that may wait for a worker.
 const COMMANDS: usize = 4;
@@ -42,6 +44,56 @@ pub(super) type ReadDeadline = Arc<OnceLock<Instant>>;
 
 /// Whether the sockets outlive this process: the service manager holds them too, or the next process reads them already.
 pub(super) type Outlives = Arc<AtomicBool>;
+/// What is different for a worker from the next interval on.
+#[derive(Default)]
+pub struct WorkerChange {
+    /// How the listener is read.
+    pub options: Option<Box<ListenerOptions>>,
+    /// Where lines are passed on.
+    pub taps: Option<Taps>,
+    /// Changes the shard, whose interval is closed.
+    pub shard: Option<ShardChange>,
+}
+
+/// Changes a shard between two intervals.
+pub type ShardChange = Box<dyn FnOnce(&mut Shard) + Send>;
+
+impl fmt::Debug for WorkerChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let has_shard = self.shard.is_some();
+        f.debug_struct("WorkerChange")
+            .field("options", &self.options)
+            .field("shard", &has_shard)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a worker finds what is different for it, after a command.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Changes(Arc<Mutex<Option<WorkerChange>>>);
+
+impl Changes {
+    fn put(&self, change: WorkerChange) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(change);
+    }
+
+    pub(super) fn take(&self) -> Option<WorkerChange> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// Makes a shard attend to who sends what, as a listener with these options tells it.
+pub(super) fn attend(shard: &mut Shard, options: &ListenerOptions) {
+    // A connection has one sender, whom the kernel knows.
+    let are_known = options.allow.is_restricted() || options.with_senders || !options.transport.has_datagrams();
+    shard.attend_to_senders(are_known, options.protocol.binary);
+}
+
+/// Keeps the workers of a listener from reading until it is dropped.
+#[derive(Debug)]
+pub struct Hold {
+    _workers: Vec<std_mpsc::Sender<()>>,
+}
 
 /// What the workers of a listener share.
 #[derive(Clone)]
@@ -52,6 +104,8 @@ struct Shared {
     /// Messages that all have read.
     received: Arc<AtomicU64>,
     deadline: ReadDeadline,
+    /// They wait for its end before they read.
+    hold: Option<Arc<Mutex<Vec<std_mpsc::Sender<()>>>>>,
 }
 
 impl BoundListener {
@@ -63,9 +117,37 @@ impl BoundListener {
     pub fn start(
         self,
         url: &str,
+        shard: impl FnMut() -> Shard,
+        taps: &Taps,
+        supervisor: &Supervisor,
+    ) -> io::Result<Listener> {
+        self.start_workers(url, shard, taps, supervisor, None)
+    }
+
+    /// The same; nothing is read before what comes beside it is dropped.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start_held(
+        self,
+        url: &str,
+        shard: impl FnMut() -> Shard,
+        taps: &Taps,
+        supervisor: &Supervisor,
+    ) -> io::Result<(Listener, Hold)> {
+        let hold = Arc::<Mutex<Vec<_>>>::default();
+        let listener = self.start_workers(url, shard, taps, supervisor, Some(Arc::clone(&hold)))?;
+        let held = std::mem::take(&mut *hold.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok((listener, Hold { _workers: held }))
+    }
+
+    fn start_workers(
+        self,
+        url: &str,
         mut shard: impl FnMut() -> Shard,
         taps: &Taps,
         supervisor: &Supervisor,
+        hold: Option<Arc<Mutex<Vec<std_mpsc::Sender<()>>>>>,
     ) -> io::Result<Listener> {
         let mut workers = Vec::new();
         let queues = Arc::new(Queues::new(url, self.options.transport, &self.sockets));
@@ -75,8 +157,8 @@ impl BoundListener {
             ListenAddress::Ip(_) | ListenAddress::Path(..) => String::new(),
         };
         is_kept.store(!name.is_empty(), Ordering::Relaxed);
-        let shared =
-            Shared { url: url.into(), is_kept, queues, received: Arc::default(), deadline: ReadDeadline::default() };
+        let deadline = ReadDeadline::default();
+        let shared = Shared { url: url.into(), is_kept, queues, received: Arc::default(), deadline, hold };
         let taps = taps.of_listener(url, self.options.protocol);
         for n in 0..self.sockets.len() {
             workers.push(self.start_worker(n, shard(), taps.clone(), supervisor, shared.clone())?);
@@ -85,6 +167,7 @@ impl BoundListener {
         let drops_seen = self.sockets.iter().map(|socket| dropped_before(socket)).collect();
         Ok(Listener {
             url: url.to_string(),
+            protocol: self.options.protocol,
             _file: self.file,
             receive_buffer: self.receive_buffer,
             sockets: self.sockets,
@@ -107,9 +190,16 @@ impl BoundListener {
         shard: Shard,
         taps: Taps,
         supervisor: &Supervisor,
-        Shared { url, is_kept, queues, received, deadline }: Shared,
+        Shared { url, is_kept, queues, received, deadline, hold }: Shared,
     ) -> io::Result<Worker> {
         let (commands, mut inbox) = mpsc::channel(COMMANDS);
+        let changes = Changes::default();
+        let held = hold.map(|hold| {
+            let (release, released) = std_mpsc::channel::<()>();
+            hold.lock().unwrap_or_else(PoisonError::into_inner).push(release);
+            released
+        });
+        let its_changes = changes.clone();
         let (options, socket) = (self.options.clone(), Arc::clone(&self.sockets[n]));
         let port = self.address.map_or(0, |address| address.port());
         let name = match options.transport {
@@ -141,14 +231,17 @@ impl BoundListener {
             {
                 tracing::warn!(%error, "`realtime` is not allowed (it takes CAP_SYS_NICE); a worker waits its turn");
             }
-            let mut shard = shard;
-            // A connection has one sender, whom the kernel knows.
-            let are_known = options.allow.is_restricted() || options.with_senders || !options.transport.has_datagrams();
-            shard.attend_to_senders(are_known, options.protocol.binary);
+            let (mut shard, mut taps) = (shard, taps);
+            attend(&mut shard, &options);
+            if let Some(held) = held {
+                // It ends with an error, when the other end is dropped.
+                let _ = held.recv();
+                part.alive();
+            }
             let mut failures = Failures::new(part, options.transport.name());
             match runtime {
                 None => {
-                    let source = datagrams::DatagramSource {
+                    let mut source = datagrams::DatagramSource {
                         options,
                         socket,
                         queues,
@@ -157,10 +250,13 @@ impl BoundListener {
                         received,
                         deadline,
                         is_kept,
+                        changes: its_changes,
                     };
                     let (mut shard, mut work) = (shard, datagrams::Work::new(&source));
-                    let run =
-                        || datagrams::run(&source, &mut work, &mut shard, &mut failures, &taps, &mut inbox, &woken);
+                    let run = || {
+                        let (source, taps) = (&mut source, &mut taps);
+                        datagrams::run(source, &mut work, &mut shard, &mut failures, taps, &mut inbox, &woken);
+                    };
                     if let Err(panic) = catch(run) {
                         work.count_lost(&mut shard);
                         let unread = |shard: &mut Shard| datagrams::count_rest(&source, &mut work, shard);
@@ -168,7 +264,8 @@ impl BoundListener {
                     }
                 }
                 Some(runtime) => {
-                    let shared = streams::Shared::new(url, options, shard, failures, taps, (deadline, is_kept));
+                    let (taps, deadline) = ((taps, its_changes), (deadline, is_kept));
+                    let shared = streams::Shared::new(url, options, shard, failures, taps, deadline);
                     let work = || runtime.block_on(streams::run(Rc::clone(&shared), &socket, &mut inbox));
                     if let Err(panic) = catch(work) {
                         let (mut failures, mut shard) = (shared.failures.borrow_mut(), shared.shard.borrow_mut());
@@ -177,7 +274,7 @@ impl BoundListener {
                 }
             }
         })?;
-        Ok(Worker { commands, wake: Arc::new(wake), thread, part, is_asked: Arc::default() })
+        Ok(Worker { commands, wake: Arc::new(wake), thread, part, changes, is_asked: Arc::default() })
     }
 }
 
@@ -260,6 +357,7 @@ pub(super) struct Worker {
     wake: Arc<UnixStream>,
     thread: JoinHandle<()>,
     part: Part,
+    changes: Changes,
     /// It was asked for a sign of life and has not answered yet.
     is_asked: Arc<AtomicBool>,
 }
@@ -268,6 +366,8 @@ pub(super) struct Worker {
 #[derive(Debug)]
 pub struct Listener {
     url: String,
+    /// How its lines are read.
+    protocol: Options,
     receive_buffer: u64,
     /// The socket file, if this listener created one.
     _file: Option<SocketFile>,
@@ -323,6 +423,51 @@ impl Listener {
     /// Makes a worker close its interval. The receiver yields the partial, or an error if the worker is gone.
     pub fn close(&self, worker: usize, retire: [Vec<u32>; 5], spare: Columns) -> oneshot::Receiver<Partial> {
         self.ask(worker, move |shard| shard.close(retire, spare))
+    }
+
+    /// The same; from then on the worker is as `change` says.
+    pub fn change_over(
+        &self,
+        worker: usize,
+        retire: [Vec<u32>; 5],
+        spare: Columns,
+        mut change: WorkerChange,
+    ) -> oneshot::Receiver<Partial> {
+        let (changes, renew) = (self.workers[worker].changes.clone(), change.shard.take());
+        // Of each listener lines are shown with its name, as it reads them.
+        let protocol = change.options.as_ref().map_or(self.protocol, |options| options.protocol);
+        change.taps = change.taps.map(|taps| taps.of_listener(&self.url, protocol));
+        self.ask(worker, move |shard| {
+            let mut partial = shard.close(retire, spare);
+            if let Some(renew) = renew {
+                // Counters that are sent as totals go on where they are.
+                partial.totals = shard.last_totals();
+                renew(shard);
+            }
+            changes.put(change);
+            partial
+        })
+    }
+
+    /// How its workers read lines from the next interval on.
+    pub fn set_protocol(&mut self, protocol: Options) {
+        self.protocol = protocol;
+    }
+
+    /// Makes its workers read what the kernel holds, and then nothing more: the listener leaves, and the daemon goes on. The
+    /// receivers resolve when that is done.
+    pub fn begin_leaving(&self, deadline: Instant) -> Vec<oneshot::Receiver<()>> {
+        self.refuse();
+        if self.transport == Transport::Udp && !self.is_kept() {
+            // A processor may have looked the socket up before it refused, and is about to queue a datagram there.
+            sys::await_deliveries();
+        }
+        self.finish_reading(deadline)
+    }
+
+    /// Its workers are no parts of the daemon any more, and may end.
+    pub fn leave(&self) {
+        self.workers.iter().for_each(|worker| worker.part.leave());
     }
 
     /// Calls `question` with the shard of a worker. The receiver yields the answer, or an error if the worker is gone.

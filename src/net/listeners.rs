@@ -32,6 +32,11 @@ impl Listeners {
         self.0.iter_mut()
     }
 
+    /// All of them, in order, to be put in another.
+    pub fn into_vec(self) -> Vec<Listener> {
+        self.0
+    }
+
     /// What makes every worker pass on to presence who was seen by what is watched since it was asked last.
     pub fn look_at_watched(&self) -> impl Fn() + Send + Sync + use<> {
         let workers: Vec<_> = self.0.iter().flat_map(Listener::watched_workers).collect();

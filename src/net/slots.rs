@@ -41,8 +41,8 @@ const WORTH_BYTES: usize = 4 << 10;
 pub(super) struct Slots(Rc<Limits>);
 
 struct Limits {
-    in_all: usize,
-    per_address: usize,
+    in_all: Cell<usize>,
+    per_address: Cell<usize>,
     descriptors: Descriptors,
     /// What all connections of the listener hold.
     holding: Holding,
@@ -126,7 +126,14 @@ impl Table {
 impl Slots {
     pub(super) fn new(in_all: usize, per_address: usize, descriptors: Descriptors, memory: &Memory) -> Slots {
         let (holding, task_bytes) = (memory.holding(Holder::Connections), Cell::new(0));
+        let (in_all, per_address) = (Cell::new(in_all), Cell::new(per_address));
         Slots(Rc::new(Limits { in_all, per_address, descriptors, holding, task_bytes, table: RefCell::default() }))
+    }
+
+    /// How many there may be from now on; those that are there stay.
+    pub(super) fn set_limits(&self, in_all: usize, per_address: usize) {
+        self.0.in_all.set(in_all);
+        self.0.per_address.set(per_address);
     }
 
     /// Notes how many bytes the task of a connection has.
@@ -143,10 +150,10 @@ impl Slots {
         let mut table = limits.table.borrow_mut();
         let machine = from.map(machine);
         let of_machine = machine.and_then(|machine| table.by_machine.get(&machine)).map_or(0, |group| group.held);
-        if of_machine >= limits.per_address {
+        if of_machine >= limits.per_address.get() {
             return Err(Refusal::PerAddress);
         }
-        if table.all.held >= limits.in_all {
+        if table.all.held >= limits.in_all.get() {
             return Err(Refusal::Full);
         }
         let bytes = limits.slot_bytes();

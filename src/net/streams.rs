@@ -32,7 +32,7 @@ use crate::telemetry::{Refusal, Tally};
 use super::connection::{Acceptor, Connection, Way, accept_queued, is_temporary};
 use super::failures::Failures;
 use super::framing::{Chunk, Cutter};
-use super::listener::{Outlives, ReadDeadline, WorkerCommand};
+use super::listener::{Changes, Outlives, ReadDeadline, WorkerChange, WorkerCommand, attend};
 use super::slots::{HeldSlot, Slots, YOUNG};
 use super::taps::{Progress, Taps};
 use super::{BACKLOG, ListenerOptions, Transport, count_bytes};
@@ -73,10 +73,12 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Shared {
     /// Names the listener in the log.
     url: Arc<str>,
-    options: ListenerOptions,
+    options: RefCell<Rc<ListenerOptions>>,
     pub(super) shard: RefCell<Shard>,
     pub(super) failures: RefCell<Failures>,
-    taps: Taps,
+    taps: RefCell<Rc<Taps>>,
+    /// What is to be different.
+    changes: Changes,
     /// Buffer that connections read into, in turn.
     scratch: RefCell<Box<[u8]>>,
     /// When to stop reading.
@@ -91,27 +93,54 @@ impl Shared {
         options: ListenerOptions,
         shard: Shard,
         failures: Failures,
-        taps: Taps,
+        (taps, changes): (Taps, Changes),
         (deadline, is_kept): (ReadDeadline, Outlives),
     ) -> Rc<Shared> {
         Rc::new(Shared {
             url,
-            options,
+            options: RefCell::new(Rc::new(options)),
             shard: RefCell::new(shard),
             failures: RefCell::new(failures),
-            taps,
+            taps: RefCell::new(Rc::new(taps)),
+            changes,
             scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
             deadline,
             is_kept,
         })
     }
 
+    /// How connections are read.
+    fn options(&self) -> Rc<ListenerOptions> {
+        Rc::clone(&self.options.borrow())
+    }
+
+    /// Where lines are passed on.
+    fn taps(&self) -> Rc<Taps> {
+        Rc::clone(&self.taps.borrow())
+    }
+
+    /// Is as was asked for from now on, if something was.
+    fn take_change(&self, shard: &mut Shard, slots: &Slots) {
+        let Some(WorkerChange { options, taps, .. }) = self.changes.take() else { return };
+        if let Some(options) = options {
+            // What the socket is stays.
+            let options = ListenerOptions { transport: self.options().transport, ..*options };
+            slots.set_limits(options.max_connections, options.max_connections_per_address);
+            self.options.replace(Rc::new(options));
+        }
+        if let Some(taps) = taps {
+            self.taps.replace(Rc::new(taps));
+        }
+        attend(shard, &self.options());
+    }
+
     /// Ingests whole lines.
     fn ingest(&self, shard: &mut Shard, bytes: &[u8], peer: Peer, now: f64) {
-        self.taps.copy(now, bytes, peer.from, self.options.transport.name());
+        let (options, taps) = (self.options(), self.taps());
+        taps.copy(now, bytes, peer.from, options.transport.name());
         shard.note_sender(bytes, || peer.origin);
-        let before = self.taps.tail().map(|tail| (tail, Progress::of(shard)));
-        self.failures.borrow_mut().ingest(shard, bytes, &self.options.protocol, peer.from, now);
+        let before = taps.tail().map(|tail| (tail, Progress::of(shard)));
+        self.failures.borrow_mut().ingest(shard, bytes, &options.protocol, peer.from, now);
         if let Some((tail, progress)) = before {
             tail.look(progress.batch(shard, now), std::iter::once((bytes, peer.from, false)));
         }
@@ -121,7 +150,7 @@ impl Shared {
     fn refuse_fragment(&self, shard: &mut Shard, line: &[u8], reason: Reason, peer: Peer) {
         shard.note_sender(line, || peer.origin);
         shard.refuse_fragment(line, reason, peer.from);
-        if let Some(tail) = self.taps.tail() {
+        if let Some(tail) = self.taps().tail() {
             tail.look_at_fragment(unix_time(), line, peer.from, reason);
         }
     }
@@ -167,7 +196,7 @@ impl Shared {
 
 /// Runs until the channel of commands closes.
 pub(super) async fn run(shared: Rc<Shared>, socket: &Arc<Socket>, inbox: &mut mpsc::Receiver<WorkerCommand>) {
-    let listener = match Acceptor::new(socket, shared.options.transport) {
+    let listener = match Acceptor::new(socket, shared.options().transport) {
         Ok(listener) => listener,
         Err(error) => {
             let why = format!("its socket cannot be watched: {error}");
@@ -176,7 +205,7 @@ pub(super) async fn run(shared: Rc<Shared>, socket: &Arc<Socket>, inbox: &mut mp
     };
     let (stopping, stop) = watch::channel(false);
     let slots = {
-        let options = &shared.options;
+        let options = shared.options();
         let memory = shared.shard.borrow().memory().clone();
         Slots::new(options.max_connections, options.max_connections_per_address, Descriptors::for_port(), &memory)
     };
@@ -233,7 +262,8 @@ impl Worker<'_> {
                     Some(WorkerCommand::Run(question)) => {
                         let mut shard = shared.shard.borrow_mut();
                         shared.failures.borrow_mut().run_question(question, &mut shard);
-                        shared.taps.send_signals(&mut shard);
+                        shared.taps().send_signals(&mut shard);
+                        shared.take_change(&mut shard, &connections.slots);
                     }
                     Some(WorkerCommand::Stop(done)) => {
                         let waiting = waiting.take().map(|(accepted, _)| accepted);
@@ -288,7 +318,7 @@ struct Connections {
 
 impl Connections {
     fn admits(&self, (_, from): &Accepted) -> bool {
-        self.shared.options.allow.permits(from.map(|from| from.ip()))
+        self.shared.options().allow.permits(from.map(|from| from.ip()))
     }
 
     /// Serves a connection if there is a slot for it. If there is none, it comes back with the reason, and another one is
@@ -309,7 +339,7 @@ impl Connections {
 
     fn admit(&mut self, (stream, from): Accepted, slot: HeldSlot) {
         self.shared.shard.borrow_mut().tally().listener.connections += 1;
-        let secured = match &self.shared.options.tls {
+        let secured = match &self.shared.options().tls {
             Some(tls) => stream.secured(Arc::clone(tls.acceptor().config())),
             None => Ok(stream),
         };
@@ -339,7 +369,7 @@ impl Connections {
     /// At a stop: accepts the connections that the kernel has queued, which may hold data, and makes it refuse later ones. An
     /// inherited socket goes on queueing connections, for the next process.
     async fn admit_queued(&mut self, socket: &Socket, waiting: Option<Accepted>) {
-        let transport = self.shared.options.transport;
+        let transport = self.shared.options().transport;
         let is_kept = self.shared.is_kept.load(Ordering::Relaxed);
         let refuse_later = || {
             if !is_kept && let Err(error) = socket.shutdown(Shutdown::Both) {
@@ -490,13 +520,13 @@ async fn serve(
         return shared.refuse(why);
     }
     let peer = Peer { from, origin: stream.origin(from) };
-    let options = &shared.options;
+    let options = shared.options();
     let mut cutter = Cutter::new(options.framing, options.protocol.binary, options.max_datagram);
     let (mut ended, mut since_turn) = (false, 0);
     let mut final_read: Option<FinalRead> = None;
     loop {
         let now = Instant::now();
-        let idle_end = slot.last_line() + options.idle_timeout;
+        let idle_end = slot.last_line() + shared.options().idle_timeout;
         if final_read.is_none() {
             final_read = shared.last_reading(&mut stream, &slot, now >= idle_end, *stop.borrow_and_update());
         }
@@ -584,7 +614,7 @@ fn finish(shared: &Shared, cutter: &mut Cutter, ended: bool, peer: Peer) {
             // `printf 'x:1|c' | nc` ends without a newline, and that is a whole line.
             shard.tally().chunks += 1;
             shared.ingest(&mut shard, &rest, peer, unix_time());
-            shared.taps.send_signals(&mut shard);
+            shared.taps().send_signals(&mut shard);
         }
         Chunk::Http(rest) => shared.refuse_fragment(&mut shard, &rest, Reason::HttpRequest, peer),
         Chunk::Lines(rest) | Chunk::Frame(rest) | Chunk::TooLong(rest) | Chunk::Broken(rest) => {
@@ -634,7 +664,7 @@ fn ingest(shared: &Shared, cutter: &mut Cutter, slot: &HeldSlot, count: usize, p
     if chunks > 0 {
         slot.note_line(good_lines(shard.tally()) > before, Instant::now());
     }
-    shared.taps.send_signals(&mut shard);
+    shared.taps().send_signals(&mut shard);
     shard.tally().chunks += chunks;
     cutter.shrink();
     is_good

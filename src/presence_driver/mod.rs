@@ -13,7 +13,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -129,7 +129,7 @@ struct Shared {
     /// What was there at the start.
     restored: OnceLock<Restored>,
     /// Makes the workers pass on who was seen by what is watched.
-    look: OnceLock<Look>,
+    look: RwLock<Option<Look>>,
 }
 
 /// What is done after each tick.
@@ -174,8 +174,7 @@ impl PresenceHandle {
     /// Calls `look` after each tick from now on: it makes those who have watched metrics pass on who was seen, as signals, and
     /// waits for nobody.
     pub fn look_with(&self, look: impl Fn() + Send + Sync + 'static) {
-        // There is one source of it.
-        let _ = self.shared.look.set(Look(Box::new(look)));
+        *self.shared.look.write().unwrap_or_else(PoisonError::into_inner) = Some(Look(Box::new(look)));
     }
 
     /// Whether so many register that senders' addresses are wanted.
@@ -259,7 +258,7 @@ pub fn start(
         wants_senders: AtomicBool::new(false),
         is_deaf: AtomicBool::new(false),
         restored: OnceLock::new(),
-        look: OnceLock::new(),
+        look: RwLock::default(),
     });
     let (newest, seen) = watch::channel(0);
     let presence = PresenceHandle { sender, shared: Arc::clone(&shared), newest: seen };
@@ -566,7 +565,7 @@ impl Driver {
         self.state.collect();
         self.dirty |= self.state.tick_alerts();
         self.has_told |= self.state.has_delivered();
-        if let Some(Look(look)) = self.shared.look.get() {
+        if let Some(Look(look)) = &*self.shared.look.read().unwrap_or_else(PoisonError::into_inner) {
             look();
         }
         self.next_tick += TICK;
@@ -708,7 +707,7 @@ mod tests {
         }
         let (queue, waiting) = (10, AtomicUsize::new(1));
         let (lost, wants_senders) = (AtomicU64::new(0), AtomicBool::new(false));
-        let (restored, look, is_deaf) = (OnceLock::new(), OnceLock::new(), AtomicBool::new(false));
+        let (restored, look, is_deaf) = (OnceLock::new(), RwLock::default(), AtomicBool::new(false));
         let shared = Shared { queue, waiting, lost, wants_senders, is_deaf, restored, look };
         let outboxes = vec![Arc::new(Outbox::for_tests())];
         let outbox = Arc::clone(&outboxes[0]);

@@ -38,6 +38,11 @@ pub(crate) struct MultiInterval {
 }
 
 impl MultiInterval {
+    /// Rules of points that are not due yet.
+    pub(super) fn used_rules(&self) -> impl Iterator<Item = u32> + '_ {
+        self.rules.values().copied()
+    }
+
     /// Records the end of an interval; returns each n that is due, with its length.
     pub(crate) fn tick(
         &mut self,

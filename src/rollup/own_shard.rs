@@ -27,6 +27,11 @@ impl OwnShard {
         OwnShard { number, partial: Partial::default(), ledger: Ledger::default(), totals: HashMap::new() }
     }
 
+    /// There are so many others now.
+    pub(super) fn set_number(&mut self, number: usize) {
+        self.number = number;
+    }
+
     /// Its partial, and after it those of the other shards, each with the number of its shard.
     pub(super) fn before<'p>(
         &'p mut self,

@@ -4,11 +4,11 @@
 //! Each shard has dense ids for its series. The registry maps them to its own once, when a series is new, so that a flush
 //! only indexes arrays.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::aggregate::rules::{NO_RULE, Rules};
+use crate::aggregate::rules::{NO_RULE, Rule, Rules};
 use crate::aggregate::{Class, Gauge, Members, Partial, SeriesOverrides, Sum, Timer};
 use crate::memory::{Holder, Holding, Memory};
 use crate::presence::{self, Reading};
@@ -204,6 +204,58 @@ impl Registry {
         }
     }
 
+    /// Closes intervals in another way from now on. Series keep what they are until they are created again: those with a rule of
+    /// before keep it, wherever the new rules have one of the same pattern and settings or not.
+    pub fn change(&mut self, options: RegistryOptions) {
+        let is_renamed = options.prefix != self.options.prefix || options.tags != self.options.tags;
+        let has_other_rules = options.rules != self.options.rules;
+        let before = std::mem::replace(&mut self.options, options);
+        if has_other_rules {
+            self.change_rules(before.rules);
+        }
+        if is_renamed {
+            self.tables.iter_mut().for_each(|table| table.decorate(&self.options));
+        }
+        if is_renamed || has_other_rules {
+            let (options, tables) = (&self.options, &self.tables);
+            let seen = tables.iter().flat_map(|table| table.ids().map(move |id| (table, id)));
+            let seen = seen.filter(|(table, id)| is_shown(options, table.rule_of(*id)));
+            self.overrides = Arc::new(seen.map(|(table, id)| (table.shown(id), table.rule_of(id))).collect());
+        }
+    }
+
+    /// Numbers rules anew. Those of before that series still have, and that are not among the new ones, follow these and match
+    /// nothing.
+    fn change_rules(&mut self, before: Option<Arc<Rules>>) {
+        let now = self.options.rules.take();
+        let now = now.as_deref().map_or(&[][..], Rules::all);
+        let mut numbers: HashMap<u32, u32> = HashMap::new();
+        let mut left = Vec::new();
+        let used: BTreeSet<u32> =
+            self.tables.iter().flat_map(SeriesTable::used_rules).chain(self.multi_interval.used_rules()).collect();
+        for old in used {
+            let Some(rule) = before.as_ref().and_then(|rules| rules.all().get(old as usize)) else { continue };
+            let is_same = |new: &Rule| new.pattern == rule.pattern && new.overrides == rule.overrides;
+            let number = now.iter().position(is_same).unwrap_or_else(|| {
+                left.push(rule.overrides.clone());
+                now.len() + left.len() - 1
+            });
+            numbers.insert(old, number as u32);
+        }
+        let number = |old: u32| numbers.get(&old).copied().unwrap_or(NO_RULE);
+        self.tables.iter_mut().for_each(|table| table.renumber(number));
+        self.multi_interval.renumber(|_, old| numbers.get(&old).copied());
+        let rules = Rules::new(now.to_vec()).followed_by(left);
+        self.options.rules = (!rules.all().is_empty()).then(|| Arc::new(rules));
+    }
+
+    /// Puts the shards into another order: for each place the one that it comes from, `None` for a new one. The series of one that
+    /// is left out are those of the registry itself, until another shard has them or their time is over.
+    pub fn arrange(&mut self, order: &[Option<usize>]) {
+        self.tables.iter_mut().for_each(|table| table.arrange(order));
+        self.own.set_number(order.len());
+    }
+
     /// Publishes what it holds in this memory.
     #[must_use]
     pub fn in_memory(self, memory: &Memory) -> Registry {
@@ -354,13 +406,14 @@ impl Registry {
         }
     }
 
-    /// Tells snapshots of the rule of a new series, if they need it.
+    /// Tells snapshots of the rule of a series, if they need it.
     pub(super) fn note_rule(&mut self, class: Class, id: u32) {
         let table = &self.tables[class as usize];
-        let rule = table.rule_of(id);
-        let own = overrides(&self.options, rule);
-        if own.is_some_and(|own| self.options.is_partial || own.is_seen()) {
-            Arc::make_mut(&mut self.overrides).insert(table.shown(id), rule);
+        let (shown, rule) = (table.shown(id), table.rule_of(id));
+        if is_shown(&self.options, rule) {
+            Arc::make_mut(&mut self.overrides).insert(shown, rule);
+        } else if self.overrides.contains_key(&shown) {
+            Arc::make_mut(&mut self.overrides).remove(&shown);
         }
     }
 
@@ -575,6 +628,11 @@ impl Registry {
                 .collect()
         })
     }
+}
+
+/// Whether the overrides of a rule concern those who get intervals.
+fn is_shown(options: &RegistryOptions, rule: u32) -> bool {
+    overrides(options, rule).is_some_and(|own| options.is_partial || own.is_seen())
 }
 
 pub(super) fn overrides(options: &RegistryOptions, rule: u32) -> Option<&SeriesOverrides> {

@@ -34,6 +34,8 @@ pub(super) struct SeriesTable {
     decorated_bytes: usize,
     /// By id: the rule that applies. Empty if no rule applies to any.
     rules: Vec<u32>,
+    /// By id: whether that rule is one of before, until the series is created again. Empty if none is.
+    stale: Vec<bool>,
 }
 
 /// A series that no shard holds any more.
@@ -78,7 +80,52 @@ impl SeriesTable {
             decorated: Vec::new(),
             decorated_bytes: 0,
             rules: Vec::new(),
+            stale: Vec::new(),
         }
+    }
+
+    /// Puts the shards into another order: for each place the one that it comes from, `None` for a new one. The registry's own shard
+    /// stays the last, and holds the series of those that are left out.
+    pub(super) fn arrange(&mut self, order: &[Option<usize>]) {
+        let mut own = self.maps.pop().unwrap_or_default();
+        let mut before = std::mem::take(&mut self.maps);
+        let mut of = |place: &Option<usize>| place.and_then(|from| Some(std::mem::take(before.get_mut(from)?)));
+        self.maps = order.iter().map(|place| of(place).unwrap_or_default()).collect();
+        for id in before.into_iter().flatten().filter(|&id| id != UNMAPPED) {
+            if own.len() <= id as usize {
+                own.resize(id as usize + 1, UNMAPPED);
+            }
+            let place = &mut own[id as usize];
+            if *place == UNMAPPED {
+                (*place, self.owned) = (id, self.owned + 1);
+            } else if let Some(entry) = &mut self.entries[id as usize] {
+                entry.holders -= 1;
+            }
+        }
+        self.maps.push(own);
+    }
+
+    /// Rules have other numbers: `number` gives them. A series that is created again takes the rule that it comes with.
+    pub(super) fn renumber(&mut self, number: impl Fn(u32) -> u32) {
+        self.rules.iter_mut().for_each(|rule| *rule = number(*rule));
+        self.stale = vec![true; self.entries.len()];
+    }
+
+    /// Rules of all series that have one.
+    pub(super) fn used_rules(&self) -> impl Iterator<Item = u32> + '_ {
+        let used = self.entries.iter().zip(&self.rules).filter(|(entry, _)| entry.is_some());
+        used.map(|(_, rule)| *rule).filter(|rule| *rule != NO_RULE)
+    }
+
+    /// Names series as sinks see them with these options, from now on.
+    pub(super) fn decorate(&mut self, options: &RegistryOptions) {
+        (self.decorated, self.decorated_bytes) = (Vec::new(), 0);
+        if options.prefix.is_empty() && options.tags.is_empty() {
+            return;
+        }
+        let named = |entry: &Option<Entry>| Some(entry.as_ref()?.series.decorated(&options.prefix, &options.tags));
+        self.decorated = self.entries.iter().map(named).collect();
+        self.decorated_bytes = self.decorated.iter().flatten().map(Series::heap_bytes).sum();
     }
 
     pub(super) fn len(&self) -> u64 {
@@ -92,7 +139,7 @@ impl SeriesTable {
         self.table.find(rapidhash_v3(series.key()), is_same).copied()
     }
 
-    /// Records that a shard holds a series; its id if it is new.
+    /// Records that a shard holds a series; its id if it is new, or has another rule now.
     pub(super) fn register(&mut self, shard: usize, created: Created, options: &RegistryOptions) -> Option<u32> {
         let Created { id: local, rule, series } = created;
         let (id, is_new) = self.id(series, rule, options);
@@ -100,10 +147,15 @@ impl SeriesTable {
         is_new.then_some(id)
     }
 
-    /// The id of a series, and whether it is new.
+    /// The id of a series, and whether it is new, or has another rule now.
     fn id(&mut self, series: Series, rule: u32, options: &RegistryOptions) -> (u32, bool) {
         if let Some(id) = self.find(&series) {
-            return (id, false);
+            let is_stale = self.stale.get_mut(id as usize).is_some_and(std::mem::take);
+            let is_changed = is_stale && self.rule_of(id) != rule;
+            if is_changed {
+                self.set_rule(id, rule);
+            }
+            return (id, is_changed);
         }
         // Only series within the quota get here, and the shards' keyed tables withstand chosen names.
         let hash = rapidhash_v3(series.key());
@@ -229,6 +281,9 @@ impl SeriesTable {
             found.remove();
         }
         *slot = None;
+        if let Some(stale) = self.stale.get_mut(id as usize) {
+            *stale = false;
+        }
         if let Some(decorated) = self.decorated.get_mut(id as usize).and_then(Option::take) {
             self.decorated_bytes -= decorated.heap_bytes();
         }
@@ -257,6 +312,7 @@ impl SeriesTable {
         cut(&mut self.entries, used);
         cut(&mut self.decorated, used);
         cut(&mut self.rules, used);
+        self.stale.truncate(used);
         // New series take the lowest ids, so that the highest can go next time.
         self.free.retain(|&id| (id as usize) < used);
         self.free.sort_unstable_by(|a, b| b.cmp(a));

@@ -119,6 +119,11 @@ pub struct Summary {
 }
 
 impl Summary {
+    /// What names of series have before the names that are sent, from now on.
+    pub fn prepend(&mut self, prepended: &str) {
+        self.prepended = prepended.into();
+    }
+
     /// Nothing so far; `prepended` is what names of series have before the names that are sent.
     pub fn new(prepended: &str) -> Summary {
         Summary { prepended: prepended.into(), ..Summary::default() }

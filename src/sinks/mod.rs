@@ -46,7 +46,7 @@ use crate::snapshot::Snapshot;
 use crate::untrusted::excerpt;
 
 pub use crate::settings::{Opt, OptionVisitor};
-pub use driver::{Contents, DriverOptions, Handover, Reopen, SinkDriver, SinkStats};
+pub use driver::{Contents, DriverOptions, Handover, NextSink, Reopen, SinkChange, SinkDriver, SinkStats};
 pub(crate) use http::nats_login as nats_login_options;
 pub use spec::{SinkContext, SinkKind, Spec};
 pub use spool::{Order, SpoolOptions};

@@ -42,6 +42,8 @@ pub enum Concern {
     Alerts,
     /// What presence knows, or what outlives a restart, is not saved.
     Unsaved,
+    /// The configuration in force is not that of the file.
+    Config,
     /// The cluster that this node is in.
     Cluster,
     /// The same, where somebody has to act.

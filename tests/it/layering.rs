@@ -35,6 +35,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "sys",
             "supervise",
             "log",
+            "reloads",
             "state",
             "http_client",
             "nats_client",

@@ -60,6 +60,7 @@ mod pressure;
 mod prometheus;
 mod queue;
 mod relay;
+mod reload;
 mod remote_write;
 mod replay;
 mod restart;

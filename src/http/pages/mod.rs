@@ -33,12 +33,12 @@ pub(super) mod show;
 use axum::Router;
 use axum::routing::get;
 
-use super::AppState;
+use super::Live;
 
 pub(super) use data::last_hour;
 pub(super) use parts::{amount, count, grouped, percent, rfc3339};
 
-pub(super) fn routes() -> Router<AppState> {
+pub(super) fn routes() -> Router<Live> {
     Router::new()
         .route("/", get(now::page))
         .route("/series", get(metrics::page))

@@ -45,12 +45,12 @@ impl Handover {
     pub const FORMAT: u32 = 1;
 
     pub(super) fn new(giver: Arc<Shared>, totals: Option<Vec<u8>>, waiting: Vec<Arc<Snapshot>>) -> Handover {
-        Handover { kind: giver.options.kind.to_string(), totals, waiting, giver: Some(giver) }
+        Handover { kind: giver.options().kind.to_string(), totals, waiting, giver: Some(giver) }
     }
 
     /// Label of the sink that hands over.
     pub fn name(&self) -> &str {
-        self.giver.as_ref().map_or("", |giver| &giver.options.name)
+        self.giver.as_ref().map_or("", |giver| &giver.name)
     }
 
     /// Whether there is nothing to take over.

@@ -31,12 +31,21 @@ pub(super) struct Intake {
     is_busy: bool,
     /// Nothing more is offered.
     is_closed: bool,
+    /// And all that was is prepared.
+    has_ended: bool,
+}
+
+impl Intake {
+    /// Nothing is offered any more, and all that was is prepared.
+    pub(super) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
 }
 
 impl Shared {
     /// Takes an interval in as it is, if that is what the sink gets, or leaves it to the task.
     pub(super) fn accept(&self, snapshot: &Arc<Snapshot>) {
-        let options = &self.options;
+        let options = self.options();
         let mut intake = self.intake();
         let is_ready = options.every == 1 && snapshot.is_whole_for(&options.name, &options.filter);
         if is_ready && intake.waiting.is_empty() && !intake.is_busy {
@@ -65,7 +74,7 @@ impl Shared {
             let oldest = if intake.waiting.len() > 1 { intake.waiting.pop_front() } else { None };
             drop(intake);
             let Some(oldest) = oldest else { return };
-            self.squeeze_offered(oldest.len_for_sink(&self.options.name, &self.options.filter));
+            self.squeeze_offered(oldest.len_for_sink(&self.name, &self.options().filter));
         }
     }
 
@@ -79,7 +88,7 @@ impl Shared {
     /// Counts an interval that failed before it was taken in.
     pub(super) fn lose(&self, snapshot: &Snapshot) {
         // The filter may be what failed.
-        let records = catch(|| snapshot.len_for_sink(&self.options.name, &self.options.filter));
+        let records = catch(|| snapshot.len_for_sink(&self.name, &self.options().filter));
         let records = records.unwrap_or_else(|_| snapshot.len()) as u64;
         let mut state = self.state();
         state.account.offered += records;
@@ -111,7 +120,7 @@ impl Shared {
         let Some(snapshot) = gathered.in_work.take() else { return 0 };
         let before = gathered.part.take().map_or(0, |part| part.len()) + std::mem::take(&mut gathered.before);
         // The filter may be what failed.
-        let of_sink = catch(|| snapshot.len_for_sink(&self.options.name, &self.options.filter));
+        let of_sink = catch(|| snapshot.len_for_sink(&self.name, &self.options().filter));
         (before + of_sink.unwrap_or_else(|_| snapshot.len())) as u64
     }
 
@@ -140,11 +149,13 @@ impl Shared {
         if let Some(part) = gathered.part.take() {
             self.enqueue(Arc::new(part));
         }
+        self.intake().has_ended = true;
+        self.changed.notify_one();
     }
 
     /// What the sink gets of an interval of the daemon's.
     fn view(&self, snapshot: &Arc<Snapshot>) -> Arc<Snapshot> {
-        let Some(mut own) = snapshot.for_sink(&self.options.name, &self.options.filter) else {
+        let Some(mut own) = snapshot.for_sink(&self.name, &self.options().filter) else {
             return Arc::clone(snapshot);
         };
         own.hold(&self.memory);
@@ -153,7 +164,7 @@ impl Shared {
 
     /// Puts an interval to those before it, if the sink gets several as one; `None` until they are complete.
     fn gather(&self, snapshot: Arc<Snapshot>, gathered: &mut Gathered) -> Option<Arc<Snapshot>> {
-        let options = &self.options;
+        let options = self.options();
         if options.every == 1 {
             return Some(snapshot);
         }

@@ -19,8 +19,9 @@ mod spool;
 mod task;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -95,6 +96,30 @@ impl DriverOptions {
 /// Opens a sink anew.
 pub type Reopen = Box<dyn FnMut() -> Result<Box<dyn Sink>, String> + Send>;
 
+/// What is different for a sink from some interval on: what waits for it, and its account, stay.
+pub struct SinkChange {
+    /// How it is driven. Its name and the folder of its spool are the same.
+    pub options: DriverOptions,
+    /// Another sink in its place, if that is another one.
+    pub sink: Option<NextSink>,
+}
+
+/// A sink that takes the place of another one of the same name.
+pub struct NextSink {
+    /// The sink; `None` if it cannot be opened before the other one is closed: both have the same port.
+    pub sink: Option<Box<dyn Sink>>,
+    /// Opens it, first or again.
+    pub reopen: Reopen,
+    /// It is of the same kind: what goes on from interval to interval goes on.
+    pub goes_on: bool,
+}
+
+impl fmt::Debug for SinkChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SinkChange").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
 /// A sink and its driver.
 #[derive(Debug)]
 pub struct SinkDriver {
@@ -107,7 +132,10 @@ pub struct SinkDriver {
 
 #[derive(Debug)]
 struct Shared {
-    options: DriverOptions,
+    name: String,
+    options: RwLock<Arc<DriverOptions>>,
+    /// What takes the place of the sink before the next delivery.
+    next: Mutex<Option<Next>>,
     /// The memory that intervals wait in.
     memory: Memory,
     intake: Mutex<Intake>,
@@ -145,6 +173,8 @@ struct State {
     squeezed_at: Option<Instant>,
     /// The account is final: what still ends after that does not change it.
     is_settled: bool,
+    /// Nothing more is offered, and the task ends when all is delivered.
+    is_leaving: bool,
     /// Once set, nothing more is offered, and the task ends when the queue is empty or the deadline has passed.
     deadline: Option<Instant>,
     /// It has passed.
@@ -153,7 +183,35 @@ struct State {
     waited_secs: f64,
 }
 
+struct Next(NextSink);
+
+impl fmt::Debug for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Next")
+    }
+}
+
 impl Shared {
+    /// How the sink is driven now.
+    fn options(&self) -> Arc<DriverOptions> {
+        Arc::clone(&self.options.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Another sink is to take its place.
+    fn has_next(&self) -> bool {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Nothing more is offered.
+    fn is_ending(&self) -> bool {
+        let state = self.state();
+        state.deadline.is_some() || state.is_leaving && self.intake().has_ended()
+    }
+
+    fn take_next(&self) -> Option<NextSink> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner).take().map(|Next(next)| next)
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Every update leaves the state whole, so a panic elsewhere does not spoil it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -169,7 +227,7 @@ impl Shared {
         if state.is_failing {
             self.let_go_of(&snapshot);
         }
-        state.push(snapshot, self.options.queue);
+        state.push(snapshot, self.options().queue);
         drop(state);
         self.give_way();
         self.changed.notify_one();
@@ -178,7 +236,7 @@ impl Shared {
     /// Nobody waits for this sink to take an interval.
     fn let_go_of(&self, snapshot: &Snapshot) {
         if let Some(delivery) = &snapshot.delivery {
-            delivery.let_go(&self.options.name);
+            delivery.let_go(&self.name);
         }
     }
 
@@ -208,14 +266,10 @@ impl Shared {
     fn squeeze(&self, state: &mut State, records: u64) {
         state.account.dropped.count("memory", records);
         state.squeezed += records;
-        if records > 0 && state.squeezed_at.is_none_or(|last| last.elapsed() >= self.options.interval) {
+        if records > 0 && state.squeezed_at.is_none_or(|last| last.elapsed() >= self.options().interval) {
             state.squeezed_at = Some(Instant::now());
             let records = std::mem::take(&mut state.squeezed);
-            tracing::warn!(
-                sink = self.options.name,
-                records,
-                "memory is short: what waits longest for the sink is dropped"
-            );
+            tracing::warn!(sink = self.name, records, "memory is short: what waits longest for the sink is dropped");
         }
     }
 
@@ -244,13 +298,13 @@ impl Shared {
         let mut state = self.state();
         state.account.queued = state.account.queued.saturating_sub(records);
         state.account.dropped.count("shutdown", records);
-        let (sink, waited_secs) = (&self.options.name, state.waited_secs);
+        let (sink, waited_secs) = (&self.name, state.waited_secs);
         tracing::warn!(sink, intervals, records, waited_secs, "not delivered before the end; given up");
     }
 
     /// The final account.
     fn close_account(&self) -> SinkAccount {
-        let sink = &self.options.name;
+        let sink = &self.name;
         let mut state = self.state();
         let evicted = std::mem::take(&mut state.evicted);
         if evicted > 0 {
@@ -273,7 +327,7 @@ pub struct SinkStats(Arc<Shared>);
 impl SinkStats {
     /// Label in status and ledger.
     pub fn name(&self) -> &str {
-        &self.0.options.name
+        &self.0.name
     }
 
     /// The account so far.
@@ -344,7 +398,9 @@ impl SinkDriver {
         let shared = Arc::new(Shared {
             part,
             intake_part,
-            options,
+            name: options.name.clone(),
+            options: RwLock::new(Arc::new(options)),
+            next: Mutex::default(),
             memory: memory.clone(),
             intake: Mutex::default(),
             accepted: Notify::new(),
@@ -359,7 +415,7 @@ impl SinkDriver {
             state.account.offered = spool.records() + lost.iter().map(|(_, records)| records).sum::<u64>();
             for (reason, records) in lost {
                 state.account.dropped.count(reason, records);
-                tracing::warn!(sink = shared.options.name, records, reason, "spooled records are given up");
+                tracing::warn!(sink = shared.name, records, reason, "spooled records are given up");
             }
             drop(state);
             shared.follow(&mut spool);
@@ -373,12 +429,35 @@ impl SinkDriver {
 
     /// Label in status and ledger.
     pub fn name(&self) -> &str {
-        &self.shared.options.name
+        &self.shared.name
     }
 
     /// What kind of sink it is.
     pub fn kind(&self) -> &'static str {
-        self.shared.options.kind
+        self.shared.options().kind
+    }
+
+    /// Is as `change` says from now on. What is being delivered is delivered, or fails, as before.
+    pub fn change(&self, change: SinkChange) {
+        *self.shared.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(change.options);
+        if let Some(next) = change.sink {
+            *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(Next(next));
+        }
+        self.shared.changed.notify_one();
+    }
+
+    /// Gets nothing more: it delivers what it has, and ends then, or at [`SinkDriver::finish`].
+    pub fn leave(&self) {
+        self.shared.part.leave();
+        self.shared.intake_part.leave();
+        self.shared.close_intake();
+        self.shared.state().is_leaving = true;
+        self.shared.changed.notify_one();
+    }
+
+    /// Whether it left and has delivered all it had.
+    pub fn has_ended(&self) -> bool {
+        self.task.is_finished()
     }
 
     /// Hands an interval of the daemon's over; the sink gets what its filter and rules leave of it. Never waits: if the queue is
@@ -433,7 +512,7 @@ impl SinkDriver {
     /// Goes on where an earlier driver of this sink has stopped. To be called before anything is offered.
     pub fn resume(&self, handover: Handover) {
         let Handover { kind, totals, waiting, .. } = handover;
-        let options = &self.shared.options;
+        let options = self.shared.options();
         let (intervals, mut state) = (waiting.len(), self.shared.state());
         if kind == options.kind {
             state.to_restore = totals;
@@ -468,7 +547,7 @@ impl SinkDriver {
         // What was offered is prepared first; that only computes, and ends by itself.
         self.shared.close_intake();
         if let Err(error) = self.preparing.await {
-            tracing::error!(sink = self.shared.options.name, %error, "intervals could not be prepared");
+            tracing::error!(sink = self.shared.name, %error, "intervals could not be prepared");
         }
         self.shared.state().deadline = Some(deadline);
         self.shared.changed.notify_one();
@@ -486,7 +565,7 @@ impl SinkDriver {
                 };
                 if timeout(SETTLING, end).await.is_err() {
                     tracing::warn!(
-                        sink = self.shared.options.name,
+                        sink = self.shared.name,
                         "a delivery or the disk does not end; it is not waited for"
                     );
                 }

@@ -43,7 +43,7 @@ impl Shared {
         if state.is_settled {
             drop(state);
             if appended > 0 {
-                let sink = &self.options.name;
+                let sink = &self.name;
                 tracing::warn!(sink, records = appended, "the disk took records after they were given up");
             }
             return;
@@ -52,7 +52,7 @@ impl Shared {
         state.account.queued = state.account.queued.saturating_sub(appended);
         for (reason, records) in lost {
             state.account.dropped.count(reason, records);
-            tracing::warn!(sink = self.options.name, records, reason, "spooled records are given up");
+            tracing::warn!(sink = self.name, records, reason, "spooled records are given up");
         }
         state.account.spooled = spool.records();
         state.account.spool_bytes = spool.bytes();
@@ -85,7 +85,7 @@ impl Spooler {
     /// # Errors
     /// Why it cannot be opened.
     pub(super) async fn reopen(&mut self, item: &mut Option<Item>) -> Result<(), String> {
-        let Some(options) = self.shared.options.spool.clone().filter(|_| self.has_failed) else { return Ok(()) };
+        let Some(options) = self.shared.options().spool.clone().filter(|_| self.has_failed) else { return Ok(()) };
         let opened = spawn_blocking(move || Spool::open(options)).await.map_err(|error| error.to_string())?;
         let (mut spool, lost) = opened.map_err(|error| format!("its spool: {error}"))?;
         self.has_failed = false;
@@ -125,6 +125,16 @@ impl Spooler {
         Ok(())
     }
 
+    /// Uses the spool as the sink's options have it now.
+    pub(super) fn follow_options(&mut self) {
+        let options = self.shared.options();
+        if let (Some(spool), Some(options)) = (&mut self.spool, &options.spool)
+            && spool.options() != options
+        {
+            spool.set_options(options.clone());
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.spool.as_ref().is_none_or(Spool::is_empty)
     }
@@ -139,7 +149,7 @@ impl Spooler {
             0 => Duration::ZERO,
             // Twice as fast as intervals come at the least, or the backlog would never end.
             rate => {
-                let options = &self.shared.options;
+                let options = self.shared.options();
                 (Duration::from_secs(1) / u32::try_from(rate).unwrap_or(u32::MAX))
                     .min(options.interval * options.every / 2)
             }
@@ -193,9 +203,9 @@ impl Spooler {
                 state.account.last_error = Some(format!("spool: {error}"));
                 state.account.last_failure = unix_time();
                 drop(state);
-                if self.logged_at.is_none_or(|last| last.elapsed() >= self.shared.options.interval) {
+                if self.logged_at.is_none_or(|last| last.elapsed() >= self.shared.options().interval) {
                     self.logged_at = Some(Instant::now());
-                    tracing::warn!(sink = self.shared.options.name, %error, "the spool takes nothing; intervals stay in memory");
+                    tracing::warn!(sink = self.shared.name, %error, "the spool takes nothing; intervals stay in memory");
                 }
                 None
             }

@@ -13,7 +13,7 @@ use super::super::blocking::run_in_place;
 use super::super::spool::Order;
 use super::super::{Receipt, Sink, SinkError};
 use super::spool::{Item, Spooler};
-use super::{DriverOptions, FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REQUEST, Reopen, STOPPING_PAUSE, Shared};
+use super::{DriverOptions, FIRST_PAUSE, LONGEST_PAUSE, LONGEST_REQUEST, NextSink, Reopen, STOPPING_PAUSE, Shared};
 
 /// Longest time for a sink that failed to close.
 const CLOSING: Duration = Duration::from_secs(1);
@@ -37,16 +37,20 @@ pub(super) async fn run(shared: Arc<Shared>, sink: Box<dyn Sink>, mut reopen: Op
                     give_up(&shared, &mut spooler, &item).await;
                 }
             }
+            if let Some(next) = shared.take_next() {
+                take_place(&shared, &mut sink, next, &mut reopen).await;
+                driver.begin_anew();
+            }
             let sink = match (&mut sink, &mut reopen) {
                 (Some(sink), _) => sink,
                 (None, Some(reopen)) => sink.insert(reopen()?),
-                (None, None) => return Ok(()),
+                (None, None) => return Ok(true),
             };
-            driver.deliver_all(&shared, sink.as_mut(), &mut spooler, &mut item).await;
-            Ok::<(), String>(())
+            Ok::<bool, String>(driver.deliver_all(&shared, sink.as_mut(), &mut spooler, &mut item).await)
         };
         let panic = match caught(work).await {
-            Ok(Ok(())) => return,
+            Ok(Ok(true)) => return,
+            Ok(Ok(false)) => continue,
             Ok(Err(problem)) => Panic::of(&format!("it cannot be opened again: {problem}")),
             Err(panic) => panic,
         };
@@ -67,6 +71,21 @@ pub(super) async fn run(shared: Arc<Shared>, sink: Box<dyn Sink>, mut reopen: Op
     }
 }
 
+/// Puts a sink in the place of another one, which is closed first where both have the same port. What goes on from interval to
+/// interval goes on.
+async fn take_place(shared: &Shared, sink: &mut Option<Box<dyn Sink>>, next: NextSink, reopen: &mut Option<Reopen>) {
+    if let Some(mut before) = sink.take() {
+        if next.goes_on {
+            let saved = run_in_place(|| catch(|| before.save()));
+            shared.state().to_restore = saved.ok().flatten();
+        }
+        if timeout(CLOSING, before.close()).await.is_err() {
+            tracing::warn!(sink = shared.name, "the sink so far does not close; it is not waited for");
+        }
+    }
+    (*sink, *reopen) = (next.sink, Some(next.reopen));
+}
+
 /// Counts an interval that was in work when its sink failed; it is not tried again, for it may be the cause.
 async fn give_up(shared: &Shared, spooler: &mut Spooler, item: &Item) {
     let records = item.snapshot.len() as u64;
@@ -85,11 +104,7 @@ async fn give_up(shared: &Shared, spooler: &mut Spooler, item: &Item) {
         state.account.dropped.count("failed", records);
     }
     if !item.is_done {
-        tracing::error!(
-            sink = shared.options.name,
-            records,
-            "a sink failed while it had an interval; that is given up"
-        );
+        tracing::error!(sink = shared.name, records, "a sink failed while it had an interval; that is given up");
     }
     if let Some(position) = item.position {
         spooler.remove(position).await;
@@ -99,7 +114,7 @@ async fn give_up(shared: &Shared, spooler: &mut Spooler, item: &Item) {
 /// Gives the sink what it is to go on with, if that has come.
 fn restore(shared: &Shared, sink: &mut dyn Sink) {
     let Some(saved) = shared.state().to_restore.take() else { return };
-    let sink_name = &shared.options.name;
+    let sink_name = &shared.name;
     match run_in_place(|| catch(|| sink.restore(&saved))) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!(sink = sink_name, %error, "it begins anew"),
@@ -153,21 +168,28 @@ struct Driver {
 }
 
 impl Driver {
-    /// Delivers until the stop; `item` is what is in work.
+    /// Another sink has the place: nothing is known of its receiver.
+    fn begin_anew(&mut self) {
+        (self.pause, self.is_failing, self.failure_log) = (FIRST_PAUSE, false, FailureLog::default());
+    }
+
+    /// Delivers until the stop, `true`, or until another sink is to take the place; `item` is what is in work.
     async fn deliver_all(
         &mut self,
         shared: &Shared,
         sink: &mut dyn Sink,
         spooler: &mut Spooler,
         item: &mut Option<Item>,
-    ) {
+    ) -> bool {
         let mut replayed: Option<tokio::time::Instant> = None;
         loop {
+            if shared.has_next() {
+                return false;
+            }
             restore(shared, sink);
-            let (is_stopping, is_over) = {
-                let state = shared.state();
-                (state.deadline.is_some(), state.is_over())
-            };
+            spooler.follow_options();
+            let is_over = shared.state().is_over();
+            let is_stopping = shared.is_ending();
             if is_over {
                 break;
             }
@@ -181,7 +203,7 @@ impl Driver {
                 spooler.save(None).await;
             }
             if next.is_none() && backlog {
-                if is_stopping && shared.state().waiting.is_empty() {
+                if shared.state().deadline.is_some() && shared.state().waiting.is_empty() {
                     break;
                 }
                 // From disk at a limited rate; what is new meanwhile goes behind it, or before it.
@@ -215,6 +237,7 @@ impl Driver {
         spooler.save(None).await;
         save(shared, sink);
         sink.close().await;
+        true
     }
 
     /// Retries until the item is delivered, or is left on disk for later, or memory is too short for it: then with the error,
@@ -226,10 +249,10 @@ impl Driver {
         spooler: &mut Spooler,
         item: &mut Item,
     ) -> Option<SinkError> {
-        let options = &shared.options;
         loop {
             let began = Instant::now();
             let since = tokio::time::Instant::now();
+            let options = shared.options();
             shared.part.alive();
             let outcome = {
                 let snapshot = Arc::clone(&item.snapshot);
@@ -280,7 +303,7 @@ impl Driver {
                         state.waiting.iter().for_each(|waiting| shared.let_go_of(waiting));
                         (state.waiting.len() + 1, state.deadline.is_some())
                     };
-                    self.failure_log.failed(options, &error, waiting);
+                    self.failure_log.failed(&options, &error, waiting);
                     spooler.save(Some(item)).await;
                     shared.let_go_of(&item.snapshot);
                     // What is on disk can wait for the next start; what the disk did not take cannot.
@@ -290,6 +313,10 @@ impl Driver {
                         is_safe || state.is_over()
                     };
                     shared.give_way();
+                    if !is_end && shared.has_next() {
+                        leave(shared, spooler, item).await;
+                        return None;
+                    }
                     if !is_end && shared.is_short() {
                         let_go(shared, spooler, item).await;
                         return Some(error);
@@ -337,7 +364,7 @@ impl Driver {
         account.delivered += delivered;
         if excess > 0 && !std::mem::replace(&mut self.has_told_excess, true) {
             tracing::error!(
-                sink = shared.options.name,
+                sink = shared.name,
                 records,
                 excess,
                 "the sink says that it left out more records than there were"
@@ -352,17 +379,17 @@ impl Driver {
         account.last_success = unix_time();
         account.last_error = receipt.named;
         if let Some(first) = &account.last_error
-            && self.named.is_none_or(|last| last.elapsed() >= shared.options.interval)
+            && self.named.is_none_or(|last| last.elapsed() >= shared.options().interval)
         {
             self.named = Some(Instant::now());
             tracing::warn!(
-                sink = shared.options.name,
+                sink = shared.name,
                 records = unencodable,
                 first,
                 "records cannot be encoded for this sink; they are dropped"
             );
         }
-        self.failure_log.recovered(&shared.options);
+        self.failure_log.recovered(&shared.options());
         self.is_failing = false;
         self.pause = FIRST_PAUSE;
     }
@@ -381,7 +408,7 @@ impl Driver {
                 () = tokio::time::sleep_until(end) => return,
                 () = shared.changed.notified() => {
                     spooler.save(None).await;
-                    if shared.state().deadline.is_some() {
+                    if shared.state().deadline.is_some() || shared.has_next() {
                         return;
                     }
                 }

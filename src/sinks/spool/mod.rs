@@ -513,6 +513,11 @@ impl Spool {
         self.segments.iter().find_map(|segment| segment.frames.front()).map(|frame| frame.head.end)
     }
 
+    /// Is used in another way from now on; its folder is the same.
+    pub(super) fn set_options(&mut self, options: SpoolOptions) {
+        self.options = options;
+    }
+
     /// How it is used.
     pub(super) fn options(&self) -> &SpoolOptions {
         &self.options

@@ -1,0 +1,102 @@
+//! `systole reload`: lets a running daemon read its configuration again.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use clap::Args;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::untrusted::Escaped;
+
+use super::client::{ClientArgs, refusal};
+use super::{FAILED, print, print_error};
+
+/// Longest wait for the answer: the configuration is in force from the next interval on.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[derive(Args)]
+#[command(
+    after_help = "Exit codes: 0 the configuration is in force, but for what needs a restart; 1 it is not, and nothing has \
+                        changed; 2 bad usage."
+)]
+pub(super) struct ReloadArgs {
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: ClientArgs,
+}
+
+pub(super) fn run(args: &ReloadArgs) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            print_error(error);
+            return FAILED;
+        }
+    };
+    match runtime.block_on(reload(args)) {
+        Ok(true) => 0,
+        Ok(false) => FAILED,
+        Err(problem) => {
+            print_error(problem);
+            FAILED
+        }
+    }
+}
+
+async fn reload(args: &ReloadArgs) -> Result<bool, String> {
+    let client = args.daemon.client()?;
+    let (status, report) = client.ask_within(Method::POST, "/api/v1/reload", Some(json!({})), PATIENCE).await?;
+    let is_report = report["result"].is_string();
+    if !is_report && status == 401 {
+        return Err(format!("{}; give it with `--token` or in SYSTOLE_TOKEN", refusal(status, &report)));
+    }
+    if !is_report {
+        return Err(refusal(status, &report));
+    }
+    let is_applied = report["result"] == "applied";
+    let text = if args.json { format!("{}\n", Escaped(&report.to_string())) } else { told(&report) };
+    Ok(print(text.as_bytes()) && is_applied)
+}
+
+/// The report for people.
+fn told(report: &Value) -> String {
+    let mut out = String::new();
+    let list = |key: &str| report[key].as_array().cloned().unwrap_or_default();
+    let line = |change: &Value| {
+        let path = Escaped(change["path"].as_str().unwrap_or("")).to_string();
+        match (&change["was"], &change["is"]) {
+            (Value::Null, is) => format!("  {path} = {}", Escaped(&is.to_string())),
+            (was, Value::Null) => format!("  {path} is gone; it was {}", Escaped(&was.to_string())),
+            (was, is) => format!("  {path} = {}; it was {}", Escaped(&is.to_string()), Escaped(&was.to_string())),
+        }
+    };
+    // Writing to memory cannot fail.
+    if report["result"] != "applied" {
+        let _ = writeln!(out, "The reload is refused, and nothing has changed:");
+        for problem in list("problems") {
+            let _ = writeln!(out, "  {}", Escaped(problem.as_str().unwrap_or("")));
+        }
+        return out;
+    }
+    let (changes, waits) = (list("changes"), list("needs_restart"));
+    let _ = match changes.len() {
+        0 => writeln!(out, "Reloaded; nothing has changed."),
+        _ => changes
+            .iter()
+            .try_fold((), |(), change| writeln!(out, "{}", line(change)))
+            .and_then(|()| writeln!(out, "Reloaded.")),
+    };
+    if !waits.is_empty() {
+        let _ = writeln!(out, "These need a restart:");
+        for change in &waits {
+            let _ = writeln!(out, "{}", line(change));
+        }
+    }
+    for warning in list("warnings") {
+        let _ = writeln!(out, "warning: {}", Escaped(warning.as_str().unwrap_or("")));
+    }
+    out
+}

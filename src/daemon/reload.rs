@@ -1,0 +1,477 @@
+//! Reloads: the configuration is read again from where it was read at the start, validated whole, and what it takes is opened: ports
+//! are bound, files of TLS are read, sinks are opened, relays started. Only when all of that is done is anything changed, by the
+//! flusher at the next tick ([`Changeover`]). One reload follows the other.
+
+mod sinks;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{block_in_place, spawn_blocking};
+use tokio::time::timeout;
+
+use crate::aggregate::{Quota, Shard};
+use crate::assemble;
+use crate::config::{self, Config, Listen, Origins, Plan};
+use crate::flush::{Changeover, FlusherHandle, NewListener, NextListener, NextShards};
+use crate::http::{Access, AppState};
+use crate::journal::{Journal, Severity};
+use crate::memory::Memory;
+use crate::net::relay::{self, RelayHandle, RelaySpec, RelayStats};
+use crate::net::{self, BoundListener, ListenerOptions, Taps};
+use crate::ports::{Ports, ServerTls};
+use crate::reloads::{Outcome, Reloads, Report, Request};
+use crate::supervise::{Role, Supervisor, caught};
+use crate::sys::unix_time;
+
+use super::StartError;
+use super::listeners::cannot_listen;
+use super::relays::SharedRelays;
+use super::server::Shown;
+
+/// Longest wait of a stop for a reload that is on its way.
+const ENDING: Duration = Duration::from_millis(500);
+
+/// Longest wait for listeners that leave, beside two intervals.
+const LEAVING: Duration = Duration::from_secs(10);
+
+/// What is read for a start, and again for each reload.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) config: Config,
+    pub(crate) origins: Origins,
+    /// What is allowed and most likely not meant.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// Where a reload is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// It begins.
+    Begun,
+    /// It has ended, whatever became of it.
+    Ended,
+}
+
+/// Reads the configuration; all mistakes, each in a line.
+pub(crate) type Load = Arc<dyn Fn() -> Result<Loaded, Vec<String>> + Send + Sync>;
+
+/// How a daemon reads its configuration again, and who is told.
+pub(crate) struct Reloading {
+    pub(crate) load: Load,
+    /// Told of each step.
+    pub(crate) note: Box<dyn Fn(Step) + Send>,
+    /// Makes what belongs to the process be as a configuration says: the log.
+    pub(crate) apply: Arc<dyn Fn(&Config) + Send + Sync>,
+}
+
+impl fmt::Debug for Reloading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Reloading")
+    }
+}
+
+/// A listener as it was configured, with what is known of it beside that.
+#[derive(Debug)]
+pub(super) struct Listening {
+    pub(super) listen: Listen,
+    pub(super) tls: Option<ServerTls>,
+}
+
+/// A relay that runs.
+#[derive(Debug)]
+pub(super) struct Relaying {
+    pub(super) spec: RelaySpec,
+    pub(super) handle: RelayHandle,
+    pub(super) stats: RelayStats,
+}
+
+/// What a reload has to know of the daemon as a whole.
+pub(super) struct Whole {
+    pub(super) config: Config,
+    /// Sinks beside the configured ones.
+    pub(super) own_sinks: usize,
+    pub(super) memory: Memory,
+    pub(super) ports: Ports,
+    pub(super) supervisor: Supervisor,
+    pub(super) flusher: FlusherHandle,
+}
+
+/// Of what is received.
+pub(super) struct Receiving {
+    pub(super) quota: Quota,
+    pub(super) seed: u64,
+    pub(super) listening: Vec<Listening>,
+    pub(super) relaying: Vec<Relaying>,
+    pub(super) relays: SharedRelays,
+}
+
+/// Of what is shown.
+pub(super) struct Showing {
+    pub(super) reloads: Reloads,
+    pub(super) journal: Journal,
+    pub(super) page: Option<Shown>,
+    /// What the management port shows.
+    pub(super) shown: Arc<Mutex<String>>,
+    /// Longest stop.
+    pub(super) grace: Arc<Mutex<Duration>>,
+}
+
+/// Reloads.
+pub(super) struct Reloader {
+    config: Config,
+    reloading: Reloading,
+    reloads: Reloads,
+    flusher: FlusherHandle,
+    memory: Memory,
+    ports: Ports,
+    supervisor: Supervisor,
+    journal: Journal,
+    quota: Quota,
+    seed: u64,
+    /// Those of a new worker, but for the relays.
+    taps: Taps,
+    listening: Vec<Listening>,
+    own_sinks: usize,
+    relaying: Vec<Relaying>,
+    relays: SharedRelays,
+    page: Option<Shown>,
+    shown: Arc<Mutex<String>>,
+    grace: Arc<Mutex<Duration>>,
+}
+
+/// Everything that is ready for a changeover, and what is to be known afterwards.
+struct Prepared {
+    change: Changeover,
+    listening: Vec<Listening>,
+    relaying: Vec<Relaying>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Reloader {
+    pub(super) fn new(
+        (reloading, taps): (Reloading, Taps),
+        whole: Whole,
+        receiving: Receiving,
+        showing: Showing,
+    ) -> Reloader {
+        let Whole { config, own_sinks, memory, ports, supervisor, flusher } = whole;
+        let Receiving { quota, seed, listening, relaying, relays } = receiving;
+        let Showing { reloads, journal, page, shown, grace } = showing;
+        Reloader {
+            config,
+            reloading,
+            reloads,
+            flusher,
+            memory,
+            ports,
+            supervisor,
+            journal,
+            quota,
+            seed,
+            taps,
+            listening,
+            own_sinks,
+            relaying,
+            relays,
+            page,
+            shown,
+            grace,
+        }
+    }
+
+    /// Starts the task.
+    pub(super) fn start(self, inbox: mpsc::Receiver<Request>) -> ReloadTask {
+        let part = self.supervisor.part("reload", Role::Ordinary);
+        ReloadTask(part.task(self.run(inbox)))
+    }
+
+    /// Reloads when somebody asks, until nobody can.
+    async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+        while let Some(request) = inbox.recv().await {
+            // Who asked while another reload was on its way gets a reload of its own: the file may have changed since.
+            (self.reloading.note)(Step::Begun);
+            let report = caught(self.reload()).await.unwrap_or_else(|panic| {
+                Some(self.refuse(None, vec![format!("it failed, which is a mistake of systole: {panic:?}")]))
+            });
+            (self.reloading.note)(Step::Ended);
+            let Some(report) = report else { return };
+            // Whoever asked may have gone.
+            let _ = request.send(Arc::new(report));
+        }
+    }
+
+    /// Reloads once; `None` if the daemon ends meanwhile.
+    async fn reload(&mut self) -> Option<Report> {
+        let read_at = unix_time();
+        // A file may be on a disk that hangs, or no file at all.
+        let load = Arc::clone(&self.reloading.load);
+        let loaded = spawn_blocking(move || load()).await.unwrap_or_else(|error| Err(vec![error.to_string()]));
+        let loaded = match loaded {
+            Ok(loaded) => loaded,
+            Err(problems) => return Some(self.refuse(None, problems)),
+        };
+        let Loaded { config, origins, warnings } = loaded;
+        let file = origins.file.clone();
+        let plan = match config::plan(&self.config, assemble::of_role(config)) {
+            Ok(plan) => plan,
+            Err(problems) => return Some(self.refuse(file, problems)),
+        };
+        let Plan { config, changes, needs_restart } = plan;
+        if config.listen.iter().any(|listen| self.listening.iter().all(|known| known.listen.url != listen.url)) {
+            // Those that the last reload took out have to read what the kernel holds, and are in one more interval.
+            self.flusher.listeners_have_left(LEAVING + 2 * config.interval).await;
+        }
+        let prepared = match block_in_place(|| self.prepare(&config, &origins)) {
+            Ok(prepared) => prepared,
+            Err(problem) => return Some(self.refuse(file, vec![problem.to_string()])),
+        };
+        let Prepared { change, listening, relaying, threads } = prepared;
+        self.flusher.change_over(change).await.await.ok()?;
+        (self.listening, self.relaying, self.config) = (listening, relaying, config);
+        self.relays.replace(self.relaying.iter().map(|relay| relay.stats.clone()).collect(), threads);
+        let result = Outcome::Applied;
+        let report =
+            Report { result, file, loaded_at: read_at, changes, needs_restart, problems: Vec::new(), warnings };
+        self.tell(&report);
+        Some(report)
+    }
+
+    fn refuse(&self, file: Option<String>, problems: Vec<String>) -> Report {
+        let report = Report {
+            result: Outcome::Refused,
+            file,
+            loaded_at: self.reloads.status().loaded_at,
+            changes: Vec::new(),
+            needs_restart: Vec::new(),
+            problems,
+            warnings: Vec::new(),
+        };
+        self.tell(&report);
+        report
+    }
+
+    /// Notes and logs what became of a reload.
+    fn tell(&self, report: &Report) {
+        self.reloads.note(report);
+        if report.result == Outcome::Refused {
+            let (first, more) =
+                (report.problems.first().map_or("", String::as_str), report.problems.len().saturating_sub(1));
+            tracing::error!(more, "the reload is refused, and nothing has changed: {first}");
+            self.journal.add_reload(unix_time(), Severity::Error, "a reload was refused", &report.problems.join("\n"));
+            return;
+        }
+        for warning in &report.warnings {
+            tracing::warn!("{warning}");
+        }
+        for one in &report.needs_restart {
+            tracing::warn!(in_force = %one.was, "{} = {} needs a restart; the rest is in force", one.path, one.is);
+        }
+        let paths: Vec<&str> = report.changes.iter().map(|change| change.path.as_str()).collect();
+        let what = if paths.is_empty() { "nothing has changed".to_string() } else { paths.join(", ") };
+        tracing::info!(changes = paths.len(), "reloaded: {what}");
+        let severity = if report.needs_restart.is_empty() { Severity::Info } else { Severity::Warning };
+        self.journal.add_reload(unix_time(), severity, "the configuration was reloaded", &what);
+    }
+
+    /// Opens all that the next configuration takes.
+    fn prepare(&self, next: &Config, origins: &Origins) -> Result<Prepared, StartError> {
+        let was = &self.config;
+        // What may fail, before what would have to be taken back.
+        let (bound, listening) = self.bind(next)?;
+        let sinks = self.open_sinks(next)?;
+        let (relaying, threads, relays_anew) = self.relays(next)?;
+        let relays_differ = relays_anew.is_some();
+        let taps = Taps { relays: relaying.iter().map(|relay| relay.handle.clone()).collect(), ..self.taps.clone() };
+
+        let mut change = Changeover {
+            taps: relays_differ.then(|| taps.clone()),
+            shards: self.shards(next),
+            registry: closes_differently(was, next).then(|| assemble::registry_options(next, true)),
+            prepended: (was.prefix != next.prefix).then(|| next.prefix.clone()),
+            relays: relays_anew.map(|anew| (relaying.iter().map(|relay| relay.stats.clone()).collect(), anew)),
+            commit: Some(self.commit(next, origins)),
+            ..Changeover::default()
+        };
+        change.listeners = self.start_listeners(bound, next, &taps)?;
+        change.drivers = self.start_sinks(sinks)?;
+        Ok(Prepared { change, listening, relaying, threads })
+    }
+
+    /// For each listener the place of the one that it was, with other options if it has them, or a new one that is bound.
+    fn bind(&self, next: &Config) -> Result<(Vec<Bound>, Vec<Listening>), StartError> {
+        let mut left: VecDeque<(usize, &Listening)> = self.listening.iter().enumerate().collect();
+        let (mut bound, mut listening) = (Vec::new(), Vec::new());
+        for listen in &next.listen {
+            let url = listen.url.to_string();
+            let known = left.iter().position(|(_, known)| known.listen.url == listen.url);
+            let known = known.and_then(|at| left.remove(at));
+            let tls = match known {
+                Some((_, known)) if known.listen.tls == listen.tls => known.tls.clone(),
+                _ => super::server::tls(&url, &listen.tls, &self.supervisor)?,
+            };
+            let options = ListenerOptions { tls: tls.clone(), ..assemble::listener(next, listen) };
+            match known {
+                Some((place, known)) => {
+                    let is_same = known.listen == *listen && reads_alike(&self.config, next);
+                    bound.push(Bound::Kept(place, (!is_same).then(|| Box::new(options))));
+                }
+                None => {
+                    let socket = net::bind(options).map_err(|error| cannot_listen(&url, &error))?;
+                    let url = listen.url.clone().at(socket.address()).to_string();
+                    bound.push(Bound::New(url, Box::new(socket)));
+                }
+            }
+            listening.push(Listening { listen: listen.clone(), tls });
+        }
+        Ok((bound, listening))
+    }
+
+    /// Starts the workers of new listeners, which read nothing yet. `None` if all listeners are as they were.
+    fn start_listeners(
+        &self,
+        bound: Vec<Bound>,
+        next: &Config,
+        taps: &Taps,
+    ) -> Result<Option<Vec<NextListener>>, StartError> {
+        let is_same = |(n, one): (usize, &Bound)| matches!(one, Bound::Kept(place, None) if *place == n);
+        if bound.len() == self.listening.len() && bound.iter().enumerate().all(is_same) {
+            return Ok(None);
+        }
+        let watches = assemble::watches(next);
+        let options = assemble::shard_options(next, &self.quota, self.seed);
+        let shard = || Shard::new(options.clone()).watching(&watches);
+        let start = |one| match one {
+            Bound::Kept(place, options) => Ok(NextListener::Kept(place, options)),
+            Bound::New(url, socket) => {
+                let held = socket.start_held(&url, shard, taps, &self.supervisor);
+                let held =
+                    held.map_err(|error| StartError(format!("cannot start receive workers for {url}: {error}")))?;
+                Ok(NextListener::New(NewListener::new(held)))
+            }
+        };
+        bound.into_iter().map(start).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// Starts new relays. What comes last are the names of those, `None` if the relays are as they were.
+    #[expect(clippy::type_complexity, reason = "what is there, what ends with it, and what is new")]
+    fn relays(&self, next: &Config) -> Result<(Vec<Relaying>, Vec<JoinHandle<()>>, Option<Vec<String>>), StartError> {
+        let (mut all, mut threads, mut anew) = (Vec::new(), Vec::new(), Vec::new());
+        for spec in &next.relays {
+            if let Some(Relaying { spec, handle, stats }) = self.relaying.iter().find(|known| known.spec == *spec) {
+                all.push(Relaying { spec: spec.clone(), handle: handle.clone(), stats: stats.clone() });
+                continue;
+            }
+            let (handle, stats, thread) = relay::start(spec.clone(), &self.memory, &self.supervisor)
+                .map_err(|error| StartError(format!("cannot start the relay {}: {error}", spec.name)))?;
+            anew.push(spec.name.clone());
+            threads.push(thread);
+            all.push(Relaying { spec: spec.clone(), handle, stats });
+        }
+        let is_same = self.config.relays == next.relays;
+        Ok((all, threads, (!is_same).then_some(anew)))
+    }
+
+    fn shards(&self, next: &Config) -> NextShards {
+        let was = &self.config;
+        let reads_heartbeats_alike = assemble::heartbeats(was) == assemble::heartbeats(next);
+        if was.rules != next.rules || !reads_heartbeats_alike || assemble::watches(was) != assemble::watches(next) {
+            let options = assemble::shard_options(next, &self.quota, self.seed);
+            return NextShards::Renewed(Box::new(options), assemble::watches(next));
+        }
+        let (timers, times) = (assemble::timer_policy(next), assemble::time_window(next));
+        if timers == assemble::timer_policy(was) && times == assemble::time_window(was) {
+            NextShards::Same
+        } else {
+            NextShards::Policies(timers, times)
+        }
+    }
+
+    /// What changes at the same moment, outside of the flusher.
+    fn commit(&self, next: &Config, origins: &Origins) -> Box<dyn FnOnce() + Send> {
+        let (apply, quota, memory) = (Arc::clone(&self.reloading.apply), self.quota.clone(), self.memory.clone());
+        let (shown, grace) = (Arc::clone(&self.shown), Arc::clone(&self.grace));
+        let page = self.page.as_ref().map(|page| {
+            let now = page.live.now();
+            let was = super::server::access_options(&self.config, page.port);
+            let options = super::server::access_options(next, page.port);
+            // Wrong tokens that were shown are forgotten with the token alone.
+            let access = match options == was {
+                true => Arc::clone(&now.access),
+                false => Arc::new(Access::new(options, Arc::clone(&page.counters))),
+            };
+            let state = AppState {
+                access,
+                past: assemble::archive(next).map(crate::http::Past::new),
+                explainer: assemble::explainer(next, origins),
+                config: Arc::new(config::effective(next, origins)),
+                ..AppState::clone(&now)
+            };
+            (page.live.clone(), state)
+        });
+        let (flat, config) = (config::flat(next), next.clone());
+        Box::new(move || {
+            quota.set_max(config.max_series);
+            memory.set_max(assemble::memory(&config).max().unwrap_or(u64::MAX));
+            *shown.lock().unwrap_or_else(PoisonError::into_inner) = flat;
+            *grace.lock().unwrap_or_else(PoisonError::into_inner) = config.shutdown_grace;
+            if let Some((live, state)) = page {
+                state.about.max_series.store(config.max_series as u64, Ordering::Relaxed);
+                live.replace(state);
+            }
+            apply(&config);
+        })
+    }
+}
+
+/// A listener of the next configuration.
+enum Bound {
+    /// The one at this place, with these options if they are others.
+    Kept(usize, Option<Box<ListenerOptions>>),
+    /// A new one, with its URL.
+    New(String, Box<BoundListener>),
+}
+
+/// Whether all listeners read lines alike, whatever each says of itself.
+fn reads_alike(was: &Config, next: &Config) -> bool {
+    was.max_tags == next.max_tags && assemble::asks_for_senders(was) == assemble::asks_for_senders(next)
+}
+
+/// Whether intervals are closed in another way.
+fn closes_differently(was: &Config, next: &Config) -> bool {
+    was.percentiles != next.percentiles
+        || was.exact_samples != next.exact_samples
+        || was.digits != next.digits
+        || was.gauge_ttl != next.gauge_ttl
+        || was.series_ttl != next.series_ttl
+        || was.idle != next.idle
+        || was.prefix != next.prefix
+        || was.tags != next.tags
+        || was.self_metrics != next.self_metrics
+        || was.rules != next.rules
+        || was.etsy != next.etsy
+}
+
+/// The task that reloads. It ends when this is dropped, and before the daemon stops.
+#[derive(Debug)]
+pub(super) struct ReloadTask(tokio::task::JoinHandle<()>);
+
+impl ReloadTask {
+    /// Nothing is reloaded any more.
+    pub(super) async fn stop(mut self) {
+        self.0.abort();
+        // What it opens may hang.
+        let _ = timeout(ENDING, &mut self.0).await;
+    }
+}
+
+impl Drop for ReloadTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,84 @@
+//! The sinks of a reload: one of the same name keeps its queue, its account and its spool, whatever else changes.
+
+use crate::assemble;
+use crate::config::{self, Config};
+use crate::flush::{NewDriver, NextDriver};
+use crate::sinks::{NextSink, SinkChange};
+
+use super::super::StartError;
+use super::super::sinks::{self as started, OpenSink};
+use super::Reloader;
+
+/// A sink of the next configuration.
+pub(super) enum NextOpen {
+    /// The one at this place, as it is.
+    Same(usize),
+    /// The one at this place, changed.
+    Changed(usize, Box<SinkChange>),
+    /// A new one.
+    New(Box<OpenSink>),
+}
+
+impl Reloader {
+    /// Opens what is new of the sinks.
+    pub(super) fn open_sinks(&self, next: &Config) -> Result<Vec<NextOpen>, StartError> {
+        next.sinks.iter().map(|sink| self.open_sink(next, sink)).collect()
+    }
+
+    fn open_sink(&self, next: &Config, sink: &config::Sink) -> Result<NextOpen, StartError> {
+        let was = &self.config;
+        let known = was.sinks.iter().position(|known| known.name == sink.name);
+        let of = |sink: &config::Sink| sink.spool.as_ref().map(|spool| spool.path.clone());
+        // With another folder for its spool, what lies in the one so far is delivered from there.
+        let known = known.map(|place| (place, &was.sinks[place])).filter(|(_, known)| of(known) == of(sink));
+        let open = || started::open_one(next, sink, &self.memory, &self.ports);
+        let Some((place, known)) = known else { return open().map(|open| NextOpen::New(Box::new(open))) };
+        let context = |config: &Config, sink: &config::Sink| {
+            let context = assemble::sink_context(config, &sink.name, sink.timeout);
+            (context.timeout, context.profile, context.etsy, context.max_series, context.aggregates)
+        };
+        if known.kind == sink.kind && context(was, known) == context(next, sink) {
+            if known == sink {
+                return Ok(NextOpen::Same(place));
+            }
+            let options = started::driver_options(next, sink);
+            return Ok(NextOpen::Changed(place, Box::new(SinkChange { options, sink: None })));
+        }
+        let (at, then) = (known.kind.spec().listens_at(), sink.kind.spec().listens_at());
+        let goes_on = known.kind.name() == sink.kind.name();
+        let next_sink = if at.is_some() && at == then {
+            // The port is free when the one so far is closed.
+            let reopen = started::reopen(next, sink, &self.memory, &self.ports);
+            NextSink { sink: None, reopen, goes_on }
+        } else {
+            let OpenSink { sink: opened, reopen, .. } = open()?;
+            let reopen = reopen.unwrap_or_else(|| started::reopen(next, sink, &self.memory, &self.ports));
+            NextSink { sink: Some(opened), reopen, goes_on }
+        };
+        let options = started::driver_options(next, sink);
+        Ok(NextOpen::Changed(place, Box::new(SinkChange { options, sink: Some(next_sink) })))
+    }
+
+    /// Starts the drivers of new sinks. `None` if all sinks are as they were.
+    pub(super) fn start_sinks(&self, sinks: Vec<NextOpen>) -> Result<Option<Vec<NextDriver>>, StartError> {
+        let is_same = |(n, one): (usize, &NextOpen)| matches!(one, NextOpen::Same(place) if *place == n);
+        if sinks.len() == self.config.sinks.len() && sinks.iter().enumerate().all(is_same) {
+            return Ok(None);
+        }
+        let mut all: Vec<NextDriver> = Vec::new();
+        for one in sinks {
+            all.push(match one {
+                NextOpen::Same(place) => NextDriver::Kept(place, None),
+                NextOpen::Changed(place, change) => NextDriver::Kept(place, Some(change)),
+                NextOpen::New(open) => {
+                    let driver = started::start_one(*open, &self.memory, &self.supervisor)?;
+                    NextDriver::New(NewDriver::new(driver))
+                }
+            });
+        }
+        // Sinks that the program itself has added stay.
+        let configured = self.config.sinks.len();
+        all.extend((configured..configured + self.own_sinks).map(|place| NextDriver::Kept(place, None)));
+        Ok(Some(all))
+    }
+}

@@ -1,0 +1,407 @@
+//! What a reload changes in the flusher, at a tick: the interval is closed as it was, and the next one is as the new
+//! configuration says. What can fail was done before; nothing here waits but for listeners that leave.
+//!
+//! Shards have places in the registry, in the order of workers. Of a worker that begins anew, and of one whose listener leaves, the
+//! registry holds the series itself from then on ([`crate::rollup::Registry::arrange`]).
+
+use std::fmt;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use crate::aggregate::{Shard, ShardOptions, TimeWindow, TimerPolicy};
+use crate::net::relay::RelayStats;
+use crate::net::{Hold, Listener, ListenerOptions, Listeners, ShardChange, Taps, WorkerChange};
+use crate::notify::NotifierStats;
+use crate::rollup::RegistryOptions;
+use crate::sinks::{SinkChange, SinkDriver};
+use crate::telemetry::{ListenerAccount, Tally};
+use crate::watches::Watches;
+
+use super::{Flusher, account_of};
+
+/// Longest time for a listener that leaves to read what the kernel holds.
+const LEAVING: Duration = Duration::from_secs(5);
+
+/// What a listener is from the next interval on.
+#[derive(Debug)]
+pub enum NextListener {
+    /// The one at this place, with these options if they are others.
+    Kept(usize, Option<Box<ListenerOptions>>),
+    /// A new one.
+    New(NewListener),
+}
+
+/// A listener that reads nothing yet.
+#[derive(Debug)]
+pub struct NewListener(Option<Box<(Listener, Hold)>>);
+
+impl NewListener {
+    /// Holds a listener.
+    pub fn new(held: (Listener, Hold)) -> NewListener {
+        NewListener(Some(Box::new(held)))
+    }
+}
+
+impl Drop for NewListener {
+    fn drop(&mut self) {
+        if let Some((listener, _)) = self.0.as_deref() {
+            listener.leave();
+        }
+    }
+}
+
+/// What a sink is from the next interval on.
+#[derive(Debug)]
+pub enum NextDriver {
+    /// The one at this place, as it is or changed.
+    Kept(usize, Option<Box<SinkChange>>),
+    /// A new one.
+    New(NewDriver),
+}
+
+/// A driver that gets nothing yet.
+#[derive(Debug)]
+pub struct NewDriver(Option<SinkDriver>);
+
+impl NewDriver {
+    /// Holds a driver.
+    pub fn new(driver: SinkDriver) -> NewDriver {
+        NewDriver(Some(driver))
+    }
+}
+
+impl Drop for NewDriver {
+    fn drop(&mut self) {
+        if let Some(driver) = &self.0 {
+            driver.leave();
+        }
+    }
+}
+
+/// What shards are from the next interval on.
+#[derive(Debug, Default)]
+pub enum NextShards {
+    /// As they were.
+    #[default]
+    Same,
+    /// They keep timers and judge timestamps in another way.
+    Policies(TimerPolicy, TimeWindow),
+    /// Each begins anew.
+    Renewed(Box<ShardOptions>, Arc<Watches>),
+}
+
+/// What is different from the next interval on; `None` is what stays.
+#[derive(Default)]
+pub struct Changeover {
+    /// All listeners, in order.
+    pub listeners: Option<Vec<NextListener>>,
+    /// All sinks, in order.
+    pub drivers: Option<Vec<NextDriver>>,
+    /// What workers pass lines on to.
+    pub taps: Option<Taps>,
+    /// What shards are.
+    pub shards: NextShards,
+    /// How intervals are closed.
+    pub registry: Option<RegistryOptions>,
+    /// What names of series have before the names that are sent.
+    pub prepended: Option<String>,
+    /// All relays, and the names of those whose accounts begin.
+    pub relays: Option<(Vec<RelayStats>, Vec<String>)>,
+    /// All targets of notifications.
+    pub targets: Option<Vec<NotifierStats>>,
+    /// What else changes at the same moment.
+    pub commit: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl fmt::Debug for Changeover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changeover").field("listeners", &self.listeners).finish_non_exhaustive()
+    }
+}
+
+impl Changeover {
+    /// Whether it concerns intervals, and so has to wait for the end of one.
+    fn needs_tick(&self) -> bool {
+        let Changeover { listeners, drivers, taps, shards, registry, prepended, relays, targets, commit: _ } = self;
+        let is_same = matches!(shards, NextShards::Same);
+        listeners.is_some()
+            || drivers.is_some()
+            || taps.is_some()
+            || !is_same
+            || registry.is_some()
+            || prepended.is_some()
+            || relays.is_some()
+            || targets.is_some()
+    }
+}
+
+/// A changeover that waits for the end of the interval, and whoever waits for it.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    change: Box<Changeover>,
+    done: oneshot::Sender<()>,
+    /// Shards that workers leave behind, with the place of the worker.
+    left: mpsc::Receiver<(usize, Shard)>,
+    leave: mpsc::Sender<(usize, Shard)>,
+}
+
+/// What was there before a changeover, or goes on until it has ended.
+#[derive(Debug, Default)]
+pub(super) struct Before {
+    /// What is known of listeners that leave: the last ones of all, in order.
+    leaving: Vec<Leaving>,
+    /// Sinks that get nothing more, and deliver what they have.
+    pub(super) drivers: Vec<SinkDriver>,
+}
+
+/// A listener that leaves.
+#[derive(Debug)]
+struct Leaving {
+    /// Workers that still read.
+    reading: Vec<oneshot::Receiver<()>>,
+    until: Instant,
+    /// It has read all there was before the interval was closed.
+    is_read: bool,
+}
+
+impl Flusher {
+    /// Changes over at the end of the interval, or at once if that has nothing to do with intervals.
+    pub(super) fn plan_changeover(&mut self, change: Box<Changeover>, done: oneshot::Sender<()>) {
+        let (leave, left) = mpsc::channel();
+        let waiting = Waiting { change, done, left, leave };
+        if waiting.change.needs_tick() {
+            self.waiting_change = Some(waiting);
+        } else {
+            self.finish_changeover(waiting);
+        }
+    }
+
+    /// What is different for a worker, if something is.
+    pub(super) fn worker_change(&self, listener: usize, worker: usize) -> Option<WorkerChange> {
+        let Waiting { change, leave, .. } = self.waiting_change.as_ref()?;
+        let own = change.listeners.iter().flatten().find_map(|next| match next {
+            NextListener::Kept(place, options) if *place == listener => options.clone(),
+            NextListener::Kept(..) | NextListener::New(_) => None,
+        });
+        let shard: Option<ShardChange> = match &change.shards {
+            NextShards::Same => None,
+            NextShards::Policies(timers, times) => {
+                let (timers, times) = (*timers, *times);
+                Some(Box::new(move |shard| shard.set_policies(timers, times)))
+            }
+            NextShards::Renewed(options, watches) => {
+                let (options, watches, leave) = (options.clone(), Arc::clone(watches), leave.clone());
+                Some(Box::new(move |shard| {
+                    // The flusher is there, or the daemon has ended.
+                    let _ = leave.send((worker, shard.renew(*options, &watches)));
+                }))
+            }
+        };
+        let taps = change.taps.clone();
+        (own.is_some() || taps.is_some() || shard.is_some()).then_some(WorkerChange { options: own, taps, shard })
+    }
+
+    /// Before an interval is closed: which listeners that leave have read all there was.
+    pub(super) fn look_at_leaving(&mut self) {
+        for leaving in &mut self.before.leaving {
+            leaving.reading.retain_mut(|worker| matches!(worker.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
+            leaving.is_read = leaving.reading.is_empty() || Instant::now() >= leaving.until;
+        }
+    }
+
+    /// After an interval was closed: lets those go that have nothing more for the next one.
+    pub(super) async fn let_go(&mut self) {
+        self.before.drivers.retain(|driver| !driver.has_ended());
+        let is_read: Vec<bool> = self.before.leaving.iter().map(|leaving| leaving.is_read).collect();
+        if !is_read.contains(&true) {
+            return;
+        }
+        let first = self.listeners.iter().len() - is_read.len();
+        let (mut order, mut kept, mut gone, mut place) = (Vec::new(), Listeners::default(), Vec::new(), 0);
+        for (n, listener) in std::mem::take(&mut self.listeners).into_vec().into_iter().enumerate() {
+            let places = place..place + listener.workers();
+            place = places.end;
+            if n >= first && is_read[n - first] {
+                gone.push(listener);
+            } else {
+                order.extend(places.map(Some));
+                kept.add(listener);
+            }
+        }
+        self.before.leaving.retain(|leaving| !leaving.is_read);
+        self.put_in_order(kept, &order);
+        for listener in gone {
+            let url = listener.url().to_string();
+            // Its series take no room any more. The registry holds them until their time is over.
+            let asked = (0..listener.workers()).map(|worker| listener.ask(worker, Shard::leave)).collect();
+            let shards = self.patience(super::WORKER_PATIENCE).answers(asked).await;
+            drop_aside(shards);
+            listener.leave();
+            // Its workers have nothing left to do.
+            listener.join(Instant::now() + super::CLOSING).await;
+            tracing::info!(listener = url, "not listening any more");
+        }
+        self.publish_again();
+    }
+
+    /// Publishes the last interval as it is seen now.
+    fn publish_again(&self) {
+        let (snapshot, as_of) = {
+            let published = self.inbox.published.borrow();
+            (published.snapshot.clone(), published.as_of)
+        };
+        self.publish(snapshot, false, as_of);
+    }
+
+    /// How many listeners are leaving.
+    pub(super) fn leaving(&self) -> usize {
+        self.before.leaving.len()
+    }
+
+    /// After an interval was closed: the next one is as the changeover says.
+    pub(super) fn change_over(&mut self) {
+        let Some(mut waiting) = self.waiting_change.take() else { return };
+        let left: Vec<(usize, Shard)> = waiting.left.try_iter().collect();
+        let change = &mut waiting.change;
+        let places: Vec<usize> = left.iter().map(|(place, _)| *place).collect();
+        self.change_listeners(change.listeners.take(), &places);
+        drop_aside(left);
+        if let Some(options) = change.registry.take() {
+            self.registry.change(options);
+        }
+        if let Some(prepended) = change.prepended.take() {
+            self.senders.prepend(&prepended);
+        }
+        if let Some(drivers) = change.drivers.take() {
+            self.change_drivers(drivers);
+        }
+        if let Some((relays, anew)) = change.relays.take() {
+            let goes_on = |name: &String| !anew.contains(name) && relays.iter().any(|relay| relay.name() == name);
+            self.counted.relays.retain(|name, _| goes_on(name));
+            self.sources.relays = relays.into();
+        }
+        if let Some(targets) = change.targets.take() {
+            self.counted.notify.retain(|name, _| targets.iter().any(|target| target.name() == name));
+            self.sources.targets = targets.into();
+        }
+        self.finish_changeover(waiting);
+    }
+
+    fn finish_changeover(&mut self, mut waiting: Waiting) {
+        if let Some(commit) = waiting.change.commit.take() {
+            commit();
+        }
+        self.publish_again();
+        // Whoever asked may have gone.
+        let _ = waiting.done.send(());
+    }
+
+    /// Puts listeners in place. `renewed` are the places of workers whose shards are new.
+    fn change_listeners(&mut self, next: Option<Vec<NextListener>>, renewed: &[usize]) {
+        if next.is_none() && renewed.is_empty() {
+            return;
+        }
+        let all: Vec<Listener> = std::mem::take(&mut self.listeners).into_vec();
+        let active = all.len() - self.before.leaving.len();
+        let next = next.unwrap_or_else(|| (0..active).map(|n| NextListener::Kept(n, None)).collect());
+        let mut place = 0;
+        let mut before: Vec<Option<(Listener, std::ops::Range<usize>)>> = Vec::new();
+        for listener in all {
+            let places = place..place + listener.workers();
+            place = places.end;
+            before.push(Some((listener, places)));
+        }
+        let of_worker = |place: usize| (!renewed.contains(&place)).then_some(place);
+        let (mut order, mut listeners) = (Vec::new(), Listeners::default());
+        for one in next {
+            match one {
+                NextListener::Kept(n, options) => {
+                    let Some((mut listener, places)) = before.get_mut(n).and_then(Option::take) else { continue };
+                    if let Some(options) = options {
+                        listener.set_protocol(options.protocol);
+                    }
+                    order.extend(places.map(of_worker));
+                    listeners.add(listener);
+                }
+                NextListener::New(mut new) => {
+                    let Some((listener, hold)) = new.0.take().map(|held| *held) else { continue };
+                    order.extend(std::iter::repeat_n(None, listener.workers()));
+                    tracing::info!(listener = listener.url(), "listening");
+                    listeners.add(listener);
+                    drop(hold);
+                }
+            }
+        }
+        let mut leaving = Vec::new();
+        for (listener, places) in before.drain(..active).flatten() {
+            let until = Instant::now() + LEAVING;
+            leaving.push(Leaving { reading: listener.begin_leaving(until), until, is_read: false });
+            order.extend(places.map(of_worker));
+            listeners.add(listener);
+        }
+        // Those that were leaving before stay the last ones.
+        for (listener, places) in before.into_iter().flatten() {
+            order.extend(places.map(of_worker));
+            listeners.add(listener);
+        }
+        leaving.append(&mut self.before.leaving);
+        self.before.leaving = leaving;
+        self.put_in_order(listeners, &order);
+        if let Some(presence) = &self.presence {
+            presence.look_with(self.listeners.look_at_watched());
+        }
+    }
+
+    /// These are the listeners from now on; `order` has for each place of a shard the one that it comes from.
+    fn put_in_order(&mut self, listeners: Listeners, order: &[Option<usize>]) {
+        self.listeners = listeners;
+        self.registry.arrange(order);
+        let workers = self.listeners.iter().map(Listener::workers).sum();
+        self.open = vec![Tally::default(); workers];
+        self.drops = vec![0; self.listeners.iter().len()];
+        let mut totals = std::mem::take(&mut self.totals.listeners);
+        let mut account = |listener: &Listener| -> ListenerAccount {
+            let known = totals.iter().position(|one| one.url == listener.url());
+            known.map_or_else(|| account_of(listener, &Tally::default(), 0, 0.0), |at| totals.remove(at))
+        };
+        let now: Vec<ListenerAccount> = self.listeners.iter().map(&mut account).collect();
+        // What was received by those that have left stays received.
+        self.totals.listeners = now.into_iter().chain(totals).collect();
+        self.watch_queues();
+    }
+
+    fn change_drivers(&mut self, next: Vec<NextDriver>) {
+        let mut before: Vec<Option<SinkDriver>> = std::mem::take(&mut self.drivers).into_iter().map(Some).collect();
+        for one in next {
+            match one {
+                NextDriver::Kept(n, change) => {
+                    let Some(driver) = before.get_mut(n).and_then(Option::take) else { continue };
+                    if let Some(change) = change {
+                        driver.change(*change);
+                    }
+                    self.drivers.push(driver);
+                }
+                NextDriver::New(mut new) => {
+                    let Some(driver) = new.0.take() else { continue };
+                    // Its account begins anew.
+                    self.counted.sinks.remove(driver.name());
+                    self.drivers.push(driver);
+                }
+            }
+        }
+        for driver in before.into_iter().flatten() {
+            driver.leave();
+            self.before.drivers.push(driver);
+        }
+        self.sources.sinks = self.drivers.iter().map(SinkDriver::stats).collect();
+        let drivers = &self.drivers;
+        self.counted.sinks.retain(|name, _| drivers.iter().any(|driver| driver.name() == name));
+    }
+}
+
+/// Drops what may take long, where nobody waits for it.
+fn drop_aside<T: Send + 'static>(what: T) {
+    tokio::task::spawn_blocking(move || drop(what));
+}

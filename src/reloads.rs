@@ -1,0 +1,146 @@
+//! Reloads of the configuration: who asks for one, and what became of the last ones. Whoever reads the configuration again, and
+//! changes the daemon, has the other end.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::sync::{mpsc, oneshot};
+use utoipa::ToSchema;
+
+use crate::named::named_enum;
+use crate::sys::unix_time;
+
+/// Most reloads that wait for their turn.
+const WAITING: usize = 16;
+
+named_enum! {
+    /// What became of a reload.
+    #[derive(ToSchema)]
+    pub enum Outcome {
+        /// The configuration is in force, but for what needs a restart.
+        Applied = "applied",
+        /// Nothing has changed.
+        Refused = "refused",
+    }
+}
+
+/// A setting that is not what it was.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Change {
+    /// Its place in the configuration, such as `http.token` or `sink[0].url`; a table alone that came or went.
+    pub path: String,
+    /// What it was, as a file has it; `***` for a secret. `null` if it was not there.
+    pub was: Value,
+    /// What it is. `null` if it is not there any more.
+    pub is: Value,
+}
+
+/// What became of a reload.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Report {
+    /// Whether the configuration is in force.
+    #[schema(value_type = String)]
+    pub result: Outcome,
+    /// The file that was read, if there is one.
+    pub file: Option<String>,
+    /// When the configuration in force was read, Unix seconds.
+    pub loaded_at: f64,
+    /// What has changed.
+    pub changes: Vec<Change>,
+    /// What the file has, and what stays as it was until a restart.
+    pub needs_restart: Vec<Change>,
+    /// What is wrong with the file, or why it cannot be in force: each in a line.
+    pub problems: Vec<String>,
+    /// What is allowed and most likely not meant.
+    pub warnings: Vec<String>,
+}
+
+/// The last reload that was refused.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct Refused {
+    /// When, Unix seconds.
+    pub at: f64,
+    /// Why: each in a line.
+    pub problems: Vec<String>,
+}
+
+/// How reloads went since the start.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct ReloadStatus {
+    /// Reloads that are in force.
+    pub applied: u64,
+    /// Those that changed nothing, because something was wrong.
+    pub refused: u64,
+    /// When the configuration in force was read, Unix seconds.
+    pub loaded_at: f64,
+    /// The last reload, if it was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_refused: Option<Refused>,
+    /// What the file had at the last reload that is not in force before a restart.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub needs_restart: Vec<Change>,
+}
+
+/// Who waits for a report.
+pub type Request = oneshot::Sender<Arc<Report>>;
+
+/// Asks for reloads, and knows how they went. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Reloads(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    requests: mpsc::Sender<Request>,
+    status: Mutex<ReloadStatus>,
+}
+
+impl Default for Reloads {
+    /// Of a daemon whose configuration cannot be read again.
+    fn default() -> Reloads {
+        channel().0
+    }
+}
+
+/// A handle, and where its requests come out.
+pub fn channel() -> (Reloads, mpsc::Receiver<Request>) {
+    let (requests, inbox) = mpsc::channel(WAITING);
+    let (loaded_at, needs_restart) = (unix_time(), Vec::new());
+    let status = ReloadStatus { applied: 0, refused: 0, loaded_at, last_refused: None, needs_restart };
+    (Reloads(Arc::new(Shared { requests, status: Mutex::new(status) })), inbox)
+}
+
+impl Reloads {
+    fn lock(&self) -> MutexGuard<'_, ReloadStatus> {
+        // Every change leaves it whole.
+        self.0.status.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How reloads went.
+    pub fn status(&self) -> ReloadStatus {
+        self.lock().clone()
+    }
+
+    /// Asks for a reload, and waits for what becomes of it; `None` if the configuration cannot be read again, or the daemon stops.
+    pub async fn reload(&self) -> Option<Arc<Report>> {
+        let (reply, report) = oneshot::channel();
+        self.0.requests.send(reply).await.ok()?;
+        report.await.ok()
+    }
+
+    /// Notes what became of a reload.
+    pub fn note(&self, report: &Report) {
+        let mut status = self.lock();
+        match report.result {
+            Outcome::Applied => {
+                status.applied += 1;
+                (status.loaded_at, status.last_refused) = (report.loaded_at, None);
+                status.needs_restart.clone_from(&report.needs_restart);
+            }
+            Outcome::Refused => {
+                status.refused += 1;
+                status.last_refused = Some(Refused { at: unix_time(), problems: report.problems.clone() });
+            }
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! Reloads through the front door: what the file says is in force from the next interval on, and nothing is lost by that.
+
+use std::fs;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde_json::Value;
+
+use crate::support::{Daemon, pause_ms, poll, records, systole, text};
+
+const TOKEN: &str = "sesame";
+
+/// Writes a configuration with a page, and what a file of records and listeners need.
+fn configuration(dir: &Path, more: &str) -> String {
+    let text = more.replace("DIR", &dir.display().to_string());
+    let http = format!("[http]\naddress = \"127.0.0.1:0\"\ntoken = \"{TOKEN}\"\n");
+    let text = if text.contains("[http]") { text } else { format!("{text}\n{http}") };
+    fs::write(dir.join("systole.toml"), &text).expect("written");
+    text
+}
+
+/// Asks for a reload; whether it is in force, and the report.
+fn reload_with(daemon: &Daemon, token: &str) -> (bool, Value) {
+    let url = format!("http://{}", daemon.http.expect("HTTP is on"));
+    let output = systole(&["reload", "--json", "--url", &url, "--token", token], b"");
+    let report = serde_json::from_slice(&output.stdout);
+    let report = report.unwrap_or_else(|_| panic!("{}{}", text(&output.stdout), text(&output.stderr)));
+    (output.status.code() == Some(0), report)
+}
+
+fn reload(daemon: &Daemon) -> Value {
+    let (is_applied, report) = reload_with(daemon, TOKEN);
+    assert!(is_applied, "{report}");
+    report
+}
+
+fn paths(report: &Value, key: &str) -> Vec<String> {
+    let all = report[key].as_array().expect("a list").iter();
+    all.map(|change| change["path"].as_str().expect("a path").to_string()).collect()
+}
+
+/// What is in force, with folders of tests as `DIR`.
+fn in_force(daemon: &Daemon, dir: &Path) -> Value {
+    let (_, body) = daemon.get("/api/v1/config");
+    let body = body.replace(&dir.display().to_string(), "DIR");
+    serde_json::from_str::<Value>(&body).expect("JSON")["settings"].take()
+}
+
+/// A port of loopback that is free.
+fn free() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port")
+}
+
+const FIRST: &str = "interval = \"200ms\"\npercentiles = [50]\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+                     [[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[[sink]]\nname = \"main\"\ntype = \"file\"\npath = \"DIR/main.jsonl\"\n\
+                     [[sink]]\nname = \"gone\"\ntype = \"file\"\npath = \"DIR/gone.jsonl\"\n";
+
+const SECOND: &str = "interval = \"200ms\"\npercentiles = [50, 99]\nprefix = \"p.\"\ngauge_ttl = \"5s\"\nmax_series = 5000\nmax_memory = \"300MiB\"\n\
+                      [tags]\nenv = \"test\"\n[log]\nlevel = \"debug\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\nmax_connections = 7\n\
+                      [[listen]]\nurl = \"unixgram:///DIR/socket\"\n\
+                      [[sink]]\nname = \"more\"\ntype = \"file\"\npath = \"DIR/more.jsonl\"\n[[sink]]\nname = \"main\"\ntype = \"file\"\npath = \"DIR/main.jsonl\"\nqueue = 9\n\
+                      [[rule]]\nmatch = \"old.*\"\nrename = \"new.$1\"\n[[rule]]\nmatch = \"slow\"\ninterval = 5\n";
+
+#[test]
+fn what_is_in_force_after_a_reload_is_what_a_fresh_start_has() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut daemon = Daemon::start(dir.path(), &configuration(dir.path(), FIRST));
+    daemon.send_udp(&[b"old.a:1|c\ng:5|g"]);
+    daemon.closed(2);
+    configuration(dir.path(), SECOND);
+    let report = reload(&daemon);
+    let changed = paths(&report, "changes");
+    for path in [
+        "percentiles",
+        "prefix",
+        "gauge_ttl",
+        "tags",
+        "listen[0].max_connections",
+        "listen[1]",
+        "sink[0]",
+        "sink[1].queue",
+        "rule[0].match",
+        "log.level",
+    ] {
+        assert!(changed.iter().any(|known| known == path), "{path} in {changed:?}");
+    }
+    assert_eq!(paths(&report, "needs_restart"), [""; 0]);
+    daemon.wait_for("the end of a listener", |lines| lines.iter().any(|line| line.contains("not listening any more")));
+    let mut stream = TcpStream::connect(daemon.tcp.expect("TCP")).expect("connected");
+    stream.write_all(b"old.a:2|c\n").expect("sent");
+    let socket = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+    socket.send_to(b"old.b:4|c", dir.path().join("socket")).expect("sent");
+    daemon.closed(4);
+    let other = tempfile::tempdir().expect("a folder");
+    let fresh = Daemon::start(other.path(), &configuration(other.path(), SECOND));
+    assert_eq!(in_force(&daemon, dir.path()), in_force(&fresh, other.path()));
+    fresh.stop();
+    daemon.stop();
+    let sum = |file: &str, name: &str| -> f64 {
+        let all = records(&dir.path().join(file));
+        all.iter().filter(|r| r["name"] == name && r["type"] == "counter").filter_map(|r| r["value"].as_f64()).sum()
+    };
+    assert_eq!(
+        (sum("main.jsonl", "old.a"), sum("main.jsonl", "p.new.a"), sum("main.jsonl", "p.new.b")),
+        (1.0, 2.0, 4.0)
+    );
+    assert_eq!(
+        (sum("gone.jsonl", "old.a"), sum("gone.jsonl", "p.new.a"), sum("more.jsonl", "p.new.a")),
+        (1.0, 0.0, 2.0)
+    );
+    // The gauge goes on under the name that it has now, until its time is over.
+    let all = records(&dir.path().join("main.jsonl"));
+    let gauges: Vec<&Value> = all.iter().filter(|r| r["type"] == "gauge" && r["value"] == 5.0).collect();
+    assert!(gauges.iter().any(|r| r["name"] == "g") && gauges.iter().any(|r| r["name"] == "p.g"), "{gauges:?}");
+}
+
+#[test]
+fn a_bad_configuration_changes_nothing_and_says_why() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken_at = taken.local_addr().expect("an address");
+    let mut daemon = Daemon::start(dir.path(), &configuration(dir.path(), FIRST));
+    let before = in_force(&daemon, dir.path());
+    let bad = [
+        ("interval = \"200ms\"\nnonsense = 1\n".to_string(), "systole.toml:2"),
+        ("percentile = [50]\ngauge_ttl = 5\n".into(), "percentile"),
+        (format!("{FIRST}[[listen]]\nurl = \"tcp://{taken_at}\"\n"), "another process has this port"),
+        (format!("{FIRST}[[sink]]\nname = \"x\"\ntype = \"file\"\npath = \"/proc/no/such\"\n"), "sink x"),
+        (FIRST.replace("200ms", "1s"), "needs a restart"),
+    ];
+    for (n, (text, why)) in bad.iter().enumerate() {
+        configuration(dir.path(), text);
+        let (is_applied, report) = reload_with(&daemon, TOKEN);
+        let problems = report["problems"].to_string();
+        assert!(!is_applied && report["result"] == "refused" && problems.contains(why), "{report}");
+        let status = daemon.status();
+        assert_eq!(status["reloads"]["refused"], n as u64 + 1);
+        assert!(status["verdict"].to_string().contains("the last reload was refused"), "{}", status["verdict"]);
+    }
+    fs::remove_file(dir.path().join("systole.toml")).expect("removed");
+    assert!(reload_with(&daemon, TOKEN).1["problems"].to_string().contains("cannot read"));
+    daemon.wait_for("the reason", |lines| lines.iter().any(|line| line.contains("nothing has changed: cannot read")));
+    assert_eq!(in_force(&daemon, dir.path()), before);
+    // The right one again: all is well.
+    configuration(dir.path(), FIRST);
+    assert_eq!(paths(&reload(&daemon), "changes"), [""; 0]);
+    let (_, metrics) = daemon.get("/metrics");
+    for line in ["systole_reloads_total{result=\"applied\"} 1", "systole_reloads_total{result=\"refused\"} 6"] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    let status = daemon.status();
+    assert!(!status["verdict"].to_string().contains("reload") && status["reloads"]["last_refused"].is_null());
+    // Whoever does not show the token reloads nothing.
+    let url = format!("http://{}", daemon.http.expect("HTTP is on"));
+    let refused = systole(&["reload", "--url", &url], b"");
+    assert!(
+        refused.status.code() == Some(1) && text(&refused.stderr).contains("SYSTOLE_TOKEN"),
+        "{}",
+        text(&refused.stderr)
+    );
+    daemon.stop();
+}
+
+#[test]
+fn what_needs_a_restart_is_named_and_a_signal_reloads_as_well() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut daemon = Daemon::start(dir.path(), &configuration(dir.path(), FIRST));
+    let changed = FIRST.replace("workers = 1", "workers = 2\nmax_datagram = 1000");
+    configuration(dir.path(), &format!("{changed}[history]\nminutes = 3\n"));
+    daemon.signal("-HUP");
+    daemon.wait_for("a reload", |lines| lines.iter().any(|line| line.contains("reloaded: listen[0].max_datagram")));
+    let status = daemon.status();
+    assert_eq!(paths(&status["reloads"], "needs_restart"), ["listen[0].workers", "history.minutes"]);
+    assert!(status["verdict"].to_string().contains("2 settings of the file need a restart"), "{}", status["verdict"]);
+    daemon.stop();
+}
+
+#[test]
+fn a_token_that_is_replaced_opens_nothing_any_more() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), FIRST));
+    let http = "[http]\naddress = \"127.0.0.1:0\"\ntoken = \"another\"\nhosts = [\"stats.example\"]\n";
+    configuration(dir.path(), &format!("{FIRST}{http}"));
+    assert_eq!(paths(&reload(&daemon), "changes"), ["http.token", "http.hosts"]);
+    let url = format!("http://{}", daemon.http.expect("HTTP is on"));
+    assert_eq!(systole(&["reload", "--url", &url, "--token", TOKEN], b"").status.code(), Some(1));
+    assert!(reload_with(&daemon, "another").0);
+    daemon.stop();
+}
+
+#[test]
+fn a_sink_that_is_changed_keeps_what_waits_for_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (nobody, receiver) = (free(), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let graphite = |to: SocketAddr| {
+        format!(
+            "interval = \"100ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+             [[sink]]\nname = \"out\"\ntype = \"graphite\"\naddress = \"{to}\"\nqueue = 100\n"
+        )
+    };
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(nobody)));
+    daemon.send_udp(&[b"kept:7|c"]);
+    let waits = |status: &Value| status["sinks"]["out"]["queued"].as_u64() > Some(0);
+    let before = daemon.status_when("records that wait", waits)["sinks"]["out"].clone();
+    configuration(dir.path(), &graphite(receiver.local_addr().expect("an address")));
+    assert_eq!(paths(&reload(&daemon), "changes"), ["sink[0].address"]);
+    let (mut stream, _) = receiver.accept().expect("it connects");
+    let mut got = String::new();
+    while !got.contains("kept") {
+        let mut buffer = [0; 1000];
+        let count = std::io::Read::read(&mut stream, &mut buffer).expect("read");
+        assert!(count > 0, "{got}");
+        got.push_str(&text(&buffer[..count]));
+    }
+    let after = daemon.status_when("delivered", |status| status["sinks"]["out"]["delivered"].as_u64() > Some(0));
+    assert!(after["sinks"]["out"]["offered"].as_u64() >= before["offered"].as_u64(), "{before} {after}");
+    daemon.stop();
+}
+
+/// Sends lines over TCP until it is told to stop, on a connection for every so many; how many there were.
+fn load(to: SocketAddr, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u64> {
+    std::thread::spawn(move || {
+        let mut sent = 0;
+        while !stop.load(Ordering::Relaxed) {
+            // The daemon of a test that has failed is gone.
+            let Ok(mut stream) = TcpStream::connect(to) else { break };
+            for _ in 0..50 {
+                let lines: String = (0..100).map(|n| format!("load.{}:1|c\nt:{n}|ms\n", n % 10)).collect();
+                if stream.write_all(lines.as_bytes()).is_err() {
+                    return sent;
+                }
+                sent += 100;
+                pause_ms(5);
+            }
+        }
+        sent
+    })
+}
+
+#[test]
+fn forty_reloads_under_load_lose_no_line_and_split_no_interval() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut daemon = Daemon::start(dir.path(), &configuration(dir.path(), FIRST));
+    let (stop, tcp) = (Arc::new(AtomicBool::new(false)), daemon.tcp.expect("TCP"));
+    let senders: Vec<_> = (0..2).map(|_| load(tcp, Arc::clone(&stop))).collect();
+    let second =
+        SECOND.replace("prefix = \"p.\"\n", "").replace("max_connections = 7", "max_connections = 700").replace(
+            "[[rule]]\nmatch = \"old.*\"\nrename = \"new.$1\"\n",
+            "[[rule]]\nmatch = \"load.*\"\nrename = \"moved.$1\"\n",
+        );
+    for n in 0..40 {
+        let (text, is_good) = match n % 4 {
+            0 => (second.clone(), true),
+            2 => (FIRST.to_string(), true),
+            1 => (format!("{FIRST}nonsense = 1\n"), false),
+            _ => (format!("{FIRST}[[sink]]\nname = \"x\"\ntype = \"file\"\npath = \"/proc/no/such\"\n"), false),
+        };
+        configuration(dir.path(), &text);
+        let (is_applied, report) = reload_with(&daemon, TOKEN);
+        assert_eq!(is_applied, is_good, "{n}: {report}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let sent: u64 = senders.into_iter().map(|sender| sender.join().expect("it sends")).sum();
+    daemon.wait_for("the end of a listener", |lines| lines.iter().any(|line| line.contains("not listening any more")));
+    poll("all lines", || {
+        let status = daemon.status();
+        if status["lines"]["read"].as_u64() >= Some(2 * sent) {
+            Ok(())
+        } else {
+            Err((sent, status["lines"].clone(), status["listeners"].clone()))
+        }
+    });
+    daemon.stop();
+    let all = records(&dir.path().join("main.jsonl"));
+    let is_of_load = |name: &str| name.starts_with("load.") || name.starts_with("moved.");
+    let counted: f64 = all
+        .iter()
+        .filter(|r| r["type"] == "counter" && r["name"].as_str().is_some_and(is_of_load))
+        .filter_map(|r| r["value"].as_f64())
+        .sum();
+    let moved = all.iter().any(|r| r["name"].as_str().is_some_and(|name| name.starts_with("moved.")));
+    assert!(counted == sent as f64 && moved, "{counted} of {sent}");
+    let ledgers: Vec<&Value> = all.iter().filter(|r| r["type"] == "ledger").collect();
+    // The last one ends with the stop.
+    for pair in ledgers[..ledgers.len() - 1].windows(2) {
+        let of = |n: usize, key: &str| pair[n][key].as_f64().unwrap_or_else(|| panic!("{key} in {}", pair[n]));
+        let (between, length) = (of(1, "time") - of(0, "time"), of(1, "interval"));
+        assert!(between > 0.1 && (between - length).abs() < 0.15, "{between} {length}: {}", pair[1]);
+    }
+    let lines: f64 = ledgers.iter().filter_map(|r| r["lines"]["read"].as_f64()).sum();
+    assert_eq!(lines, 2.0 * sent as f64);
+}
