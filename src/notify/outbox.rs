@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 
 use crate::presence::describe::over_text;
-use crate::presence::{Alarm, AlertKey, AlertState, Notification, Severity, UnixTime, Which, which};
+use crate::presence::{Alarm, AlertKey, AlertState, Event, Notification, Severity, UnixTime, Which, which};
 use crate::sys::unix_time;
 use crate::telemetry::NotifierAccount;
 
@@ -68,6 +68,8 @@ struct Known {
     delivered: bool,
     /// Its end is queued: what it says.
     ending: Option<String>,
+    /// What is to be told of a problem that ends by itself, until the receiver has it: it is news when the problem is over, too.
+    news: Option<Box<Notification>>,
 }
 
 /// What a target was told, as it is saved.
@@ -75,6 +77,32 @@ struct Known {
 pub struct SavedTarget {
     target: String,
     alarms: Vec<SavedAlarm>,
+    /// Problems that end by themselves and that it was not told of yet.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    news: Vec<SavedNews>,
+}
+
+/// A notification, with the time of its event, which that does not have as text.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct SavedNews {
+    alarm: Alarm,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    event: Option<(u64, UnixTime, Event)>,
+    #[serde(default)]
+    detail: String,
+}
+
+impl SavedNews {
+    fn of(notification: &Notification) -> SavedNews {
+        let Notification { alarm, event, detail, .. } = notification.clone();
+        SavedNews { alarm, event: event.map(|(number, event)| (number, event.at, event)), detail }
+    }
+
+    fn notification(&self) -> Notification {
+        let SavedNews { alarm, event, detail } = self.clone();
+        let event = event.map(|(number, at, event)| (number, Event { at, ..event }));
+        Notification { alarm, resolved: false, event, detail, version: 0, ending: None }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -211,8 +239,8 @@ impl Outbox {
         for one in own.unwrap_or_default() {
             let is_open = one.ending.is_none() && firing.iter().any(|firing| firing.alarm.key == one.key);
             if !is_open {
-                let told =
-                    Known { severity: one.severity, since: one.since, until: one.until, delivered: true, ending: None };
+                let (severity, since, until) = (one.severity, one.since, one.until);
+                let told = Known { severity, since, until, delivered: true, ending: None, news: None };
                 let text = one.ending.as_deref().unwrap_or("it was over when the daemon started again");
                 let end = ended(told.alarm(&one.key, text));
                 let is_passing = one.ending.is_none() && one.until.is_some();
@@ -222,6 +250,14 @@ impl Outbox {
                 if !is_passing {
                     inner.put(&end, &self.route);
                 }
+            }
+        }
+        // In the same process they wait still.
+        let of_file = saved.filter(|_| known.is_none()).into_iter().flatten().filter(|one| one.target == self.name);
+        for news in of_file.flat_map(|one| &one.news) {
+            let is_firing = firing.iter().any(|firing| firing.alarm.key == news.alarm.key);
+            if !is_firing && self.route.takes(&news.alarm) {
+                inner.put(&news.notification(), &self.route);
             }
         }
         drop(inner);
@@ -253,7 +289,8 @@ impl Outbox {
     pub fn save(&self) -> SavedTarget {
         let inner = self.lock();
         let delivered = inner.told.iter().filter(|(_, told)| told.delivered);
-        SavedTarget { target: self.name.clone(), alarms: delivered.map(saved_alarm).collect() }
+        let news = inner.told.values().filter_map(|told| told.news.as_deref().map(SavedNews::of));
+        SavedTarget { target: self.name.clone(), alarms: delivered.map(saved_alarm).collect(), news: news.collect() }
     }
 
     /// Its name.
@@ -522,8 +559,8 @@ impl Known {
 impl Inner {
     /// Remembers that an alarm is told, or about to be.
     fn note(&mut self, alarm: &Alarm) -> &mut Known {
-        let fresh =
-            || Known { severity: alarm.severity, since: alarm.since, until: None, delivered: false, ending: None };
+        let (severity, since) = (alarm.severity, alarm.since);
+        let fresh = || Known { severity, since, until: None, delivered: false, ending: None, news: None };
         let told = self.told.entry(alarm.key.clone()).or_insert_with(fresh);
         (told.severity, told.since, told.until, told.ending) = (alarm.severity, alarm.since, alarm.until, None);
         told
@@ -545,7 +582,7 @@ impl Inner {
             if told.is_none() && !route.takes(alarm) {
                 return self.note_done(which(notification));
             }
-            self.note(alarm);
+            self.note(alarm).news = alarm.until.map(|_| Box::new(notification.clone()));
         }
         self.account.offered += 1;
         self.queue.push_back(notification.clone());
@@ -642,7 +679,7 @@ impl Inner {
             return;
         }
         match self.told.get_mut(&one.key) {
-            Some(told) if !one.resolved => told.delivered = true,
+            Some(told) if !one.resolved => (told.delivered, told.news) = (true, None),
             Some(told) if told.ending.is_some() => drop(self.told.remove(&one.key)),
             Some(_) | None => {}
         }
@@ -679,8 +716,12 @@ impl Inner {
                 }
             }
             (false, Outcome::Delivered) => {
+                let is_told_again = self.queue.iter().any(|other| other.alarm.key == *key && !other.resolved);
                 if let Some(told) = self.told.get_mut(key) {
                     told.delivered = true;
+                    if !is_told_again {
+                        told.news = None;
+                    }
                 }
             }
             (false, Outcome::Lost(_)) => self.give_up(key),
@@ -867,6 +908,44 @@ mod tests {
             assert_eq!(outbox.take(9).len(), usize::from(ends_passing));
             assert!(ends_passing || outbox.save().alarms.is_empty());
         }
+    }
+
+    #[test]
+    fn what_ended_by_itself_before_it_was_told_is_told_by_the_next_start_once() {
+        let passing = |n: usize| {
+            let mut passing = notification(n, false);
+            (passing.alarm.until, passing.detail) = (Some(UnixTime::from_secs(300.0)), "more".into());
+            passing
+        };
+        // 1 is delivered, 2 is in work, 3 waits, 4 is in work and was seen again meanwhile.
+        let before = outbox(Route::default());
+        before.put(&[passing(1)]);
+        before.take(9);
+        before.finish_all(Outcome::Delivered);
+        before.put(&[passing(2), passing(4)]);
+        before.take(9);
+        before.put(&[passing(3), passing(4)]);
+        before.finish(&[which(&passing(4))], Outcome::Delivered);
+        assert_eq!(before.shut_down(), 3);
+        balanced(&before);
+        let saved = serde_json::to_string(&[before.save()]).expect("JSON");
+        let saved: Vec<SavedTarget> = serde_json::from_str(&saved).expect("what was saved");
+        let after = outbox(Route::default());
+        // 3 was seen again, so that it is told as it is now.
+        after.resume(Some(&saved), &[notification(3, false)]);
+        let taken = after.take(9);
+        let due = [3, 2, 4].map(|n| (n.to_string(), false));
+        assert_eq!(numbers(&taken), due);
+        assert_eq!(taken[1], passing(2));
+        after.finish_all(Outcome::Delivered);
+        balanced(&after);
+        let last = outbox(Route::default());
+        last.resume(Some(&[after.save()]), &[notification(3, false)]);
+        assert!(last.is_empty());
+        // A target whose route does not take it any more is not told.
+        let other = outbox(Route { instances: vec!["x".into()], ..Route::default() });
+        other.resume(Some(&saved), &[]);
+        assert!(other.is_empty());
     }
 
     #[test]

@@ -172,3 +172,39 @@ fn what_a_sink_that_is_gone_had_not_delivered_is_kept_and_told() {
 fn part(dir: &Path) -> std::path::PathBuf {
     dir.join("systole/sink-influx.state")
 }
+
+#[test]
+fn a_webhook_that_is_away_over_restarts_is_told_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let receiver = Receiver::default();
+    receiver.set_away(true);
+    let address = receiver.start();
+    let config = format!(
+        "interval = \"200ms\"\nshutdown_grace = \"300ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [http]\naddress = \"127.0.0.1:0\"\n[[notify]]\nname = \"hook\"\ntype = \"webhook\"\nurl = \"http://{address}\"\n"
+    );
+    let told = |resolved: bool| {
+        let taken = receiver.taken.lock().expect("no panic");
+        let bodies = taken.iter().filter_map(|body| serde_json::from_str::<Value>(body).ok());
+        let events = bodies.flat_map(|body| body["events"].as_array().cloned().unwrap_or_default());
+        events.filter(|event| event["service"] == "bad" && (event["resolved"] == true) == resolved).count()
+    };
+    for n in 0..2 {
+        let daemon = Daemon::start(dir.path(), &config);
+        if n == 0 {
+            daemon.send_udp(&[b"heartbeat.bad:1|g|#status:fail,exit:2,run:r1"]);
+        }
+        daemon.status_when("it was tried", |status| status["notify"]["hook"]["failures"].as_u64() > Some(0));
+        daemon.stop();
+    }
+    assert_eq!(told(false), 0);
+    receiver.set_away(false);
+    let daemon = Daemon::start(dir.path(), &config);
+    until("it is told", || told(false) == 1);
+    daemon.stop();
+    let daemon = Daemon::start(dir.path(), &config);
+    daemon.send_udp(&[b"heartbeat.bad:1|g|#status:ok,run:r2"]);
+    until("its end is told", || told(true) == 1);
+    daemon.stop();
+    assert_eq!((told(false), told(true)), (1, 1));
+}

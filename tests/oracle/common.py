@@ -109,8 +109,8 @@ class Systole:
         self.processes, self.program, self.log = processes, program, f"{folder}/{name}.log"
         self.config = f"{folder}/{name}.toml"
         with open(self.config, "w") as out:
-            # Keys of the root must stand before tables.
-            out.write(f'{config["root"]}\n[http]\naddress = "127.0.0.1:{self.page}"\n'
+            # Keys of the root must stand before tables. No other daemon keeps its state there.
+            out.write(f'state_dir = "{folder}/{name}-state"\n{config["root"]}\n[http]\naddress = "127.0.0.1:{self.page}"\n'
                       f'[[listen]]\nurl = "tcp://127.0.0.1:{self.tcp}"\n'
                       f'[presence]\nstate_file = "off"\n{config["tables"]}')
         self.start()

@@ -5,7 +5,8 @@
 
 Counters and sums go on from interval to interval, so what Prometheus holds at the end must be the sum of what was sent;
 gauges, sets and quantiles are those of the last interval. promtool looks at the exposition, and at that of 10,000 hostile names,
-which Prometheus scrapes as OpenMetrics, too.
+which Prometheus scrapes as OpenMetrics, too. Then the daemon is restarted some times: Prometheus sees no reset of any counter, and the
+increase over all of it is what was sent.
 """
 import argparse
 import json
@@ -20,9 +21,10 @@ import urllib.parse
 import urllib.request
 from collections import defaultdict
 
-from common import Processes, Systole, free_port, hostile_lines, wait_for
+from common import Processes, Systole, free_port, hostile_lines, stop, wait_for
 
 INTERVAL = 1.0
+RESTARTS = 5
 
 
 def get(url):
@@ -36,6 +38,14 @@ def query(prometheus, expression):
     assert answer["status"] == "success", answer
     return {tuple(sorted((k, v) for k, v in one["metric"].items() if k not in ("__name__", "instance", "job"))):
             float(one["value"][1]) for one in answer["data"]["result"]}
+
+
+def resets(prometheus, selector):
+    """How often each counter has fallen in the last hour, by name and labels."""
+    names = json.loads(get(f"{prometheus}/api/v1/label/__name__/values?" + urllib.parse.urlencode({"match[]": selector})))["data"]
+    counted = [name for name in names if name.endswith(("_total", "_count", "_sum", "_bucket"))]
+    return {(name, labels): count for name in counted
+            for labels, count in query(prometheus, f"resets({name}{selector}[1h])").items()}
 
 
 def main():
@@ -60,6 +70,7 @@ buckets = [1, 500]
             hostile_daemon.send(hostile_lines(10_000))
             with open(f"{folder}/systole.toml", "w") as out:
                 out.write(f"""interval = "{INTERVAL:g}s"
+state_dir = "{folder}/state"
 percentiles = [50, 99]
 [[listen]]
 url = "tcp://127.0.0.1:{tcp}"
@@ -74,8 +85,8 @@ address = "off"
 [presence]
 enabled = false
 """)
-            processes.append(subprocess.Popen([args.systole, "run", "-c", f"{folder}/systole.toml"],
-                                              stderr=open(f"{folder}/systole.log", "w"), stdin=subprocess.DEVNULL))
+            command = [args.systole, "run", "-c", f"{folder}/systole.toml"]
+            daemon = others.start(command, f"{folder}/systole.log")
             with open(f"{folder}/prom.yml", "w") as out:
                 out.write("global: {scrape_interval: 1s}\nscrape_configs:\n  - job_name: ours\n    scrape_interval: 1s\n"
                           f"    static_configs: [{{targets: ['127.0.0.1:{scrape}']}}]\n"
@@ -174,7 +185,23 @@ enabled = false
             for line in open(f"{folder}/prom.log"):
                 if "Error on ingesting" in line or "Append failed" in line:
                     sys.exit(f"Prometheus: {line}")
-            scraped = query(prometheus, 'scrape_samples_scraped')
+            for n in range(1, RESTARTS + 1):
+                stop(daemon)
+                daemon = others.start(command, f"{folder}/systole.log")
+                wait_for("the next daemon", lambda: get(f"http://127.0.0.1:{scrape}/metrics"))
+                with socket.create_connection(("127.0.0.1", tcp)) as stream:
+                    stream.sendall(b"again:2|c\nagain.wait:10:30|ms\n")
+                wait_for("it is scraped", lambda: list(query(prometheus, "again_total").values()) == [2 * n]
+                         and list(query(prometheus, "again_wait_seconds_count").values()) == [2 * n])
+            all_resets = resets(prometheus, '{job="ours"}')
+            fallen = {series: count for series, count in all_resets.items() if count}
+            assert len(all_resets) > 100 and not fallen, f"{RESTARTS} restarts: of {len(all_resets)} counters these fell: {fallen}"
+            grown = query(prometheus, "max_over_time(again_total[1h]) - min_over_time(again_total[1h])")
+            assert list(grown.values()) == [2 * (RESTARTS - 1)], grown
+            total = sum(counters.values())
+            found = sum(query(prometheus, 'sum({__name__=~"hits_.*_total"})').values())
+            assert abs(found - total) <= 1e-9 * total, (found, total)
+            print(f"{RESTARTS} restarts: resets() of {len(all_resets)} counters are 0, and sums are what was sent")
             print(f"10,000 hostile lines, {families} families, {series} samples: no parse error by promtool, nor by a scrape as OpenMetrics")
             print(f"{args.lines} lines, {compared} values read back with PromQL: all as they were sent; promtool has nothing to say")
         finally:
