@@ -69,10 +69,11 @@ impl FlushThread {
         Box::pin(async move { control.step(StopStep::StopListeners(reading), deadline).await })
     }
 
-    /// Closes the last interval and ends the workers, then the thread: it passes the sinks on.
-    pub(super) async fn stop(self, deadline: Instant) -> Result<(), StopError> {
+    /// Closes the last interval, or saves it for another process, and ends the workers, then the thread: it passes the sinks on.
+    pub(super) async fn stop(self, deadline: Instant, is_handed_over: bool) -> Result<(), StopError> {
         let FlushThread { control, thread } = self;
-        let closed = control.step(StopStep::CloseLastInterval, deadline).await;
+        let last = if is_handed_over { StopStep::KeepLastInterval } else { StopStep::CloseLastInterval };
+        let closed = control.step(last, deadline).await;
         drop(control);
         // Nothing is left to do for it.
         let joined = tokio::task::spawn_blocking(move || thread.join()).await;

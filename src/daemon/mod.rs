@@ -396,7 +396,7 @@ impl Daemon {
                 .publishing_senders(&senders, &config.prefix)
                 .remembered_by(history.handle(), history_queue)
                 .in_cluster(links)
-                .keeping(state::options(&config, &state))
+                .keeping(state::options(&config, &state, started))
                 .controlled_by(inputs)
                 .supervised_by(&supervisor, &flush_part);
 
@@ -438,6 +438,7 @@ impl Daemon {
             is_drained: false,
             state: state.clone(),
             parts: Parts {
+                is_handed_over: false,
                 flusher: Some(flusher),
                 relays: Some(relays),
                 cluster: Some(cluster),
@@ -562,6 +563,7 @@ impl Running {
             "another process reads the sockets from now on; this one saves what it has and ends"
         );
         self.flusher.keep_sockets().await.ok_or(StopError::FlusherFailed)?;
+        self.parts.is_handed_over = true;
         let drained = self.drain(deadline).await;
         let stopped_reading = handover::shared_clock();
         let stopped = self.stop(deadline).await;
@@ -613,6 +615,8 @@ type Ending = Pin<Box<dyn Future<Output = Result<(), StopError>> + Send>>;
 /// What runs. A part is gone from here when it was stopped.
 #[derive(Debug)]
 struct Parts {
+    /// Another process goes on: it closes the open interval.
+    is_handed_over: bool,
     flusher: Option<FlushThread>,
     relays: Option<Relays>,
     cluster: Option<Cluster>,
@@ -675,7 +679,7 @@ impl Parts {
                 None => Box::pin(async { Ok(()) }),
             },
             Part::Flusher => match self.flusher.take() {
-                Some(flusher) => Box::pin(flusher.stop(deadline)),
+                Some(flusher) => Box::pin(flusher.stop(deadline, self.is_handed_over)),
                 None => Box::pin(async { Ok(()) }),
             },
             Part::Sinks => stopped(self.sinks.take(), |sinks| sinks.stop(deadline)),

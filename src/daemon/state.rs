@@ -1,5 +1,7 @@
 //! The state folder of a daemon: opened when its sockets are bound, so that a start that fails changes nothing there.
 
+use std::time::Instant;
+
 use crate::assemble;
 use crate::config::Config;
 use crate::flush::state::StateOptions;
@@ -14,12 +16,13 @@ pub(super) fn open(config: &Config) -> StateFolder {
 }
 
 /// How the flusher keeps what it knows.
-pub(super) fn options(config: &Config, folder: &StateFolder) -> StateOptions {
+pub(super) fn options(config: &Config, folder: &StateFolder, started: Instant) -> StateOptions {
     StateOptions {
         folder: folder.clone(),
         every: config.state_interval,
         keeps_open: config.keep_open_interval,
         most_series: config.max_series,
+        receives_since: unix_time() - started.elapsed().as_secs_f64(),
     }
 }
 

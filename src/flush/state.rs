@@ -8,6 +8,7 @@
 //! | `closed` | the last tick that flushed longer intervals which `registry` still has | at that tick, before sinks get it |
 
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
@@ -18,12 +19,13 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::aggregate::Partial;
+use crate::presence_driver::PresenceState;
 use crate::rollup::{Restored, SavedInterval, SavedRegistry};
 use crate::state::{Discarded, Limits, StateFolder, Turn};
 use crate::sys::unix_time;
-use crate::telemetry::{Ledger, Tally};
+use crate::telemetry::{Ledger, PresenceAccount, Tally};
 
-use super::{Flusher, WORKER_PATIENCE, account_of, next_tick};
+use super::{Flusher, PRESENCE_PATIENCE, WORKER_PATIENCE, account_of, next_tick};
 
 pub use names::{CLOSED, OPEN, REGISTRY};
 
@@ -57,6 +59,8 @@ pub struct StateOptions {
     pub keeps_open: bool,
     /// Most series that are restored.
     pub most_series: usize,
+    /// Since when this process receives, Unix seconds.
+    pub receives_since: f64,
 }
 
 /// The part `registry`.
@@ -118,7 +122,6 @@ pub(super) struct Keeper {
     has_longer: bool,
     /// Seconds that the open interval had before this process.
     carried_secs: f64,
-    began: f64,
 }
 
 impl Keeper {
@@ -148,7 +151,6 @@ impl Keeper {
             has_open: false,
             has_longer: false,
             carried_secs: 0.0,
-            began: unix_time(),
             options,
         }
     }
@@ -182,7 +184,7 @@ impl Keeper {
 /// Writes what is handed to it.
 fn work(folder: &StateFolder, queue: &Receiver<Job>) {
     while let Ok(Job { registry, open, done }) = queue.recv() {
-        let mut is_written = true;
+        let (mut is_written, began) = (true, Instant::now());
         if let Some(kept) = registry {
             is_written &= folder.write(REGISTRY, FORMAT, |out| encode(&kept, out));
         }
@@ -191,6 +193,7 @@ fn work(folder: &StateFolder, queue: &Receiver<Job>) {
             is_written &= folder.write_turn(turn, FORMAT, |out| encode(&kept, out));
         }
         folder.touch();
+        tracing::debug!(took_secs = began.elapsed().as_secs_f64(), "wrote the state");
         if let Some(done) = done {
             let _ = done.send(is_written);
         }
@@ -336,10 +339,10 @@ impl Flusher {
             tracing::debug!(end = interval.end, "a saved interval was closed by the last process");
             return;
         }
-        // What was received by both at once is not counted twice in its length.
+        // Of the time in which two processes received side by side one has the part before it was taken, and one that after it.
         keeper.carried_secs += interval.length_secs;
-        let both = Duration::try_from_secs_f64(taken - keeper.began).unwrap_or_default();
-        *last_close = (*last_close + both).min(Instant::now());
+        let since = Duration::try_from_secs_f64(now - taken.max(keeper.options.receives_since)).unwrap_or_default();
+        *last_close = Instant::now().checked_sub(since).unwrap_or(*last_close);
         let (series, values) = interval.counts();
         registry.restore_open(interval);
         tracing::info!(series, values, "went on with an interval that the last process had not closed");
@@ -353,6 +356,7 @@ impl Flusher {
         if keeper.loaded.is_some() {
             return;
         }
+        let began = Instant::now();
         let keeps_open = keeper.options.keeps_open && !self.cluster.is_edge() && !self.cluster.is_global();
         if keeps_open {
             self.cut_open().await;
@@ -360,6 +364,8 @@ impl Flusher {
         let open = keeps_open.then(|| self.kept_interval());
         let registry = Box::new(self.kept_registry());
         let Some(keeper) = &mut self.keeper else { return };
+        let held_up_secs = began.elapsed().as_secs_f64();
+        tracing::debug!(held_up_secs, "took the state out of the registry");
         let has_longer = registry.registry.has_longer();
         let open = open.and_then(|open| Some((keeper.options.folder.begin(OPEN)?, Box::new(open))));
         keeper.has_open |= open.is_some();
@@ -463,11 +469,31 @@ impl Flusher {
         let turn = self.keeper.as_ref().and_then(|keeper| keeper.options.folder.begin(OPEN));
         let Some(turn) = turn else { return false };
         let is_written = self.write_last(kept, Some((turn, Box::new(open)))).await;
-        if !is_written && let Some(keeper) = &self.keeper {
+        if is_written {
+            self.hand_on_presence().await;
+        } else if let Some(keeper) = &self.keeper {
             // It is closed here after all.
             keeper.options.folder.remove(OPEN);
         }
         is_written
+    }
+
+    /// Hands what presence has to say to the sinks by itself: no interval of this process follows that could have it.
+    async fn hand_on_presence(&mut self) {
+        let mut patience = self.patience(PRESENCE_PATIENCE);
+        let Some(presence) = &self.presence else { return };
+        let Some(Ok(report)) = patience.wait(presence.ask(PresenceState::report)).await else { return };
+        let counts = report.readings.iter().any(|reading| reading.counts && reading.value > 0.0);
+        if report.events.is_empty() && !counts && report.account == PresenceAccount::default() {
+            return;
+        }
+        let mut alone = self.registry.empty(unix_time(), self.last_close.elapsed().as_secs_f64());
+        alone.ledger.presence = report.account;
+        self.registry.add_presence(&mut alone, report.readings, report.events);
+        alone.hold(&self.sources.memory);
+        if let Err(panic) = self.offer(&Arc::new(alone)) {
+            tracing::error!(?panic, "a sink cannot be handed what presence says");
+        }
     }
 
     /// Whether what is saved outlives this process.

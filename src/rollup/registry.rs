@@ -276,24 +276,29 @@ impl Registry {
         }
     }
 
-    /// Closes an interval: one partial of each shard, in order. Afterwards their columns are empty and can be reused by the
-    /// shards. The ledger of the snapshot has lines, samples and series.
-    pub fn close(&mut self, partials: &mut [Partial], interval: Interval) -> Snapshot {
-        self.sequence += 1;
-        let mut snapshot = Snapshot {
+    /// An interval with nothing in it, under the number of the last one.
+    pub fn empty(&self, end: f64, length_secs: f64) -> Snapshot {
+        Snapshot {
             sequence: self.sequence,
-            end: interval.end,
-            interval_secs: interval.length_secs,
-            rate_secs: self.options.rate_secs.unwrap_or(interval.length_secs),
+            end,
+            interval_secs: length_secs,
+            rate_secs: self.options.rate_secs.unwrap_or(length_secs),
             policy: Arc::clone(&self.options.summary),
             stats_prefix: match &self.options.self_metrics {
                 SelfMetrics::Etsy { prefix, .. } => Some(Arc::clone(prefix)),
                 SelfMetrics::Off | SelfMetrics::Ledger => None,
             },
-            deleted: std::mem::take(&mut self.deleted),
             ledger: Ledger { completeness: 1.0, ..Ledger::default() },
             ..Snapshot::default()
-        };
+        }
+    }
+
+    /// Closes an interval: one partial of each shard, in order. Afterwards their columns are empty and can be reused by the
+    /// shards. The ledger of the snapshot has lines, samples and series.
+    pub fn close(&mut self, partials: &mut [Partial], interval: Interval) -> Snapshot {
+        self.sequence += 1;
+        let deleted = std::mem::take(&mut self.deleted);
+        let mut snapshot = Snapshot { deleted, ..self.empty(interval.end, interval.length_secs) };
         // Ends are distinct, so that a series knows whether this interval touched it.
         let now = if interval.now > self.last_close { interval.now } else { self.last_close.next_up() };
         self.register(partials, &mut snapshot);

@@ -239,6 +239,28 @@ fn an_interval_that_was_closed_is_not_loaded_after_a_crash() {
 }
 
 #[test]
+fn a_crash_right_after_a_tick_does_not_bring_its_interval_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    // After the state was written with lines of the open interval, its tick comes before the state is written again.
+    let config = config(dir.path(), "1s", "state_interval = \"1500ms\"\nkeep_open_interval = true\n");
+    let daemon = Daemon::start(dir.path(), &config);
+    let mut sent = 0;
+    poll("the state of an open interval", || {
+        send(&daemon, "n:1|c\n", &mut sent);
+        let content = part(dir.path(), "open")["content"].clone();
+        if content["lines"].as_u64() > Some(0) { Ok(()) } else { Err(content.to_string()) }
+    });
+    daemon.next_flush();
+    let delivered = || sum(dir.path(), "n") as u64;
+    poll("all lines in the file", || if delivered() == sent { Ok(()) } else { Err(delivered()) });
+    kill(daemon);
+    let daemon = Daemon::start(dir.path(), &config);
+    daemon.next_flush();
+    daemon.stop();
+    assert_eq!(delivered(), sent);
+}
+
+#[test]
 fn what_is_damaged_is_set_aside_said_and_counted_and_the_daemon_works() {
     let dir = tempfile::tempdir().expect("a folder");
     let config = config(dir.path(), "200ms", "");
