@@ -1,14 +1,17 @@
 //! What is different between two configurations, and what of it a running daemon cannot be made to do.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::presence::policy::Policy;
 use crate::reloads::Change;
 use crate::settings::{Described, Opt, OptionVisitor, Tables};
 
 use super::effective::as_json;
+use super::presence::Presence;
 use super::print::{inside, shown};
 use super::schema::{Config, Listen, Profile};
 
@@ -22,7 +25,7 @@ const WHOLE: [&str; 3] = ["interval", "profile", "cluster"];
 type Part = fn(&Config, &mut Config);
 
 /// What stays as it was at the start, whatever a file says later.
-const STAYS: [Part; 6] = [
+const STAYS: [Part; 7] = [
     |was, is| is.history = was.history.clone(),
     |was, is| is.management = was.management.clone(),
     |was, is| {
@@ -31,10 +34,30 @@ const STAYS: [Part; 6] = [
     },
     |was, is| is.log.format = was.log.format,
     |was, is| {
-        (is.http.address, is.http.limits, is.http.tls) = (was.http.address, was.http.limits, was.http.tls.clone());
+        (is.http.address, is.http.limits) = (was.http.address, was.http.limits);
+        // A notification has its links.
+        is.http.external_url.clone_from(&was.http.external_url);
+        if was.http.tls.is_on() != is.http.tls.is_on() {
+            is.http.tls = was.http.tls.clone();
+        }
     },
-    |was, is| (is.presence, is.notify) = (was.presence.clone(), was.notify.clone()),
+    |was, is| is.notify.clone_from(&was.notify),
+    |was, is| is.presence = presence(&was.presence, &is.presence),
 ];
+
+/// How silence is judged changes; what a line is a heartbeat of, who else observes and who is notified stays.
+fn presence(was: &Presence, is: &Presence) -> Presence {
+    let policy = Policy {
+        names: was.policy.names.clone(),
+        assist: was.policy.assist,
+        maintenance_wire: was.policy.maintenance_wire,
+        guards: was.policy.guards.clone(),
+        goodbye_same_ip: was.policy.goodbye_same_ip,
+        watches: Arc::clone(&was.policy.watches),
+        ..is.policy.clone()
+    };
+    Presence { policy, group_wait: is.group_wait, ..was.clone() }
+}
 
 /// What a reload changes.
 #[derive(Debug)]

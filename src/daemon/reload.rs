@@ -24,7 +24,7 @@ use crate::journal::{Journal, Severity};
 use crate::memory::Memory;
 use crate::net::relay::{self, RelayHandle, RelaySpec, RelayStats};
 use crate::net::{self, BoundListener, ListenerOptions, Taps};
-use crate::ports::{Ports, ServerTls};
+use crate::ports::{OtherFiles, Ports, ServerTls};
 use crate::reloads::{Outcome, Reloads, Report, Request};
 use crate::supervise::{Role, Supervisor, caught};
 use crate::sys::unix_time;
@@ -233,6 +233,13 @@ impl Reloader {
         };
         let Prepared { change, listening, relaying, threads } = prepared;
         self.flusher.change_over(change).await.await.ok()?;
+        if self.config.presence != config.presence
+            && let Some(presence) = self.taps.presence.clone()
+        {
+            let (policy, group_wait) = (assemble::policy(&config), config.presence.group_wait);
+            // Its queue may be full for a moment.
+            let _ = spawn_blocking(move || presence.set_policy(policy, group_wait)).await;
+        }
         (self.listening, self.relaying, self.config) = (listening, relaying, config);
         self.relays.replace(self.relaying.iter().map(|relay| relay.stats.clone()).collect(), threads);
         let result = Outcome::Applied;
@@ -286,6 +293,9 @@ impl Reloader {
         let (bound, listening) = self.bind(next)?;
         let sinks = self.open_sinks(next)?;
         let (relaying, threads, relays_anew) = self.relays(next)?;
+        let cannot = |error| StartError(format!("cannot set up TLS of the page: {error}"));
+        let has_other_files = next.http.tls.is_on() && next.http.tls != was.http.tls;
+        let files = has_other_files.then(|| ServerTls::read(&next.http.tls).map_err(cannot)).transpose()?;
         let relays_differ = relays_anew.is_some();
         let taps = Taps { relays: relaying.iter().map(|relay| relay.handle.clone()).collect(), ..self.taps.clone() };
 
@@ -295,7 +305,7 @@ impl Reloader {
             registry: closes_differently(was, next).then(|| assemble::registry_options(next, true)),
             prepended: (was.prefix != next.prefix).then(|| next.prefix.clone()),
             relays: relays_anew.map(|anew| (relaying.iter().map(|relay| relay.stats.clone()).collect(), anew)),
-            commit: Some(self.commit(next, origins)),
+            commit: Some(self.commit(next, origins, files)),
             ..Changeover::default()
         };
         change.listeners = self.start_listeners(bound, next, &taps)?;
@@ -393,7 +403,7 @@ impl Reloader {
     }
 
     /// What changes at the same moment, outside of the flusher.
-    fn commit(&self, next: &Config, origins: &Origins) -> Box<dyn FnOnce() + Send> {
+    fn commit(&self, next: &Config, origins: &Origins, files: Option<OtherFiles>) -> Box<dyn FnOnce() + Send> {
         let (apply, quota, memory) = (Arc::clone(&self.reloading.apply), self.quota.clone(), self.memory.clone());
         let (shown, grace) = (Arc::clone(&self.shown), Arc::clone(&self.grace));
         let page = self.page.as_ref().map(|page| {
@@ -414,6 +424,7 @@ impl Reloader {
             };
             (page.live.clone(), state)
         });
+        let tls = self.page.as_ref().and_then(|page| page.tls.clone()).zip(files);
         let (flat, config) = (config::flat(next), next.clone());
         Box::new(move || {
             quota.set_max(config.max_series);
@@ -423,6 +434,9 @@ impl Reloader {
             if let Some((live, state)) = page {
                 state.about.max_series.store(config.max_series as u64, Ordering::Relaxed);
                 live.replace(state);
+            }
+            if let Some((tls, files)) = tls {
+                tls.replace(files);
             }
             apply(&config);
         })

@@ -207,7 +207,8 @@ impl Page {
         let live = Streams::start(sources.clone(), bound.bodies(), boot, &part);
         let state = http_state(config, sources, live, readiness, &bound);
         let state = AppState { senders, tail, tester, cluster, orders, handed_over, ..state };
-        let shown = Shown { live: Live::new(state), port: bound.address().port(), counters: bound.counters() };
+        let tls = bound.port.tls().cloned();
+        let shown = Shown { live: Live::new(state), port: bound.address().port(), counters: bound.counters(), tls };
         (bound.serve_http(shown.live.clone(), supervisor.part("tail", Role::Ordinary)), shown)
     }
 }
@@ -218,6 +219,7 @@ pub(super) struct Shown {
     pub(super) live: Live,
     pub(super) port: u16,
     pub(super) counters: Arc<PortCounters>,
+    pub(super) tls: Option<ServerTls>,
 }
 
 fn http_state(

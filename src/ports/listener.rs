@@ -215,6 +215,11 @@ impl Port {
         Arc::clone(&self.0.counters)
     }
 
+    /// Its TLS, if it has that.
+    pub fn tls(&self) -> Option<&ServerTls> {
+        self.0.tls.as_ref()
+    }
+
     /// What it is among the parts of the daemon.
     pub fn part(&self) -> Part {
         self.0.part.clone()

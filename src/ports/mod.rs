@@ -30,5 +30,5 @@ pub use counters::{PortCounters, Ports};
 pub use handshake::refusal;
 pub use http::serve_http;
 pub use listener::{ConnectionLimits, Port, PortOptions, bind, limit_options};
-pub use tls::{ServerTls, TlsError, TlsFiles, tls_options, token_in_plain_text};
+pub use tls::{OtherFiles, ServerTls, TlsError, TlsFiles, tls_options, token_in_plain_text};
 pub use victim::{Buffers, Patience};

@@ -132,10 +132,17 @@ pub struct ServerTls(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    files: TlsFiles,
+    files: Mutex<Arc<TlsFiles>>,
     current: Mutex<Loaded>,
     reloads: AtomicU64,
     failed_reloads: AtomicU64,
+}
+
+/// Files that were read, and are good.
+#[derive(Debug)]
+pub struct OtherFiles {
+    files: Arc<TlsFiles>,
+    loaded: Loaded,
 }
 
 /// What was made of the files.
@@ -159,16 +166,33 @@ impl ServerTls {
         }
         let current = Mutex::new(Loaded::read(files, stamp(files), SystemTime::now())?);
         let (reloads, failed_reloads) = (AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Some(ServerTls(Arc::new(Shared { files: files.clone(), current, reloads, failed_reloads }))))
+        let files = Mutex::new(Arc::new(files.clone()));
+        Ok(Some(ServerTls(Arc::new(Shared { files, current, reloads, failed_reloads }))))
+    }
+
+    /// Reads files that are to take the place of those in use.
+    ///
+    /// # Errors
+    /// Which file is wrong, and what is wrong with it.
+    pub fn read(files: &TlsFiles) -> Result<OtherFiles, TlsError> {
+        let loaded = Loaded::read(files, stamp(files), SystemTime::now())?;
+        Ok(OtherFiles { files: Arc::new(files.clone()), loaded })
+    }
+
+    /// Uses other files from the next handshake on, and follows those.
+    pub fn replace(&self, OtherFiles { files, loaded }: OtherFiles) {
+        // Whoever looks at the files in between sees that they are others than those in use, and reads them.
+        *self.0.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        *self.0.current() = loaded;
     }
 
     /// Starts a task that reads the files again when they change, until the last clone is gone. To be called inside a Tokio
     /// runtime that lives as long. `port` names it in the log, and the task among the parts of the daemon.
     pub fn follow(&self, port: &str, supervisor: &Supervisor) {
         let part = supervisor.part(&format!("tls:{port}"), Role::Ordinary);
-        let (shared, files) = (Arc::downgrade(&self.0), Arc::new(self.0.files.clone()));
+        let shared = Arc::downgrade(&self.0);
         let (port, own) = (port.to_string(), part.clone());
-        part.keep_task(move || follow(shared.clone(), Arc::clone(&files), port.clone(), own.clone()));
+        part.keep_task(move || follow(shared.clone(), port.clone(), own.clone()));
     }
 
     /// For the next handshake: with the files as they were read last.
@@ -186,7 +210,8 @@ impl ServerTls {
     pub fn near_end(&self, now: SystemTime) -> Option<String> {
         let expires = self.0.current().expires;
         let left = expires.duration_since(now).unwrap_or_default();
-        let file = self.0.files.cert.display();
+        let files = self.0.files();
+        let file = files.cert.display();
         let at = format_rfc3339_seconds(expires);
         (left < NEAR_END).then(|| format!("{file}: the certificate ends in {}, on {at}: replace it", in_days(left)))
     }
@@ -204,6 +229,10 @@ impl ServerTls {
 }
 
 impl Shared {
+    fn files(&self) -> Arc<TlsFiles> {
+        Arc::clone(&self.files.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn current(&self) -> MutexGuard<'_, Loaded> {
         // It is replaced whole, so a panic elsewhere does not spoil it.
         self.current.lock().unwrap_or_else(PoisonError::into_inner)
@@ -242,13 +271,13 @@ fn look(files: &TlsFiles, used: &Stamp) -> Look {
 }
 
 /// Looks at the files until nobody uses them.
-async fn follow(shared: Weak<Shared>, files: Arc<TlsFiles>, port: String, part: Part) {
+async fn follow(shared: Weak<Shared>, port: String, part: Part) {
     let mut watcher = FileWatcher::new(port);
     loop {
         sleep(LOOK_EVERY).await;
         let Some(shared) = shared.upgrade() else { return };
         part.alive();
-        let (files, used) = (Arc::clone(&files), shared.current().stamp.clone());
+        let (files, used) = (shared.files(), shared.current().stamp.clone());
         // They may lie on a disk that is slow.
         match spawn_blocking(move || look(&files, &used)).await {
             Ok(look) => watcher.apply(look, &shared, SystemTime::now()),

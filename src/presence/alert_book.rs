@@ -332,6 +332,11 @@ impl AlertBook {
         AlertBook { group_wait, open, ..AlertBook::default() }
     }
 
+    /// Warnings about instances wait so long from now on.
+    pub fn set_group_wait(&mut self, group_wait: f64) {
+        self.group_wait = group_wait;
+    }
+
     /// Every alarm that is open, notified or not.
     pub fn open(&self) -> impl Iterator<Item = &Alarm> {
         self.open.values()

@@ -258,6 +258,10 @@ impl Service {
         self.order
     }
 
+    pub(super) fn set_rules(&mut self, rules: Rules) {
+        self.rules = rules;
+    }
+
     pub(super) fn rules(&self) -> &Rules {
         &self.rules
     }

@@ -13,7 +13,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -130,6 +130,8 @@ struct Shared {
     restored: OnceLock<Restored>,
     /// Makes the workers pass on who was seen by what is watched.
     look: RwLock<Option<Look>>,
+    /// What a reload has changed: how silence is judged, and how long warnings wait.
+    policy: Mutex<Option<(Policy, Duration)>>,
 }
 
 /// What is done after each tick.
@@ -220,6 +222,16 @@ impl PresenceHandle {
         let _ = self.sender.send(Message::Stop);
     }
 
+    /// Judges as this policy says from now on, and when the thread begins anew as well; warnings about instances wait for so
+    /// long. Waits while the queue is full.
+    pub fn set_policy(&self, policy: Policy, group_wait: Duration) {
+        let kept = (policy.clone(), group_wait);
+        *self.shared.policy.lock().unwrap_or_else(PoisonError::into_inner) = Some(kept);
+        let change = move |state: &mut PresenceState| state.set_policy(policy, group_wait.as_secs_f64());
+        // Without the thread nobody is judged.
+        let _ = self.sender.send(Message::Ask(Box::new(change)));
+    }
+
     /// Asks something; the answer comes through the receiver, or an error if the thread is gone or too busy.
     pub fn ask<T: Send + 'static>(
         &self,
@@ -259,10 +271,17 @@ pub fn start(
         is_deaf: AtomicBool::new(false),
         restored: OnceLock::new(),
         look: RwLock::default(),
+        policy: Mutex::default(),
     });
     let (newest, seen) = watch::channel(0);
     let presence = PresenceHandle { sender, shared: Arc::clone(&shared), newest: seen };
-    let anew = move || Driver::new(options.clone(), Arc::clone(&shared), outboxes.clone(), newest.clone());
+    let anew = move || {
+        let mut options = options.clone();
+        if let Some((policy, group_wait)) = &*shared.policy.lock().unwrap_or_else(PoisonError::into_inner) {
+            (options.policy, options.group_wait) = (policy.clone(), *group_wait);
+        }
+        Driver::new(options, Arc::clone(&shared), outboxes.clone(), newest.clone())
+    };
     let thread = part.thread("presence", move |part| run(anew(), &anew, &inbox, part))?;
     Ok((presence, thread))
 }
@@ -708,7 +727,8 @@ mod tests {
         let (queue, waiting) = (10, AtomicUsize::new(1));
         let (lost, wants_senders) = (AtomicU64::new(0), AtomicBool::new(false));
         let (restored, look, is_deaf) = (OnceLock::new(), RwLock::default(), AtomicBool::new(false));
-        let shared = Shared { queue, waiting, lost, wants_senders, is_deaf, restored, look };
+        let policy = Mutex::default();
+        let shared = Shared { queue, waiting, lost, wants_senders, is_deaf, restored, look, policy };
         let outboxes = vec![Arc::new(Outbox::for_tests())];
         let outbox = Arc::clone(&outboxes[0]);
         let (newest, _) = watch::channel(0);

@@ -13,7 +13,7 @@ use crate::notify::{Outbox, SavedTarget};
 use crate::presence::describe::describe;
 use crate::presence::{
     AlertBook, Announced, Engine, Epoch, Event, EventKind, Identity, InstanceView, JobState, JobSummary, JobView,
-    Notification, Reading, Refusal, Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, Unsaved,
+    Notification, Policy, Reading, Refusal, Refusals, ServicePart, ServiceView, Severity, Summary, UnixTime, Unsaved,
     ViewCursor,
 };
 use crate::telemetry::{Account, PresenceAccount};
@@ -266,6 +266,15 @@ impl PresenceState {
         self.waiting_bytes = 0;
         let readings = [self.engine.readings(), self.peer_readings()].concat();
         Report { readings, events: std::mem::take(&mut self.waiting), account }
+    }
+}
+
+/// For who reloads the configuration.
+impl PresenceState {
+    /// Judges as this policy says from now on; warnings about instances wait so many seconds.
+    pub fn set_policy(&mut self, policy: Policy, group_wait: f64) {
+        self.engine.set_policy(policy);
+        self.alerts.set_group_wait(group_wait);
     }
 }
 

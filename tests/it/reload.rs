@@ -220,6 +220,68 @@ fn a_sink_that_is_changed_keeps_what_waits_for_it() {
     daemon.stop();
 }
 
+#[test]
+fn who_is_known_to_presence_stays_and_is_judged_by_the_new_settings() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), FIRST));
+    daemon.send_udp(&[b"heartbeat:2|g|#service:web,instance:a,version:7"]);
+    let service = |name: &str| {
+        let (code, body) = daemon.get(&format!("/api/v1/presence/{name}"));
+        (code == 200).then(|| serde_json::from_str::<Value>(&body).expect("JSON"))
+    };
+    let before = poll("the service", || service("web").ok_or(())).get_mut("instances").expect("instances").take();
+    let more = "[presence]\ngroup_wait = \"1s\"\n[[presence.service]]\nmatch = \"web\"\nephemeral = true\n\
+                [[presence.expect]]\nservice = \"db\"\nwithin = \"1h\"\n[[presence.job]]\nservice = \"backup\"\nevery = \"1h\"\n";
+    configuration(dir.path(), &format!("{FIRST}{more}"));
+    let changed = paths(&reload(&daemon), "changes");
+    assert!(changed.iter().any(|path| path == "presence.expect[0].service"), "{changed:?}");
+    let (db, web) = (poll("the expected service", || service("db").ok_or(())), service("web").expect("it is known"));
+    assert_eq!((&db["service"], &db["min"]), (&"db".into(), &1.into()), "{db}");
+    for key in ["first_seen", "version", "instance"] {
+        assert_eq!(web["instances"][0][key], before[0][key], "{key}: {web}");
+    }
+    let (_, jobs) = daemon.get("/api/v1/jobs");
+    assert!(jobs.contains("backup"), "{jobs}");
+    // Without them nobody is expected, and who is there stays.
+    configuration(dir.path(), FIRST);
+    reload(&daemon);
+    poll("nobody but who is there", || match (service("db"), service("web")) {
+        (None, Some(_)) => Ok(()),
+        other => Err(other),
+    });
+    daemon.stop();
+}
+
+#[test]
+fn sums_that_prometheus_sees_go_on_when_their_sink_is_changed() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let port = free();
+    let sink = |more: &str| {
+        format!(
+            "interval = \"100ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+             [[sink]]\nname = \"scrape\"\ntype = \"prometheus\"\naddress = \"{port}\"\n{more}"
+        )
+    };
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &sink("")));
+    daemon.send_udp(&[b"hits:5|c"]);
+    let scraped = |expected: &str| {
+        poll(expected, || {
+            let stream = TcpStream::connect(port).map_err(|error| error.to_string())?;
+            drop(stream);
+            let (_, body) = crate::support::get(port, "/metrics", "");
+            if body.contains(expected) { Ok(()) } else { Err(body) }
+        });
+    };
+    scraped("hits_total 5");
+    for (n, more) in ["ttl = \"2h\"\n", "max_connections = 7\n", ""].into_iter().enumerate() {
+        configuration(dir.path(), &sink(more));
+        reload(&daemon);
+        daemon.send_udp(&[b"hits:1|c"]);
+        scraped(&format!("hits_total {}", 6 + n));
+    }
+    daemon.stop();
+}
+
 /// Sends lines over TCP until it is told to stop, on a connection for every so many; how many there were.
 fn load(to: SocketAddr, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u64> {
     std::thread::spawn(move || {

@@ -12,7 +12,7 @@ use crate::presence::event::{Change, Event, Reason};
 use crate::presence::evidence::{Before, HeardElsewhere};
 use crate::presence::habit::{Habit, Habits};
 use crate::presence::instance::Instance;
-use crate::presence::jobs::{BlindTimes, Job, PeerBlindTimes};
+use crate::presence::jobs::{BlindTimes, Job, Jobs, PeerBlindTimes};
 use crate::presence::mass_silence::MassSilence;
 use crate::presence::policy::Policy;
 use crate::presence::service::Service;
@@ -189,6 +189,32 @@ impl Engine {
         engine.forget_reserved();
         engine.report(Event::new(now, Change::Restored(to_confirm), false));
         engine
+    }
+
+    /// Judges as this policy says from now on. Everybody who is known stays, with what is known of them.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+        for id in self.roster.service_ids() {
+            let rules = self.policy.rules_of(self.roster.service(id).name());
+            let shows_only = !rules.health_alerts;
+            self.roster.service_mut(id).set_rules(rules);
+            if shows_only {
+                self.roster.service(id).instances().to_vec().into_iter().for_each(|id| self.end_health_alert(id));
+            }
+            self.mark_dirty(id);
+        }
+        self.reconcile_expectations();
+        self.expect_services();
+        for id in self.roster.service_ids() {
+            self.pool_loss(id);
+        }
+        for id in self.roster.instance_ids() {
+            self.schedule(id);
+        }
+        let known: Vec<Job> = self.jobs.in_order().into_iter().cloned().collect();
+        self.jobs = Jobs::new(&self.policy.jobs);
+        self.restore_jobs(known, self.now);
+        self.awaits_first_runs = true;
     }
 
     /// Services whose name is taken now leave: no heartbeat of them is taken any more.
