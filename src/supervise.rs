@@ -55,7 +55,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 /// Holds threads up until it is opened. Clones are the same; a default one is open.
 #[derive(Clone, Debug, Default)]
-pub struct Gate(Option<Arc<(Mutex<bool>, Condvar)>>);
+pub struct Gate(Option<Arc<(Mutex<bool>, Condvar, Notify)>>);
 
 impl Gate {
     /// One that is closed.
@@ -68,6 +68,17 @@ impl Gate {
         if let Some(shared) = &self.0 {
             *shared.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
             shared.1.notify_all();
+            shared.2.notify_waiters();
+        }
+    }
+
+    /// Resolves when it is open.
+    pub async fn opened(&self) {
+        let Some(shared) = &self.0 else { return };
+        let opened = shared.2.notified();
+        let is_open = *shared.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !is_open {
+            opened.await;
         }
     }
 

@@ -1,5 +1,6 @@
 //! `systole run`: the daemon.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::io;
 use std::path::PathBuf;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::{ArgAction, Args};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -195,24 +196,25 @@ async fn serve(
     let (orders, mut taken) = Orders::channel();
     let service_manager =
         ServiceManager::start().map_err(|error| format!("cannot start the service manager's thread: {error}"))?;
-    let manager = service_manager.clone();
+    let (manager, reloaded) = (service_manager.clone(), Arc::new(Notify::new()));
+    let has_reloaded = Arc::clone(&reloaded);
     let note = move |step| match step {
         Step::Begun => manager.notify_reloading(),
-        Step::Ended => manager.notify(NotifyState::Ready),
+        Step::Ended => {
+            manager.notify(NotifyState::Ready);
+            has_reloaded.notify_one();
+        }
     };
     let daemon = daemon(Box::new(note))?.taking_orders(orders);
+    let unwanted = daemon.unwanted_sockets();
     log.say(&daemon.summary());
     let running = daemon.with_part(service_manager.part()).start()?;
     let restored = running.restored().await;
     if !restored.is_empty() {
         log.say(&restored);
     }
-    if service_manager.keeps_sockets() {
-        match running.keep_listeners().await {
-            Ok(sockets) => service_manager.keep_sockets(sockets),
-            Err(problem) => tracing::warn!(problem, "the service manager is given no sockets to keep"),
-        }
-    }
+    let mut kept = HeldSockets::new(&service_manager, unwanted);
+    kept.renew(&running).await;
     service_manager.notify(NotifyState::Ready);
     let (mut stop, mut others) = (pin!(stop), pin!(attend(hangup, user1, running.reloads())));
     let successor = loop {
@@ -221,38 +223,75 @@ async fn serve(
             () = &mut others => break None,
             () = running.failed() => break None,
             () = feed_watchdog(&service_manager, &running) => break None,
+            () = reloaded.notified() => {
+                kept.renew(&running).await;
+                continue;
+            }
             Some(()) = upgrade.recv() => None,
             Some(Order::Upgrade(reply)) = taken.recv() => Some(reply),
         };
         let begun = tokio::select! {
-            begun = running.begin_upgrade() => begun,
+            begun = running.start_successor() => begun,
+            () = &mut stop => break None,
             () = feed_watchdog(&service_manager, &running) => break None,
+        };
+        let begun = match begun {
+            Ok(successor) => running.let_read(successor).await,
+            Err(problem) => Err(problem),
         };
         if let Err(problem) = &begun {
             tracing::error!(problem, "there is no upgrade; this process goes on");
         }
-        let upgrading = begun.as_ref().map(Successor::upgrading).map_err(String::clone);
         if let Some(reply) = reply {
             // Whoever asked may have gone.
-            let _ = reply.send(upgrading);
+            let _ = reply.send(begun.as_ref().map(Successor::upgrading).map_err(String::clone));
         }
-        let Ok(successor) = begun else { continue };
-        if timeout(Duration::ZERO, &mut stop).await.is_err() {
+        if let Ok(successor) = begun {
             break Some(successor);
         }
-        // Whoever asked for a stop meanwhile wants no process at all.
-        successor.end();
-        break None;
     };
-    let deadline = Instant::now() + running.grace();
-    match successor {
-        Some(successor) => {
-            service_manager.notify(NotifyState::MainPid(successor.upgrading().pid));
-            Ok(running.hand_over(successor, deadline).await?)
+    let Some(successor) = successor else {
+        service_manager.notify(NotifyState::Stopping);
+        let deadline = Instant::now() + running.grace();
+        return Ok(running.stop(deadline).await?);
+    };
+    service_manager.notify(NotifyState::MainPid(successor.upgrading().pid));
+    let ended = running.hand_over(&successor).await;
+    // Whoever asked this process for a stop meanwhile wants none to go on.
+    if timeout(Duration::ZERO, &mut stop).await.is_ok() {
+        successor.stop();
+    }
+    Ok(ended?)
+}
+
+/// The sockets that the service manager keeps for the next process.
+struct HeldSockets<'a> {
+    service_manager: &'a ServiceManager,
+    /// The names that it has for them.
+    names: BTreeSet<String>,
+}
+
+impl HeldSockets<'_> {
+    /// Those that it has kept since an earlier process and that nobody wants any more have these names.
+    fn new(service_manager: &ServiceManager, unwanted: Vec<String>) -> HeldSockets<'_> {
+        HeldSockets { service_manager, names: unwanted.into_iter().collect() }
+    }
+
+    /// Has it keep those of the listeners that there are now, and no others.
+    async fn renew(&mut self, running: &Running) {
+        if !self.service_manager.keeps_sockets() {
+            return;
         }
-        None => {
-            service_manager.notify(NotifyState::Stopping);
-            Ok(running.stop(deadline).await?)
+        let sockets = match running.keep_listeners().await {
+            Ok(sockets) => sockets,
+            Err(problem) => return tracing::warn!(problem, "the service manager is given no sockets to keep"),
+        };
+        let names = sockets.iter().map(|(name, _)| name.clone()).collect();
+        for name in std::mem::replace(&mut self.names, names).difference(&self.names) {
+            self.service_manager.forget(name.clone());
+        }
+        for (name, socket) in sockets {
+            self.service_manager.keep(name, socket);
         }
     }
 }

@@ -2,17 +2,15 @@
 //! manager that does not read its socket must not block a start or a stop.
 
 use std::io;
-use std::sync::mpsc::{SyncSender, sync_channel};
-
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{SyncSender, sync_channel};
 
 pub(super) use sd_notify::NotifyState;
 
 use crate::supervise::Part;
-use crate::sys::{KEPT_NAME, MOST_PASSED};
 
-/// Queued notifications. Further ones are dropped: a watchdog notification that is minutes old says nothing.
-const QUEUE: usize = 8;
+/// Queued notifications, sockets among them. Further ones are dropped: a watchdog notification that is minutes old says nothing.
+const QUEUE: usize = 256;
 
 /// Says how many sockets the service manager keeps for the next process (`FileDescriptorStoreMax=`). systemd sets it from
 /// version 254 on; before that the unit has to.
@@ -24,23 +22,22 @@ enum Message {
     State(NotifyState<'static>),
     /// A reload begins, at this time.
     Reloading(NotifyState<'static>),
-    /// Sockets that it is to keep.
-    Sockets(Vec<OwnedFd>),
+    /// A socket that it is to keep, under this name.
+    Keep(String, OwnedFd),
+    /// Sockets of this name are kept no more.
+    Forget(String),
 }
 
 impl Message {
     fn send(&self) -> io::Result<()> {
-        let sockets = match self {
-            Message::State(state) => return sd_notify::notify(std::slice::from_ref(state)),
-            Message::Reloading(at) => return sd_notify::notify(&[NotifyState::Reloading, at.clone()]),
-            Message::Sockets(sockets) => sockets,
-        };
-        let states = [NotifyState::FdStore, NotifyState::FdName(KEPT_NAME)];
-        for some in sockets.chunks(MOST_PASSED) {
-            let borrowed: Vec<_> = some.iter().map(AsFd::as_fd).collect();
-            sd_notify::notify_with_fds(&states, &borrowed)?;
+        match self {
+            Message::State(state) => sd_notify::notify(std::slice::from_ref(state)),
+            Message::Reloading(at) => sd_notify::notify(&[NotifyState::Reloading, at.clone()]),
+            Message::Keep(name, socket) => {
+                sd_notify::notify_with_fds(&[NotifyState::FdStore, NotifyState::FdName(name)], &[socket.as_fd()])
+            }
+            Message::Forget(name) => sd_notify::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]),
         }
-        Ok(())
     }
 }
 
@@ -94,9 +91,14 @@ impl ServiceManager {
         self.0.is_some() && most.is_some_and(|most| most > 0)
     }
 
-    /// Gives it sockets to keep. Those that it has already stay as they are.
-    pub(super) fn keep_sockets(&self, sockets: Vec<OwnedFd>) {
-        self.queue(Message::Sockets(sockets));
+    /// Gives it a socket to keep under a name. One that it has already stays as it is.
+    pub(super) fn keep(&self, name: String, socket: OwnedFd) {
+        self.queue(Message::Keep(name, socket));
+    }
+
+    /// Has it close the sockets of this name.
+    pub(super) fn forget(&self, name: String) {
+        self.queue(Message::Forget(name));
     }
 
     fn queue(&self, message: Message) {

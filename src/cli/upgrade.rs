@@ -14,8 +14,8 @@ use super::{FAILED, print, print_error};
 /// Longest wait for the new process to read the sockets.
 const READING: Duration = Duration::from_secs(45);
 
-/// Longest wait for the old process to leave, and how often is asked meanwhile.
-const LEAVING: Duration = Duration::from_secs(60);
+/// Longest wait for the new process to answer, and how often is asked meanwhile.
+const LEAVING: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Args)]
@@ -61,7 +61,11 @@ async fn upgrade(daemon: &ClientArgs) -> Result<String, String> {
             return Ok(report(&status, &version));
         }
         if began.elapsed() >= LEAVING {
-            return Err(format!("process {pid} reads the sockets, but does not answer; its log says why"));
+            return Ok(format!(
+                "systole {version} (process {pid}) reads the sockets in place of {}, but nobody answers here: with the new \
+                 configuration the page may be elsewhere, or off.\n",
+                text(&begun["from"])
+            ));
         }
         tokio::time::sleep(AGAIN).await;
     }
@@ -70,12 +74,9 @@ async fn upgrade(daemon: &ClientArgs) -> Result<String, String> {
 fn report(status: &Value, version: &str) -> String {
     let upgrade = &status["upgrade"];
     let secs = |field: &str| upgrade[field].as_f64().unwrap_or(0.0);
-    let pause = match secs("pause_secs") {
-        0.0 => "without a pause".to_string(),
-        secs => format!("after a pause of {:.0} ms", secs * 1e3),
-    };
+    let pause = secs("pause_secs") * 1e3;
     let mut out = format!(
-        "systole {version} (process {}) runs in place of {}: it reads the sockets {pause}; the old process left after {:.1} s.\n",
+        "systole {version} (process {}) runs in place of {}: it reads the sockets after a pause of {pause:.0} ms; the old process left after {:.1} s.\n",
         status["pid"],
         text(&upgrade["from"]),
         secs("took_secs")

@@ -1,12 +1,17 @@
 //! The hand-over of a running daemon to a new process, which may be of another version: an upgrade.
 //!
-//! Both run side by side for a moment. The one that runs ([`Successor`]) starts the new one with one end of a pair of sockets
-//! as its standard input, and passes every socket that it listens on. The new one ([`Predecessor`]) reads its configuration,
-//! takes the sockets whose addresses it is to listen on, reads them, and says so. From then on the old one stops as ever,
-//! but that its sockets stay open: what waits in them is for the new one. When the old one has saved its state and let its
-//! files go, it says so and ends; the new one reads the state, starts its sinks, and closes intervals.
+//! Both run side by side for a moment. The one that runs ([`Successor`]) starts the new one ([`Predecessor`]) with one end of a
+//! pair of sockets as its standard input, and passes every socket that it listens on. Then they take turns:
 //!
-//! A new process that fails before it reads costs nothing: the old one goes on.
+//! | the new process | the old process |
+//! |---|---|
+//! | reads its configuration, binds, opens its sinks, starts its workers, and says `bound` | goes on as ever |
+//! | waits | reads what the sockets hold, and nothing more: `stopped` |
+//! | reads the sockets: `reading` | waits; if the new one fails, it reads on as if nothing had been |
+//! | waits; presence, spools and intervals stand still | saves the open interval and all else, lets its files go: `left` |
+//! | goes on with what was saved | ends |
+//!
+//! So what comes over one socket stays in order, and nobody reads for some milliseconds, in which the kernel holds what comes.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -31,8 +36,8 @@ const VARIABLE: &str = "_SYSTOLE_PREDECESSOR";
 /// Longest time until the new process reads: it reads its configuration and binds what is new.
 const STARTING: Duration = Duration::from_secs(30);
 
-/// Longest time that the old process takes to end, beside its `shutdown_grace`.
-const LEAVING: Duration = Duration::from_secs(10);
+/// Longest time that it takes to read when it is ready.
+const TURN: Duration = Duration::from_secs(5);
 
 /// Variables that the service manager has made for this process alone.
 const OF_THIS_PROCESS: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
@@ -44,16 +49,20 @@ const OF_THIS_PROCESS: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"
 enum Message {
     /// Sockets are in this message, with the names under which the service manager passed them.
     Sockets { names: Vec<String> },
-    /// There are no more. Who hands over, and how long its stop takes at most, in seconds.
-    Begin { version: String, grace_secs: f64 },
-    /// The new process reads the sockets.
-    Reading { version: String },
-    /// The old process has read for the last time then, has saved its state, and ends.
-    Left { stopped_reading: f64 },
+    /// There are no more. Who hands over.
+    Begin { version: String },
+    /// The new process is ready to read.
+    Bound { version: String },
+    /// The old process has read for the last time, at this time on the clock that both have.
+    Stopped { at: f64 },
+    /// The new process reads.
+    Reading,
+    /// The old process has saved its state, and ends.
+    Left,
 }
 
 /// Seconds on a clock that never steps and that all processes of the machine share.
-pub(super) fn shared_clock() -> f64 {
+fn shared_clock() -> f64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }
@@ -72,10 +81,17 @@ fn receive(link: &UnixStream) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
     Ok(Some((serde_json::from_slice(&text)?, descriptors)))
 }
 
-/// Where the program of this process is. It is asked for first at the start: an upgrade puts another file in its place.
+/// Where the program of this process is. It is asked for first at the start: an upgrade puts another file in its place. A link
+/// stays one, which an upgrade may have lead elsewhere.
 pub(crate) fn program() -> Option<&'static PathBuf> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    PROGRAM.get_or_init(|| std::env::current_exe().ok()).as_ref()
+    let called = || {
+        let name = PathBuf::from(std::env::args_os().next()?);
+        // A name alone was looked for in places that may have changed.
+        name.parent().filter(|folder| !folder.as_os_str().is_empty())?;
+        std::path::absolute(name).ok().filter(|path| path.is_file())
+    };
+    PROGRAM.get_or_init(|| called().or_else(|| std::env::current_exe().ok())).as_ref()
 }
 
 /// Why a daemon cannot hand over to another process, if so.
@@ -84,6 +100,9 @@ pub(super) fn obstacle(config: &Config, has_capture: bool) -> Option<&'static st
         return Some(
             "this is a node of a cluster, which loses nothing when its nodes restart one after the other: restart it",
         );
+    }
+    if std::process::id() == 1 {
+        return Some("this is the first process of a container, which would end with it: replace the container");
     }
     has_capture.then_some("two processes cannot write one capture: restart without `--capture`")
 }
@@ -97,14 +116,15 @@ pub(crate) struct Successor {
 }
 
 impl Successor {
-    /// Starts the program anew, with the arguments of this process, passes it these sockets, and waits until it reads them.
+    /// Starts the program anew, with the arguments of this process, and the priority of the thread that calls this.
     ///
     /// # Errors
-    /// In words, if it cannot be started, fails, or does not read in time; it has ended then.
-    pub(crate) fn start(sockets: Vec<(String, OwnedFd)>, grace: Duration) -> Result<Successor, String> {
+    /// In words, if it cannot be started.
+    pub(super) fn spawn() -> Result<Successor, String> {
         let program = program().ok_or("it is not known which program this process runs")?;
         let (link, input) = sys::message_pair().map_err(|error| format!("cannot make a pair of sockets: {error}"))?;
-        link.set_read_timeout(Some(STARTING)).map_err(|error| error.to_string())?;
+        let timeouts = link.set_read_timeout(Some(STARTING)).and(link.set_write_timeout(Some(STARTING)));
+        timeouts.map_err(|error| error.to_string())?;
         let mut command = Command::new(program);
         command.args(std::env::args_os().skip(1)).env(VARIABLE, "1").stdin(Stdio::from(OwnedFd::from(input)));
         for variable in OF_THIS_PROCESS {
@@ -112,37 +132,74 @@ impl Successor {
         }
         let child = command.spawn().map_err(|error| format!("cannot run {}: {error}", program.display()))?;
         // With the command goes its copy of the other end: an end of the child is seen.
-        drop(command);
-        let mut successor = Successor { link, child, version: String::new() };
-        match successor.pass(sockets, grace) {
-            Ok(()) => Ok(successor),
+        Ok(Successor { link, child, version: String::new() })
+    }
+
+    /// Ends the new process when this is dropped.
+    pub(super) fn kill_on_drop(&self) -> Ending {
+        Ending(Some(self.child.id()))
+    }
+
+    /// Passes sockets on, and waits until the new process is ready to read them.
+    ///
+    /// # Errors
+    /// In words, if it fails, or takes too long; it has ended then.
+    pub(super) fn pass(mut self, mut sockets: Vec<(String, OwnedFd)>) -> Result<Successor, String> {
+        let mut pass = || {
+            while !sockets.is_empty() {
+                let some = sockets.split_off(sockets.len().saturating_sub(MOST_PASSED));
+                let (names, descriptors): (Vec<_>, Vec<_>) = some.into_iter().unzip();
+                send(&self.link, &Message::Sockets { names }, &descriptors).map_err(|error| cannot_talk(&error))?;
+            }
+            let version = env!("CARGO_PKG_VERSION").to_string();
+            send(&self.link, &Message::Begin { version }, &[]).map_err(|error| cannot_talk(&error))?;
+            match self.next()? {
+                Message::Bound { version } => Ok(version),
+                _ => Err("the new process says something else than expected".into()),
+            }
+        };
+        match pass() {
+            Ok(version) => {
+                self.version = version;
+                Ok(self)
+            }
             Err(problem) => {
-                successor.end();
+                self.kill();
                 Err(problem)
             }
         }
     }
 
-    fn pass(&mut self, mut sockets: Vec<(String, OwnedFd)>, grace: Duration) -> Result<(), String> {
-        let cannot = |error: io::Error| format!("cannot talk to the new process: {error}");
-        while !sockets.is_empty() {
-            let some = sockets.split_off(sockets.len().saturating_sub(MOST_PASSED));
-            let (names, descriptors): (Vec<_>, Vec<_>) = some.into_iter().unzip();
-            send(&self.link, &Message::Sockets { names }, &descriptors).map_err(cannot)?;
-        }
-        let version = env!("CARGO_PKG_VERSION").to_string();
-        send(&self.link, &Message::Begin { version, grace_secs: grace.as_secs_f64() }, &[]).map_err(cannot)?;
+    /// What the new process says next.
+    fn next(&self) -> Result<Message, String> {
         match receive(&self.link) {
-            Ok(Some((Message::Reading { version, .. }, _))) => {
-                self.version = version;
-                Ok(())
-            }
-            Ok(Some(_)) => Err("the new process says something else than expected".into()),
+            Ok(Some((message, _))) => Ok(message),
             Ok(None) => Err("the new process has ended; its messages are in the log".into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                Err(format!("the new process does not read after {} s", STARTING.as_secs()))
+                Err("the new process takes too long to read".into())
             }
-            Err(error) => Err(cannot(error)),
+            Err(error) => Err(cannot_talk(&error)),
+        }
+    }
+
+    /// Says that this process reads nothing more, and waits until the new one reads.
+    ///
+    /// # Errors
+    /// In words, if it does not; it has ended then.
+    pub(super) fn let_read(self) -> Result<Successor, String> {
+        // Nobody reads meanwhile.
+        let _ = self.link.set_read_timeout(Some(TURN));
+        let said = send(&self.link, &Message::Stopped { at: shared_clock() }, &[]);
+        let reads = said.map_err(|error| cannot_talk(&error)).and_then(|()| match self.next()? {
+            Message::Reading => Ok(()),
+            _ => Err("the new process says something else than expected".into()),
+        });
+        match reads {
+            Ok(()) => Ok(self),
+            Err(problem) => {
+                self.kill();
+                Err(problem)
+            }
         }
     }
 
@@ -151,19 +208,51 @@ impl Successor {
         Upgrading { pid: self.child.id(), version: self.version.clone(), from: env!("CARGO_PKG_VERSION") }
     }
 
-    /// Says that this process has saved everything, and when it has read for the last time.
-    pub(super) fn leave(self, stopped_reading: f64) {
-        if let Err(error) = send(&self.link, &Message::Left { stopped_reading }, &[]) {
+    /// Says that this process has saved everything.
+    pub(super) fn leave(&self) {
+        if let Err(error) = send(&self.link, &Message::Left, &[]) {
             tracing::error!(%error, "the new process cannot be told that this one has left");
         }
     }
 
+    /// Asks it to stop, as this process was asked to.
+    pub(crate) fn stop(&self) {
+        if let Err(error) = sys::signal_process(self.child.id(), libc::SIGTERM) {
+            tracing::error!(%error, "the new process cannot be asked to stop");
+        }
+    }
+
     /// Ends it.
-    pub(crate) fn end(mut self) {
+    pub(super) fn kill(mut self) {
         // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Ends a process when it is dropped.
+#[derive(Debug)]
+pub(super) struct Ending(Option<u32>);
+
+impl Ending {
+    /// The process goes on, or whoever has it ends it.
+    pub(super) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            // Its parent has not waited for it yet, so that the number is its own.
+            let _ = sys::signal_process(pid, libc::SIGKILL);
+        }
+    }
+}
+
+/// Why there is no hand-over.
+fn cannot_talk(error: &io::Error) -> String {
+    format!("cannot talk to the other process: {error}")
 }
 
 /// The old process, as the new one sees it.
@@ -171,7 +260,15 @@ impl Successor {
 pub(crate) struct Predecessor {
     link: UnixStream,
     version: String,
-    patience: Duration,
+}
+
+/// The old process does not read any more.
+#[derive(Debug)]
+pub(super) struct Stopped {
+    link: UnixStream,
+    version: String,
+    /// When it read for the last time.
+    at: f64,
 }
 
 impl Predecessor {
@@ -183,53 +280,59 @@ impl Predecessor {
         if std::env::var_os(VARIABLE).is_none() {
             return Ok(None);
         }
-        let cannot = |error: io::Error| format!("cannot talk to the process before this one: {error}");
-        let link = sys::message_socket_of_input().map_err(cannot)?;
-        link.set_read_timeout(Some(STARTING)).map_err(cannot)?;
+        let link = sys::message_socket_of_input().map_err(|error| cannot_talk(&error))?;
+        link.set_read_timeout(Some(STARTING)).map_err(|error| cannot_talk(&error))?;
         loop {
-            match receive(&link).map_err(cannot)? {
+            match receive(&link).map_err(|error| cannot_talk(&error))? {
                 Some((Message::Sockets { names }, sockets)) => {
                     names.iter().zip(sockets).for_each(|(name, socket)| sys::offer_socket(name, socket));
                 }
-                Some((Message::Begin { version, grace_secs }, _)) => {
-                    let grace = Duration::try_from_secs_f64(grace_secs).unwrap_or_default();
-                    return Ok(Some(Predecessor { link, version, patience: grace + LEAVING }));
-                }
+                Some((Message::Begin { version }, _)) => return Ok(Some(Predecessor { link, version })),
                 Some(_) => return Err("the process before this one says something else than expected".into()),
                 None => return Err("the process before this one has ended".into()),
             }
         }
     }
 
-    /// Says that this process reads the sockets, and waits until the old one has left, however it does.
+    /// Says that this process is ready to read, and waits until the old one does not read any more.
     ///
     /// # Errors
-    /// If the old process is gone before.
-    pub(super) fn take_over(self) -> Result<HandedOver, StartError> {
-        let began = Instant::now();
-        let began_reading = shared_clock();
+    /// If the old process goes on, or is gone.
+    pub(super) fn await_turn(self) -> Result<Stopped, StartError> {
         let version = env!("CARGO_PKG_VERSION").to_string();
-        send(&self.link, &Message::Reading { version }, &[])
-            .map_err(|error| StartError(format!("the process before this one is gone: {error}")))?;
-        // A timeout of zero is none that can be set.
-        let _ = self.link.set_read_timeout(Some(self.patience.max(LEAVING)));
-        let left = receive(&self.link);
-        let took_secs = began.elapsed().as_secs_f64();
-        let stopped = match left {
-            Ok(Some((Message::Left { stopped_reading }, _))) => Some(stopped_reading),
-            Ok(_) => {
-                tracing::error!("the process before this one ended before it had saved its state");
-                None
-            }
-            Err(error) => {
-                tracing::error!(%error, took_secs, "the process before this one does not leave; its state is not waited for");
-                None
+        let heard = send(&self.link, &Message::Bound { version }, &[]).and_then(|()| receive(&self.link));
+        match heard {
+            Ok(Some((Message::Stopped { at }, _))) => Ok(Stopped { link: self.link, version: self.version, at }),
+            Ok(_) => Err(StartError("the process before this one goes on, or is gone: it does not hand over".into())),
+            Err(error) => Err(StartError(cannot_talk(&error))),
+        }
+    }
+}
+
+impl Stopped {
+    /// Says that this process reads, and waits until the old one has left, however it does.
+    ///
+    /// # Errors
+    /// If the old process is gone before, and has saved nothing.
+    pub(super) fn take_over(self) -> Result<HandedOver, StartError> {
+        let (began, pause_secs) = (Instant::now(), shared_clock() - self.at);
+        send(&self.link, &Message::Reading, &[]).map_err(|error| StartError(cannot_talk(&error)))?;
+        // As long as it lives it has files and locks that this process needs.
+        let is_clean = loop {
+            match receive(&self.link) {
+                Ok(Some((Message::Left, _))) => break true,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => tracing::warn!(
+                    waited_secs = began.elapsed().as_secs(),
+                    "the process before this one does not leave; intervals are closed when it has"
+                ),
+                Ok(_) | Err(_) => {
+                    tracing::error!("the process before this one ended before it had saved its state");
+                    break false;
+                }
             }
         };
-        // What fits no address here was of a listener that is configured no more.
-        sys::close_untaken();
-        let pause_secs = stopped.map_or(0.0, |stopped| (began_reading - stopped).max(0.0));
+        let took_secs = began.elapsed().as_secs_f64();
         tracing::info!(from = self.version, pause_secs, took_secs, "took over from another process");
-        Ok(HandedOver { from: self.version, pause_secs, took_secs, is_clean: stopped.is_some() })
+        Ok(HandedOver { from: self.version, pause_secs, took_secs, is_clean })
     }
 }

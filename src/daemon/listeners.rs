@@ -3,11 +3,14 @@
 
 use std::io;
 
+use socket2::SockAddr;
+
 use crate::aggregate::Shard;
 use crate::assemble;
 use crate::config::{Config, Listen, ListenUrl, show_size};
-use crate::net::{self, BoundListener, ListenerOptions, Listeners, Taps};
+use crate::net::{self, BoundListener, Hold, ListenAddress, ListenerOptions, Listeners, Taps};
 use crate::supervise::Supervisor;
+use crate::sys::close_unwanted;
 
 use super::StartError;
 use super::reload::Listening;
@@ -27,6 +30,17 @@ impl BoundListeners {
             Ok((listen.url.clone().at(bound.address()), bound))
         };
         config.listen.iter().map(bind).collect::<Result<_, _>>().map(BoundListeners)
+    }
+
+    /// Closes sockets that the service manager has kept and that are not configured any more; the names that it has for them.
+    pub(super) fn close_others(config: &Config) -> Vec<String> {
+        let address = |listen: &Listen| match assemble::listener(config, listen).address {
+            ListenAddress::Ip(address) => Some(SockAddr::from(address)),
+            ListenAddress::Path(path, _) => SockAddr::unix(path).ok(),
+            ListenAddress::Inherited(_) => None,
+        };
+        let wanted: Vec<SockAddr> = config.listen.iter().filter_map(address).collect();
+        close_unwanted(|address| wanted.contains(address))
     }
 
     /// Their URLs, with the ports that the kernel chose.
@@ -52,14 +66,14 @@ impl BoundListeners {
         self.0.iter().map(|(_, bound)| bound.workers()).sum()
     }
 
-    /// Starts the workers; `shard` makes one for each.
+    /// Starts the workers; `shard` makes one for each. Nothing is read before what comes beside them is dropped.
     pub(super) fn start(
         self,
         mut shard: impl FnMut() -> Shard,
         taps: Taps,
         supervisor: &Supervisor,
-    ) -> Result<Listeners, StartError> {
-        let mut running = Listeners::default();
+    ) -> Result<(Listeners, Vec<Hold>), StartError> {
+        let (mut running, mut holds) = (Listeners::default(), Vec::new());
         for (url, bound) in self.0 {
             if bound.is_short_of_buffer() {
                 tracing::warn!(
@@ -68,13 +82,14 @@ impl BoundListeners {
                     "the kernel granted a smaller receive buffer than asked for; raise it with `sysctl -w net.core.rmem_max=…`"
                 );
             }
-            let listener = bound
-                .start(&url.to_string(), &mut shard, &taps, supervisor)
+            let (listener, hold) = bound
+                .start_held(&url.to_string(), &mut shard, &taps, supervisor)
                 .map_err(|error| StartError(format!("cannot start receive workers for {url}: {error}")))?;
             tracing::info!(listener = %url, "listening");
             running.add(listener);
+            holds.push(hold);
         }
-        Ok(running)
+        Ok((running, holds))
     }
 }
 

@@ -69,7 +69,7 @@ use crate::senders::Senders;
 use crate::sinks::{DriverOptions, Sink};
 use crate::state::StateFolder;
 use crate::supervise::{Gate, Readiness, Role, Supervisor};
-use crate::sys::{count_own_descriptors, unix_time};
+use crate::sys::{close_untaken, count_own_descriptors, kept_name, unix_time};
 use crate::tail::Tail;
 
 use capture::Capture;
@@ -108,6 +108,9 @@ pub enum StopError {
 
 /// Longest wait for what presence had saved: it is only told.
 const RESTORING: Duration = Duration::from_secs(1);
+
+/// Longest time for a process that hands over to end: intervals stand still meanwhile.
+const HANDING_OVER: Duration = Duration::from_secs(3);
 
 /// What the journal says of a start.
 const STARTED: &str = concat!("systole ", env!("CARGO_PKG_VERSION"), " started");
@@ -196,6 +199,8 @@ pub struct Daemon {
     /// Who hands over to this one: the configured sinks are opened when it has left.
     predecessor: Option<Predecessor>,
     orders: Option<Orders>,
+    /// Names of sockets that the service manager need not keep any more.
+    unwanted: Vec<String>,
 }
 
 impl Daemon {
@@ -216,8 +221,11 @@ impl Daemon {
         let config = assemble::of_role(config);
         let memory = assemble::memory(&config);
         let supervisor = Supervisor::default();
-        let ports = Ports::new(&memory, &supervisor);
-        let sinks = if predecessor.is_some() { Vec::new() } else { sinks::open(&config, &memory, &ports)? };
+        // What the process before this one has is neither read nor shown before it has left.
+        let gate = if predecessor.is_some() { Gate::closed() } else { Gate::default() };
+        let ports = Ports::new(&memory, &supervisor).behind(gate);
+        let sinks = sinks::open(&config, &memory, &ports)?;
+        let unwanted = BoundListeners::close_others(&config);
         let listeners = BoundListeners::bind(&config, &supervisor)?;
         let http = BoundServer::http(&config, &ports)?;
         let management = BoundServer::management(&config, &ports)?;
@@ -241,6 +249,7 @@ impl Daemon {
             bus: None,
             predecessor,
             orders: None,
+            unwanted,
         })
     }
 
@@ -294,6 +303,11 @@ impl Daemon {
         Daemon { reloading: Some(reloading), ..self }
     }
 
+    /// Names of sockets that the service manager has kept, and that no listener is at any more.
+    pub(crate) fn unwanted_sockets(&self) -> Vec<String> {
+        self.unwanted.clone()
+    }
+
     /// Watches this part of the process, too.
     #[must_use]
     pub(crate) fn with_part(self, part: Option<&crate::supervise::Part>) -> Daemon {
@@ -329,7 +343,7 @@ impl Daemon {
     /// If a thread cannot be started, a spool or the capture cannot be written, and the like; what has started ends then.
     #[expect(clippy::too_many_lines, reason = "what is started, and in which order, is one list")]
     pub fn start(self) -> Result<Running, StartError> {
-        let Daemon { config, origins, started, memory, listeners, mut sinks, http, management, mut state, .. } = self;
+        let Daemon { config, origins, started, memory, listeners, sinks, http, management, mut state, .. } = self;
         let Daemon { supervisor, ports, predecessor, orders, .. } = self;
         let (capture, status_every, log, bus) = (self.capture, self.status_every, self.log, self.bus);
         let (reloads, reload_inbox) = crate::reloads::channel();
@@ -342,8 +356,7 @@ impl Daemon {
         let page = http.as_ref().map(|http| http.url().to_string());
         let outboxes = Outboxes::new(assemble::targets(&config, &identity, page))
             .map_err(|error| StartError(format!("cannot send alerts: {error}")))?;
-        // What the process before this one has is not read before it has left.
-        let gate = if predecessor.is_some() { Gate::closed() } else { Gate::default() };
+        let gate = ports.gate().clone();
         let mut presence = Presence::start(&config, &memory, (seed, identity), outboxes.queues(), &gate, &supervisor)?;
         let presence_handle = presence.as_ref().map(Presence::handle);
         let watchdog =
@@ -367,15 +380,18 @@ impl Daemon {
         let shard = || Shard::new(assemble::shard_options(&config, &quota, seed)).watching(&watches);
         let (cluster, links) = Cluster::start(&config, bus, seed, presence_handle.clone(), &supervisor)?;
         presence.iter_mut().for_each(|presence| presence.join(&cluster, &supervisor));
-        let listeners = listeners.start(shard, taps, &supervisor)?;
+        let (listeners, hold) = listeners.start(shard, taps, &supervisor)?;
         if let Some(presence) = presence_handle.as_ref().filter(|_| !watches.is_empty()) {
             presence.look_with(listeners.look_at_watched());
         }
-        let handed_over = predecessor.map(Predecessor::take_over).transpose()?.map(Arc::new);
+        let stopped = predecessor.map(Predecessor::await_turn).transpose()?;
+        let reading_since = Instant::now();
+        drop(hold);
+        let handed_over = stopped.map(|stopped| stopped.take_over()).transpose()?.map(Arc::new);
         if handed_over.is_some() {
             state = state::open(&config);
-            let own = std::mem::replace(&mut sinks, sinks::open(&config, &memory, &ports)?);
-            sinks.extend(own);
+            // Those are of listeners that are not configured any more.
+            close_untaken();
         }
         let own_sinks = sinks.len() - config.sinks.len();
         gate.open();
@@ -396,7 +412,8 @@ impl Daemon {
                 .publishing_senders(&senders, &config.prefix)
                 .remembered_by(history.handle(), history_queue)
                 .in_cluster(links)
-                .keeping(state::options(&config, &state, started))
+                .reading_since(reading_since)
+                .keeping(state::options(&config, &state, reading_since))
                 .controlled_by(inputs)
                 .supervised_by(&supervisor, &flush_part);
 
@@ -522,11 +539,11 @@ impl Running {
         self.supervisor.0.failed().await;
     }
 
-    /// Starts the program anew, and waits until the new process reads the sockets, beside this one.
+    /// Starts the program anew, and waits until the new process is ready to read. It ends if this is given up.
     ///
     /// # Errors
-    /// In words, why there is no upgrade; this process goes on.
-    pub(crate) async fn begin_upgrade(&self) -> Result<Successor, String> {
+    /// In words, why there is no upgrade.
+    pub(crate) async fn start_successor(&self) -> Result<Successor, String> {
         if let Some(obstacle) = self.no_upgrade {
             return Err(obstacle.into());
         }
@@ -534,41 +551,58 @@ impl Running {
         let listeners = self.flusher.sockets().await.ok_or("the flusher does not answer")?.map_err(cannot)?;
         let ports = self.ports.duplicates().map_err(cannot)?;
         let sockets = listeners.into_iter().chain(ports.into_iter().map(|socket| (String::new(), socket))).collect();
-        let grace = self.grace();
-        let start = tokio::task::spawn_blocking(move || Successor::start(sockets, grace));
-        start.await.map_err(|error| error.to_string())?
+        // Threads for blocking work have a lower priority, which the new process would have, too.
+        let successor = Successor::spawn()?;
+        let ending = successor.kill_on_drop();
+        let passed = tokio::task::spawn_blocking(move || successor.pass(sockets)).await;
+        let passed = passed.map_err(|error| error.to_string())?;
+        ending.disarm();
+        passed
     }
 
-    /// Duplicates of the sockets of the listeners, which a stop leaves open from now on, for whoever keeps them.
+    /// Lets the new process read in place of this one. If it does not, this one reads on.
+    ///
+    /// # Errors
+    /// In words, why there is no upgrade.
+    pub(crate) async fn let_read(&self, successor: Successor) -> Result<Successor, String> {
+        if self.flusher.pause_reading().await.is_none() {
+            successor.kill();
+            return Err("the flusher does not answer".into());
+        }
+        let reads = tokio::task::spawn_blocking(move || successor.let_read()).await;
+        let reads = reads.map_err(|error| error.to_string()).and_then(|reads| reads);
+        if reads.is_err() && self.flusher.resume_reading().await.is_none() {
+            tracing::error!("the flusher does not answer: nothing is read any more");
+        }
+        reads
+    }
+
+    /// The sockets of the listeners for the service manager, with names; a stop leaves them open from now on.
     ///
     /// # Errors
     /// In words.
-    pub(crate) async fn keep_listeners(&self) -> Result<Vec<OwnedFd>, String> {
+    pub(crate) async fn keep_listeners(&self) -> Result<Vec<(String, OwnedFd)>, String> {
         let cannot = |error: io::Error| format!("cannot duplicate the sockets: {error}");
         let sockets = self.flusher.sockets().await.ok_or("the flusher does not answer")?.map_err(cannot)?;
         self.flusher.keep_sockets().await.ok_or("the flusher does not answer")?;
         // Those that have a name are kept by their socket unit.
-        Ok(sockets.into_iter().filter(|(name, _)| name.is_empty()).map(|(_, socket)| socket).collect())
+        let own = sockets.into_iter().filter(|(name, _)| name.is_empty());
+        own.map(|(_, socket)| Ok((kept_name(&socket)?, socket))).collect::<io::Result<_>>().map_err(cannot)
     }
 
-    /// Stops while another process reads the sockets already: they stay open, and what waits in them is left to it.
+    /// Saves what this process has for another one, which reads already, and ends. What sinks have not delivered soon is left to
+    /// that one as well.
     ///
     /// # Errors
     /// As of [`Running::stop`].
-    pub(crate) async fn hand_over(mut self, successor: Successor, deadline: Instant) -> Result<(), StopError> {
+    pub(crate) async fn hand_over(mut self, successor: &Successor) -> Result<(), StopError> {
         let Upgrading { pid, version, .. } = successor.upgrading();
-        tracing::info!(
-            pid,
-            version,
-            "another process reads the sockets from now on; this one saves what it has and ends"
-        );
-        self.flusher.keep_sockets().await.ok_or(StopError::FlusherFailed)?;
+        tracing::info!(pid, version, "another process reads from now on; this one saves what it has and ends");
+        let deadline = Instant::now() + HANDING_OVER.min(self.grace());
         self.parts.is_handed_over = true;
-        let drained = self.drain(deadline).await;
-        let stopped_reading = handover::shared_clock();
-        let stopped = self.stop(deadline).await;
-        successor.leave(stopped_reading);
-        drained.and(stopped)
+        self.stop(deadline).await?;
+        successor.leave();
+        Ok(())
     }
 
     /// Stops taking data in: connections are read to their ends, what the kernel has queued is read, and it refuses the rest.

@@ -109,8 +109,12 @@ pub(super) enum Request {
     Read(oneshot::Sender<Arc<Published>>),
     /// Duplicate the sockets of the listeners.
     Sockets(oneshot::Sender<io::Result<Vec<NamedSocket>>>),
-    /// Leave them open at the stop.
+    /// Leave them open at the stop: the service manager holds them.
     KeepSockets(oneshot::Sender<()>),
+    /// Read what they hold and nothing more, for another process is to read on.
+    PauseReading(oneshot::Sender<()>),
+    /// Read on after all.
+    ResumeReading(oneshot::Sender<()>),
 }
 
 /// What the flusher publishes.
@@ -236,9 +240,19 @@ impl FlusherHandle {
         self.ask(PATIENCE, Request::Sockets).await
     }
 
-    /// Another process reads the sockets, too: the stop leaves them open, with what they hold.
+    /// The service manager holds the sockets, too: the stop leaves them open, with what they hold.
     pub async fn keep_sockets(&self) -> Option<()> {
         self.ask(PATIENCE, Request::KeepSockets).await
+    }
+
+    /// Reads what the sockets hold and nothing more, for another process is to read on: the stop leaves them open.
+    pub async fn pause_reading(&self) -> Option<()> {
+        self.ask(PATIENCE, Request::PauseReading).await
+    }
+
+    /// Reads on, for no other process does.
+    pub async fn resume_reading(&self) -> Option<()> {
+        self.ask(PATIENCE, Request::ResumeReading).await
     }
 
     /// Waits until listeners that were taken out have closed their sockets, or for so long.

@@ -150,6 +150,8 @@ pub struct Flusher {
     /// Where intervals go, and come from, in a cluster.
     cluster: ClusterLinks,
     waiting_presence: WaitingPresence,
+    /// The listeners read nothing, for another process is to go on with their sockets.
+    is_paused: bool,
     /// Keeps what outlives the process.
     keeper: Option<state::Keeper>,
     /// How the last process ended, until an interval has it.
@@ -250,6 +252,7 @@ impl Flusher {
             inputs: FlusherInputs::default(),
             cluster: ClusterLinks::default(),
             waiting_presence: WaitingPresence::default(),
+            is_paused: false,
             keeper: None,
             unclean_stop: None,
             senders: senders::SenderAccount::default(),
@@ -264,6 +267,12 @@ impl Flusher {
         };
         flusher.publish(None, false, None);
         flusher
+    }
+
+    /// The workers have read since then, before the flusher was made: the first interval begins there.
+    #[must_use]
+    pub fn reading_since(self, began: Instant) -> Flusher {
+        Flusher { last_close: began, ..self }
     }
 
     /// Accounts for these relays, for the daemon's log, for what is captured, and for these ports.
@@ -434,7 +443,10 @@ impl Flusher {
             };
             match step {
                 StopStep::StopListeners(until) => {
-                    self.listeners.stop(until).await;
+                    // Those that are paused have read what was theirs.
+                    if !self.is_paused {
+                        self.listeners.stop(until).await;
+                    }
                     have_stopped = true;
                 }
                 StopStep::CloseLastInterval | StopStep::KeepLastInterval => {

@@ -23,6 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest wait for the counters of the open interval: of workers, and of presence.
 const READING_PATIENCE: Duration = Duration::from_millis(200);
 
+/// Longest time to read what the kernel holds before another process reads on.
+const PAUSING: Duration = Duration::from_millis(200);
+
 /// Workers are woken to read their counters at most this often.
 const READING_EVERY: Duration = Duration::from_millis(100);
 
@@ -52,7 +55,21 @@ impl Flusher {
                 let _ = reply.send(all.map(|all| all.into_iter().flatten().collect()));
             }
             Request::KeepSockets(reply) => {
-                self.listeners.iter().for_each(Listener::keep_sockets);
+                self.listeners.iter_mut().for_each(Listener::keep_sockets);
+                let _ = reply.send(());
+            }
+            Request::PauseReading(reply) => {
+                self.is_paused = true;
+                self.listeners.pause(Instant::now() + PAUSING).await;
+                self.read_drops();
+                self.listeners.end_counting();
+                // Whoever asked has given up, and nobody else reads.
+                if reply.send(()).is_err() {
+                    self.resume_reading();
+                }
+            }
+            Request::ResumeReading(reply) => {
+                self.resume_reading();
                 let _ = reply.send(());
             }
             Request::ChangeOver(change, done) => self.plan_changeover(change, done),
@@ -61,6 +78,11 @@ impl Flusher {
                 let _ = reply.send(Arc::clone(&self.inbox.published.borrow()));
             }
         }
+    }
+
+    fn resume_reading(&mut self) {
+        self.is_paused = false;
+        self.listeners.resume();
     }
 
     /// Asks every worker; those that do not answer are left out.

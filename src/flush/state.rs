@@ -339,7 +339,7 @@ impl Flusher {
             tracing::debug!(end = interval.end, "a saved interval was closed by the last process");
             return;
         }
-        // Of the time in which two processes received side by side one has the part before it was taken, and one that after it.
+        // The time before it was taken is in its length.
         keeper.carried_secs += interval.length_secs;
         let since = Duration::try_from_secs_f64(now - taken.max(keeper.options.receives_since)).unwrap_or_default();
         *last_close = Instant::now().checked_sub(since).unwrap_or(*last_close);

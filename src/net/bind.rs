@@ -37,6 +37,9 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
             let count = if options.transport == Transport::Udp { options.workers.max(1) } else { 1 };
             // All that were passed are taken, also if they are more: closing one would lose what waits in it.
             sockets.extend(passed(options.transport, &address.into()));
+            for socket in sockets.iter().filter(|_| count > 1) {
+                socket.set_reuse_port(true)?;
+            }
             for n in sockets.len()..count {
                 // With SO_REUSEPORT a second daemon could share the port unnoticed. So the first socket is bound without it,
                 // and gets it afterwards, for the others. A trial socket would take datagrams with it when it is closed.
@@ -50,8 +53,18 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
         }
         ListenAddress::Path(path, mode) => {
             let before = passed(options.transport, &SockAddr::unix(&path)?).next();
-            sockets.push(before.map_or_else(|| open_path(options.transport, &path, mode).map(Arc::new), Ok)?);
-            file = Some(SocketFile { path, is_kept: Arc::default() });
+            // Nobody finds a socket without its file.
+            let before = before.filter(|_| path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket()));
+            // Until this one is started the file is that of the process before.
+            let is_kept = Outlives::new(before.is_some().into());
+            sockets.push(match before {
+                Some(socket) => {
+                    fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
+                    socket
+                }
+                None => Arc::new(open_path(options.transport, &path, mode)?),
+            });
+            file = Some(SocketFile { path, is_kept });
         }
         ListenAddress::Inherited(name) => {
             let socket = sys::inherited_socket(&name)?;

@@ -90,7 +90,7 @@ impl DatagramSource {
 
     /// Whether the deadline of a stop has passed.
     fn is_over(&self) -> bool {
-        self.deadline.get().is_some_and(|deadline| Instant::now() >= *deadline)
+        self.deadline.get().is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     fn is_kept(&self) -> bool {
@@ -158,6 +158,10 @@ pub(super) fn run(
                 drain(source, taps, work, shard, failures);
                 stopped = true;
                 let _ = done.send(());
+                continue;
+            }
+            Ok(WorkerCommand::Resume) => {
+                stopped = false;
                 continue;
             }
             Err(TryRecvError::Empty) => {}

@@ -151,6 +151,8 @@ impl Failures {
         while let Some(command) = inbox.blocking_recv() {
             match command {
                 WorkerCommand::Run(question) => self.run_question(question, shard),
+                // It reads nothing more in any case.
+                WorkerCommand::Resume => {}
                 WorkerCommand::Stop(done) => {
                     count_unread(shard);
                     let _ = done.send(());

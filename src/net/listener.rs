@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,10 +37,23 @@ pub(super) enum WorkerCommand {
     Run(Box<dyn FnOnce(&mut Shard) + Send>),
     /// Read what the kernel holds, then report and read nothing more.
     Stop(oneshot::Sender<()>),
+    /// Read on after a stop.
+    Resume,
 }
 
-/// When the workers of a listener stop reading; set when a stop begins.
-pub(super) type ReadDeadline = Arc<OnceLock<Instant>>;
+/// When the workers of a listener stop reading: set when a stop begins, and none again if they are to read on.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ReadDeadline(Arc<Mutex<Option<Instant>>>);
+
+impl ReadDeadline {
+    pub(super) fn get(&self) -> Option<Instant> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, deadline: Option<Instant>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = deadline;
+    }
+}
 
 /// Whether the sockets outlive this process: the service manager holds them too, or the next process reads them already.
 pub(super) type Outlives = Arc<AtomicBool>;
@@ -171,6 +184,8 @@ impl BoundListener {
             _file: self.file,
             receive_buffer: self.receive_buffer,
             sockets: self.sockets,
+            is_held: !name.is_empty(),
+            is_paused: false,
             name,
             is_kept,
             workers,
@@ -376,6 +391,9 @@ pub struct Listener {
     /// The name under which the service manager passed its socket; empty if it did not.
     name: String,
     is_kept: Outlives,
+    /// The service manager holds the sockets.
+    is_held: bool,
+    is_paused: bool,
     pub(super) workers: Vec<Worker>,
     deadline: ReadDeadline,
     queues: Arc<Queues>,
@@ -400,9 +418,33 @@ impl Listener {
         self.sockets.iter().map(|socket| Ok((self.name.clone(), socket.as_fd().try_clone_to_owned()?))).collect()
     }
 
-    /// Another process reads these sockets, too, from now on: a stop leaves them open, with what they hold.
-    pub fn keep_sockets(&self) {
+    /// The service manager holds these sockets, too, from now on: a stop leaves them open, with what they hold.
+    pub fn keep_sockets(&mut self) {
+        self.is_held = true;
         self.is_kept.store(true, Ordering::Relaxed);
+    }
+
+    /// Another process is to read these sockets: a stop leaves them open, with what they hold, and what they drop from then on is
+    /// not counted here.
+    pub(super) fn give_away(&self) {
+        self.is_kept.store(true, Ordering::Relaxed);
+    }
+
+    /// Counts no more what the sockets drop.
+    pub(super) fn end_counting(&mut self) {
+        self.is_paused = true;
+    }
+
+    /// Reads on, after a stop, as if there had been none.
+    pub(super) fn resume(&mut self) {
+        self.is_paused = false;
+        self.is_kept.store(self.is_held, Ordering::Relaxed);
+        self.deadline.set(None);
+        for worker in &self.workers {
+            // A full inbox belongs to a worker that hangs.
+            let _ = worker.commands.try_send(WorkerCommand::Resume);
+            worker.wake();
+        }
     }
 
     /// Whether the sockets outlive this process.
@@ -515,8 +557,8 @@ impl Listener {
 
     /// The kernel's counter of each socket.
     fn kernel_drop_counters(&self) -> Vec<u32> {
-        // Senders of unix datagrams wait instead.
-        if self.transport != Transport::Udp {
+        // Senders of unix datagrams wait instead. What is read by another process is counted there.
+        if self.transport != Transport::Udp || self.is_paused {
             return self.drops_seen.clone();
         }
         let sockets = self.queues.look_at_all().zip(&self.drops_seen);
@@ -570,7 +612,7 @@ impl Listener {
     /// Makes the workers read what the kernel holds until `deadline`, and then nothing more. The receivers resolve when that
     /// is done.
     pub(super) fn finish_reading(&self, deadline: Instant) -> Vec<oneshot::Receiver<()>> {
-        let _ = self.deadline.set(deadline);
+        self.deadline.set(Some(deadline));
         let stop = |worker: &Worker| {
             let (done, finished) = oneshot::channel();
             // A full inbox belongs to a worker that hangs; the receiver yields an error then.

@@ -48,6 +48,23 @@ impl Listeners {
         stop(&self.0.iter().collect::<Vec<_>>(), deadline).await;
     }
 
+    /// Makes all workers read what the kernel holds, at most until `deadline`, for another process is to go on with the sockets: they
+    /// stay open.
+    pub async fn pause(&mut self, deadline: Instant) {
+        self.0.iter().for_each(Listener::give_away);
+        stop(&self.0.iter().collect::<Vec<_>>(), deadline).await;
+    }
+
+    /// Counts no more what the sockets drop, which another process does.
+    pub fn end_counting(&mut self) {
+        self.0.iter_mut().for_each(Listener::end_counting);
+    }
+
+    /// Makes all workers read on after a pause.
+    pub fn resume(&mut self) {
+        self.0.iter_mut().for_each(Listener::resume);
+    }
+
     /// Ends all workers and closes the sockets, by `deadline`.
     pub async fn join(self, deadline: Instant) {
         for listener in self.0 {

@@ -277,6 +277,7 @@ impl Worker<'_> {
                         }
                         let _ = done.send(());
                     }
+                    Some(WorkerCommand::Resume) => _ = stopping.send(false),
                     None => return,
                 },
                 true = connections.end_of_one() => {}
@@ -479,7 +480,7 @@ async fn set_up(
         // If nobody can stop us any more, that is a stop.
         let _ = stop.wait_for(|stop| *stop).await;
         let limit = Instant::now() + LINGER;
-        sleep_until(shared.deadline.get().map_or(limit, |deadline| limit.min(*deadline)).into()).await;
+        sleep_until(shared.deadline.get().map_or(limit, |deadline| limit.min(deadline)).into()).await;
     };
     tokio::select! {
         biased;
@@ -532,7 +533,7 @@ async fn serve(
         }
         let patience = match &mut final_read {
             Some(final_read) => {
-                let is_over = shared.deadline.get().is_some_and(|deadline| now >= *deadline);
+                let is_over = shared.deadline.get().is_some_and(|deadline| now >= deadline);
                 if is_over || final_read.is_due(now) {
                     shared.count_unread(&stream);
                     break;

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use tokio::net::TcpListener;
 
 use crate::memory::Memory;
-use crate::supervise::{Part, Role, Supervisor};
+use crate::supervise::{Gate, Part, Role, Supervisor};
 use crate::telemetry::{Named, PortAccount, Refusal, Refused};
 use crate::web::Bodies;
 
@@ -23,12 +23,25 @@ pub struct Ports {
     listeners: Arc<Mutex<Vec<Weak<TcpListener>>>>,
     memory: Memory,
     supervisor: Supervisor,
+    /// Sinks answer nobody before it is open.
+    gate: Gate,
 }
 
 impl Ports {
     /// Ports that hold this memory, and are parts of a daemon.
     pub fn new(memory: &Memory, supervisor: &Supervisor) -> Ports {
         Ports { memory: memory.clone(), supervisor: supervisor.clone(), ..Ports::default() }
+    }
+
+    /// The same, of a daemon whose sinks answer nobody before this is open.
+    #[must_use]
+    pub fn behind(self, gate: Gate) -> Ports {
+        Ports { gate, ..self }
+    }
+
+    /// What sinks wait for before they answer anybody.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
     }
 
     /// The parts of the daemon.

@@ -29,7 +29,7 @@ pub use allocator::CountingAllocator;
 pub use descriptors::{Descriptors, KEPT_BACK, OF_EACH_PORT, Permit, count_own_descriptors, raise_descriptor_limit};
 pub use memory::{Available, live_bytes, private_bytes, resident_bytes};
 pub use passed::{
-    KEPT_NAME, MOST_PASSED, close_untaken, message_pair, message_socket_of_input, offer_socket,
+    MOST_PASSED, close_untaken, close_unwanted, kept_name, message_pair, message_socket_of_input, offer_socket,
     receive_with_descriptors, send_with_descriptors, take_bound,
 };
 pub use raw::{
@@ -96,8 +96,9 @@ pub fn pin_thread(core: usize) -> io::Result<()> {
 pub fn offer_kept_sockets() {
     // Without a service manager there are none.
     let Ok(passed) = sd_notify::listen_fds_with_names() else { return };
-    let kept = passed.filter(|(_, name)| name == KEPT_NAME).filter_map(|(fd, _)| raw::adopt_passed(fd));
-    kept.for_each(|socket| offer_socket("", socket.into()));
+    for (fd, name) in passed.filter(|(_, name)| passed::is_kept_name(name)) {
+        raw::adopt_passed(fd).into_iter().for_each(|socket| offer_socket(&name, socket.into()));
+    }
 }
 
 /// The socket that the service manager has opened (systemd's socket activation, sd_listen_fds(3)), by its name or its

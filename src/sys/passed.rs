@@ -7,18 +7,19 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
+use rapidhash::v3::rapidhash_v3;
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
-use socket2::{SockAddr, Socket, Type};
+use socket2::{SockAddr, SockRef, Socket, Type};
 
 /// Most descriptors in a message; the kernel takes 253.
 pub const MOST_PASSED: usize = 64;
 
-/// The name of the sockets that the service manager keeps for the next process.
-pub const KEPT_NAME: &str = "systole-listener";
+/// How the names of the sockets begin that the service manager keeps for the next process.
+const KEPT_NAME: &str = "systole-listener-";
 
 /// Longest message, bytes.
 const MOST_BYTES: usize = 64 << 10;
@@ -47,6 +48,33 @@ pub(super) fn take_named(name: &str) -> Option<Socket> {
 pub fn take_bound(kind: Type, address: &SockAddr) -> Option<Socket> {
     let is_bound = |socket: &Socket| socket.local_addr().is_ok_and(|own| own == *address);
     take(|_, socket| socket.r#type().is_ok_and(|own| own == kind) && is_bound(socket))
+}
+
+/// The name under which the service manager keeps a socket: the same for the same address, which a name cannot hold.
+///
+/// # Errors
+/// What the kernel says.
+pub fn kept_name(socket: &impl AsFd) -> io::Result<String> {
+    let socket = SockRef::from(socket);
+    let (address, kind) = (socket.local_addr()?, socket.r#type()?);
+    let text = format!("{kind:?} {:?} {:?}", address.as_socket(), address.as_pathname());
+    Ok(format!("{KEPT_NAME}{:016x}", rapidhash_v3(text.as_bytes())))
+}
+
+/// Whether the service manager has kept a socket of this name for us.
+pub(super) fn is_kept_name(name: &str) -> bool {
+    name.starts_with(KEPT_NAME)
+}
+
+/// Closes those that the service manager has kept and nobody wants any more; their names, each once.
+pub fn close_unwanted(is_wanted: impl Fn(&SockAddr) -> bool) -> Vec<String> {
+    let mut passed = PASSED.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_unwanted = |(name, socket): &mut (String, Socket)| {
+        is_kept_name(name) && !socket.local_addr().is_ok_and(|address| is_wanted(&address))
+    };
+    let mut names: Vec<String> = passed.extract_if(.., is_unwanted).map(|(name, _)| name).collect();
+    names.dedup();
+    names
 }
 
 /// Closes what nobody has taken. Datagrams that wait in there are lost.
@@ -85,8 +113,11 @@ pub fn receive_with_descriptors(from: &UnixStream) -> io::Result<(Vec<u8>, Vec<O
             outcome => break outcome?,
         }
     };
-    if received.flags.intersects(ReturnFlags::CTRUNC | ReturnFlags::TRUNC) {
+    if received.flags.contains(ReturnFlags::CTRUNC) {
         return Err(io::Error::other("descriptors were lost: this process may not have so many"));
+    }
+    if received.flags.contains(ReturnFlags::TRUNC) {
+        return Err(io::Error::other("the message is too long"));
     }
     message.truncate(received.bytes);
     let descriptors = control.drain().filter_map(|message| match message {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Daemon, pause_ms, records, status_when, sum, systole, text, until};
+use crate::support::{Daemon, get, pause_ms, records, status_when, sum, systole, text, until};
 
 /// How often a client sends.
 const EVERY_MS: u64 = 2;
@@ -134,9 +134,10 @@ fn upgrades_lose_nothing() {
         pause_ms(700);
         let (code, said) = upgrade(&ports, "secret");
         assert_eq!(code, Some(0), "{said}");
-        assert!(said.contains("reads the sockets without a pause"), "{said}");
+        assert!(said.contains("reads the sockets after a pause of "), "{said}");
         let status = status_when(ports.page, "an upgrade", |status| status["upgrade"]["is_clean"] == true);
-        assert_eq!(status["upgrade"]["pause_secs"], 0.0);
+        let pause_secs = status["upgrade"]["pause_secs"].as_f64().expect("a number");
+        assert!(0.0 < pause_secs && pause_secs < 0.3, "{pause_secs}");
         // The one before has ended by itself.
         heir = Some(Heir(process(&status)));
     }
@@ -157,6 +158,99 @@ fn upgrades_lose_nothing() {
     let all_ends = ends.len();
     ends.dedup();
     assert_eq!((ends.len(), ends.is_sorted()), (all_ends, true));
+    // No interval was cut: all but the last end with a second, and their lengths are the time that has passed.
+    assert!(ends[..all_ends - 1].iter().all(|end| end.fract() == 0.0), "{ends:?}");
+    let lengths: f64 = ledgers[1..].iter().filter_map(|ledger| ledger["interval"].as_f64()).sum();
+    let passed = ends[all_ends - 1] - ends[0];
+    assert!((lengths - passed).abs() < 0.1, "{lengths} s in intervals, {passed} s passed");
+}
+
+/// A page's own number in a field of `/proc/PID/stat`, counted from 1.
+fn stat(pid: u32, field: usize) -> i64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("it runs");
+    // The name, field 2, may have blanks.
+    let rest = text.rsplit(')').next().expect("a name in parentheses");
+    rest.split_whitespace().nth(field - 3).and_then(|field| field.parse().ok()).expect("a number")
+}
+
+#[test]
+fn what_one_process_knows_the_next_one_goes_on_with() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = ports();
+    // A receiver that takes connections and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let config = format!(
+        "gauge_ttl = \"1h\"\n{}[[sink]]\ntype = \"influx\"\nname = \"silent\"\nurl = \"http://{}\"\ndatabase = \"d\"\n[presence]\n\
+         state_file = \"{}/presence.json\"\n",
+        config(dir.path(), &ports),
+        silent.local_addr().expect("an address"),
+        dir.path().display()
+    );
+    let mut daemon = Daemon::start(dir.path(), &config);
+    let (before, nice) = (daemon.pid(), stat(daemon.pid(), 19));
+    daemon.send_udp(&[b"g:5|g", b"g:+2|g", b"heartbeat.web.a:60|g"]);
+    daemon.closed(2);
+    daemon.send_udp(&[b"c:3|c", b"g:+1|g", b"t:7|ms"]);
+    daemon.status_when("three lines", |status| status["lines"]["read"] == 6);
+    let (code, said) = upgrade(&ports, "secret");
+    assert_eq!(code, Some(0), "{said}");
+    let status = status_when(ports.page, "another process", |status| status["pid"] != before);
+    let heir = Heir(process(&status));
+    // A receiver that does not answer holds nobody up.
+    assert!(status["upgrade"]["took_secs"].as_f64().expect("a number") < 8.0, "{status}");
+    assert_eq!(stat(heir.0, 19), nice, "the priority is the same");
+    assert_eq!(daemon.wait(Duration::from_secs(20)), Some(0));
+    daemon.send_udp(&[b"c:4|c", b"g:+1|g"]);
+    let (_, presence) = get(ports.page, "/api/v1/presence", "");
+    assert!(presence.contains("\"service\":\"web\",\"state\":\"up\""), "{presence}");
+    status_when(ports.page, "two lines", |status| status["lines"]["read"].as_u64() >= Some(2));
+    status_when(ports.page, "an interval", |status| status["as_of"].as_f64() > status["upgrade"]["took_secs"].as_f64());
+    heir.stop();
+    assert_eq!((sum(dir.path(), "c"), last_gauge(dir.path(), "g")), (7.0, 9.0));
+    let all = records(&dir.path().join("records.jsonl"));
+    let sequences: Vec<f64> = all.iter().filter(|r| r["type"] == "ledger").filter_map(|r| r["time"].as_f64()).collect();
+    assert!(sequences.is_sorted(), "{sequences:?}");
+    let rate = |r: &&Value| (r["rate"].as_f64()?, r["interval"].as_f64()?, r["value"].as_f64()?).into();
+    for (rate, interval, value) in
+        all.iter().filter(|r| r["name"] == "c").filter_map(|r| -> Option<(f64, f64, f64)> { rate(&r) })
+    {
+        assert!((rate * interval - value).abs() < 1e-6 && interval > 0.5, "{rate} × {interval} ≠ {value}");
+    }
+}
+
+fn last_gauge(dir: &Path, name: &str) -> f64 {
+    let all = records(&dir.join("records.jsonl"));
+    let gauges = all.iter().filter(|r| r["name"] == name && r["type"] == "gauge");
+    gauges.filter_map(|r| r["value"].as_f64()).next_back().expect("a gauge")
+}
+
+#[test]
+fn a_new_process_that_cannot_bind_or_open_leaves_everything_as_it_was() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = ports();
+    let good = config(dir.path(), &ports);
+    let mut daemon = Daemon::start(dir.path(), &good);
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let _holder = TcpListener::bind(taken).expect("a port");
+    let path = dir.path().display();
+    let bad = [
+        format!("{good}[management]\naddress = \"{taken}\"\n"),
+        format!("[[sink]]\ntype = \"prometheus\"\naddress = \"{taken}\"\n{good}"),
+        format!("[[sink]]\ntype = \"sqlite\"\npath = \"{path}\"\n{good}"),
+        good.replace("records.jsonl", "none/records.jsonl"),
+    ];
+    let unix = UnixDatagram::unbound().expect("a socket");
+    for (n, config) in bad.iter().enumerate() {
+        std::fs::write(dir.path().join("systole.toml"), config).expect("written");
+        let (code, said) = upgrade(&ports, "secret");
+        assert_eq!(code, Some(1), "{said}{config}");
+        unix.send_to(b"x:1|c", dir.path().join("s.sock")).expect("somebody has the socket");
+        daemon.status_when("a line", |status| status["lines"]["read"] == n as u64 + 1);
+    }
+    daemon.next_flush();
+    daemon.signal("-TERM");
+    assert_eq!(daemon.wait(Duration::from_secs(10)), Some(0));
+    assert_eq!(sum(dir.path(), "x"), bad.len() as f64);
 }
 
 #[test]

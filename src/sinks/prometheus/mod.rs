@@ -41,6 +41,7 @@ use crate::ports::{
     tls_options, token_in_plain_text,
 };
 use crate::snapshot::{Snapshot, SnapshotId};
+use crate::supervise::Gate;
 use crate::web::{self, Bodies, MOST_BODY, Parameters, TokenAlone};
 
 use super::blocking::joined;
@@ -183,7 +184,7 @@ impl Spec for PrometheusSpec {
         let allow = AccessList::default();
         let port = Port::new(url, tls, PortOptions { limits, patience, buffers, allow }, &context.ports);
         let token = Some(self.token.as_str()).filter(|token| !token.is_empty()).map(Arc::from);
-        Ok(Box::new(PrometheusSink::open(port, listener, token, exposition, outcome_log)))
+        Ok(Box::new(PrometheusSink::open(port, listener, context.ports.gate().clone(), token, exposition, outcome_log)))
     }
 }
 
@@ -267,10 +268,11 @@ struct PrometheusSink {
 }
 
 impl PrometheusSink {
-    /// Serves on a port.
+    /// Serves on a port, once the gate is open.
     fn open(
         port: Port,
         listener: Arc<TcpListener>,
+        gate: Gate,
         token: Option<Arc<str>>,
         exposition: Exposition,
         outcome_log: OutcomeLog,
@@ -278,7 +280,10 @@ impl PrometheusSink {
         let shared: Shared = Arc::new(Mutex::new(ScrapeState::new(exposition)));
         let routes = router(Served { shared: Arc::clone(&shared), bodies: port.bodies(), token });
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(async move { serve_http(&port, &listener, routes, stopped).await });
+        let server = tokio::spawn(async move {
+            gate.opened().await;
+            serve_http(&port, &listener, routes, stopped).await;
+        });
         PrometheusSink { shared, stop, server, outcome_log }
     }
 }
