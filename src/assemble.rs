@@ -455,6 +455,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
         .chain(of_peers(&config.presence.peers.urls))
         .chain(of_presence_off(config))
         .chain(of_cluster(config))
+        .chain(of_open_interval(config))
         .chain(of_watches(config))
         .chain(of_jobs(config))
         .chain(of_commands(config))
@@ -513,6 +514,22 @@ fn of_cluster(config: &Config) -> Vec<String> {
         }
     }
     all
+}
+
+/// What is said of an open interval that is to be kept and is not, or hardly ever.
+fn of_open_interval(config: &Config) -> Option<String> {
+    let problem = if !config.keep_open_interval {
+        return None;
+    } else if config.cluster.role != config::Role::Standalone {
+        "a node of a cluster keeps no open interval"
+    } else if config.state_dir == StatePath::Off {
+        "nothing is kept, as `state_dir` is \"off\""
+    } else if config.state_interval >= config.interval {
+        "most intervals are closed before they are written: make `state_interval` shorter than `interval`"
+    } else {
+        return None;
+    };
+    Some(format!("keep_open_interval: {problem}"))
 }
 
 /// What is said of peers to which the token goes in plain text.
@@ -762,6 +779,20 @@ mod tests {
             matches!(&warnings[..], [one] if one.contains("http://***@b:8127/*** is not on this host")),
             "{warnings:?}"
         );
+    }
+
+    #[test]
+    fn an_open_interval_that_is_not_kept_is_warned_of() {
+        let of = |more: &str| {
+            let config = Config::parse(&format!("keep_open_interval = true\n{more}")).expect("it is right");
+            of_open_interval(&config).unwrap_or_default()
+        };
+        assert!(of("").contains("shorter than `interval`"));
+        assert_eq!(of("state_interval = \"1s\""), "");
+        assert!(of("state_interval = \"1s\"\nstate_dir = \"off\"").contains("state_dir"));
+        let edge = "state_interval = \"1s\"\n[cluster]\nrole = \"edge\"\nbus = [\"memory:1\"]";
+        assert!(of(edge).contains("a node of a cluster"));
+        assert_eq!(of_open_interval(&Config::default()), None);
     }
 
     #[test]
