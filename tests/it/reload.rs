@@ -6,6 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -208,6 +209,7 @@ fn a_sink_that_is_changed_keeps_what_waits_for_it() {
     configuration(dir.path(), &graphite(receiver.local_addr().expect("an address")));
     assert_eq!(paths(&reload(&daemon), "changes"), ["sink[0].address"]);
     let (mut stream, _) = receiver.accept().expect("it connects");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
     let mut got = String::new();
     while !got.contains("kept") {
         let mut buffer = [0; 1000];
