@@ -255,6 +255,11 @@ impl Flusher {
         self.publish(snapshot, false, as_of);
     }
 
+    /// How many listeners are not leaving; they come first.
+    pub(super) fn active_listeners(&self) -> usize {
+        self.listeners.iter().len() - self.before.leaving.len()
+    }
+
     /// How many listeners are leaving.
     pub(super) fn leaving(&self) -> usize {
         self.before.leaving.len()

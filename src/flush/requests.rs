@@ -51,11 +51,13 @@ impl Flusher {
                 let _ = reply.send(self.stats().await);
             }
             Request::Sockets(reply) => {
-                let all: io::Result<Vec<_>> = self.listeners.iter().map(Listener::duplicates).collect();
+                let active = self.active_listeners();
+                let all: io::Result<Vec<_>> = self.listeners.iter().take(active).map(Listener::duplicates).collect();
                 let _ = reply.send(all.map(|all| all.into_iter().flatten().collect()));
             }
             Request::KeepSockets(reply) => {
-                self.listeners.iter_mut().for_each(Listener::keep_sockets);
+                let active = self.active_listeners();
+                self.listeners.iter_mut().take(active).for_each(Listener::keep_sockets);
                 let _ = reply.send(());
             }
             Request::PauseReading(reply) => {

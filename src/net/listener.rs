@@ -499,6 +499,8 @@ impl Listener {
     /// Makes its workers read what the kernel holds, and then nothing more: the listener leaves, and the daemon goes on. The
     /// receivers resolve when that is done.
     pub fn begin_leaving(&self, deadline: Instant) -> Vec<oneshot::Receiver<()>> {
+        // No later process wants its sockets, unless a socket unit opened them.
+        self.is_kept.store(!self.name.is_empty(), Ordering::Relaxed);
         self.refuse();
         if self.transport == Transport::Udp && !self.is_kept() {
             // A processor may have looked the socket up before it refused, and is about to queue a datagram there.
