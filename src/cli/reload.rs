@@ -57,12 +57,12 @@ async fn reload(args: &ReloadArgs) -> Result<bool, String> {
         return Err(refusal(status, &report));
     }
     let is_applied = report["result"] == "applied";
-    let text = if args.json { format!("{}\n", Escaped(&report.to_string())) } else { told(&report) };
+    let text = if args.json { format!("{}\n", Escaped(&report.to_string())) } else { summary(&report) };
     Ok(print(text.as_bytes()) && is_applied)
 }
 
 /// The report for people.
-fn told(report: &Value) -> String {
+fn summary(report: &Value) -> String {
     let mut out = String::new();
     let list = |key: &str| report[key].as_array().cloned().unwrap_or_default();
     let line = |change: &Value| {

@@ -74,7 +74,7 @@ pub struct Plan {
 ///
 /// # Errors
 /// Why that takes a restart as a whole: each in a line.
-pub fn plan(was: &Config, wanted: Config) -> Result<Plan, Vec<String>> {
+pub fn compare(was: &Config, wanted: Config) -> Result<Plan, Vec<String>> {
     let all = changes(was, &wanted);
     let is_whole = |change: &&Change| WHOLE.iter().any(|key| change.path.split('.').next() == Some(key));
     let whole: Vec<String> = all.iter().filter(is_whole).map(needs_restart).collect();
@@ -279,28 +279,28 @@ mod tests {
         Config::parse(toml).expect("right")
     }
 
-    fn told(was: &str, is: &str) -> Vec<String> {
+    fn shown(was: &str, is: &str) -> Vec<String> {
         let all = changes(&config(was), &config(is));
         all.into_iter().map(|Change { path, was, is }| format!("{path}: {was} -> {is}")).collect()
     }
 
     #[test]
     fn settings_that_changed_are_told_with_what_they_were_and_are() {
-        assert_eq!(told("", ""), [""; 0]);
-        assert_eq!(told("", "percentiles = [50]"), ["percentiles: [50,90,95,99,99.9] -> [50]"]);
-        assert_eq!(told("http.token = \"a\"", "http.token = \"b\""), ["http.token: \"***\" -> \"***\""]);
+        assert_eq!(shown("", ""), [""; 0]);
+        assert_eq!(shown("", "percentiles = [50]"), ["percentiles: [50,90,95,99,99.9] -> [50]"]);
+        assert_eq!(shown("http.token = \"a\"", "http.token = \"b\""), ["http.token: \"***\" -> \"***\""]);
         let sinks = |names: &[&str]| -> String {
             names.iter().map(|name| format!("[[sink]]\ntype = \"console\"\nname = \"{name}\"\n")).collect()
         };
-        assert_eq!(told(&sinks(&["a", "b"]), &sinks(&["b", "a"])), [""; 0]);
+        assert_eq!(shown(&sinks(&["a", "b"]), &sinks(&["b", "a"])), [""; 0]);
         assert_eq!(
-            told(&sinks(&["a", "b"]), &format!("{}queue = 9\n", sinks(&["c", "b"]))),
+            shown(&sinks(&["a", "b"]), &format!("{}queue = 9\n", sinks(&["c", "b"]))),
             ["sink[0]: null -> \"c\"", "sink[1].queue: 4 -> 9", "sink[0]: \"a\" -> null"]
         );
         let rule = "[[rule]]\nmatch = \"a.*\"\ndrop = true\n";
-        let all = told("", rule);
+        let all = shown("", rule);
         assert!(all.contains(&"rule[0].match: null -> \"a.*\"".to_string()), "{all:?}");
-        assert_eq!(told("", rule).len(), told(rule, "").len());
+        assert_eq!(shown("", rule).len(), shown(rule, "").len());
     }
 
     #[test]
@@ -310,7 +310,7 @@ mod tests {
             "percentiles = [50]\nlog = { level = \"debug\", format = \"json\" }\nhistory.minutes = 5\n\
              [[listen]]\nurl = \"udp://127.0.0.1:8125\"\nworkers = 2\nmax_datagram = 1000\n",
         );
-        let plan = plan(&was, wanted).expect("a plan");
+        let plan = compare(&was, wanted).expect("a plan");
         let paths = |changes: &[Change]| changes.iter().map(|one| one.path.clone()).collect::<Vec<_>>();
         assert_eq!(paths(&plan.changes), ["percentiles", "listen[0].max_datagram", "log.level"]);
         assert_eq!(paths(&plan.needs_restart), ["listen[0].workers", "history.minutes", "log.format"]);
@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn what_everything_hangs_on_refuses_the_whole() {
-        let problems = plan(&config(""), config("interval = \"5s\"\npercentiles = [50]")).expect_err("refused");
+        let problems = compare(&config(""), config("interval = \"5s\"\npercentiles = [50]")).expect_err("refused");
         assert!(
             matches!(&problems[..], [one] if one.starts_with("interval: \"10s\" is in force, and \"5s\"")),
             "{problems:?}"

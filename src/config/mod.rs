@@ -28,7 +28,7 @@ mod sink;
 mod url;
 mod value;
 
-pub use changes::{Plan, plan};
+pub use changes::{Plan, compare};
 pub use cluster::{Cluster, Role};
 pub use effective::{Origins, effective};
 pub use environment::{CONFIG, PREFIX, TOKEN, unknown_variables};

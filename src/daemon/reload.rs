@@ -218,7 +218,7 @@ impl Reloader {
         };
         let Loaded { config, origins, warnings } = loaded;
         let file = origins.file.clone();
-        let plan = match config::plan(&self.config, assemble::of_role(config)) {
+        let plan = match config::compare(&self.config, assemble::of_role(config)) {
             Ok(plan) => plan,
             Err(problems) => return Some(self.refuse(file, problems)),
         };
@@ -245,7 +245,7 @@ impl Reloader {
         let result = Outcome::Applied;
         let report =
             Report { result, file, loaded_at: read_at, changes, needs_restart, problems: Vec::new(), warnings };
-        self.tell(&report);
+        self.log_outcome(&report);
         Some(report)
     }
 
@@ -259,12 +259,12 @@ impl Reloader {
             problems,
             warnings: Vec::new(),
         };
-        self.tell(&report);
+        self.log_outcome(&report);
         report
     }
 
     /// Notes and logs what became of a reload.
-    fn tell(&self, report: &Report) {
+    fn log_outcome(&self, report: &Report) {
         self.reloads.note(report);
         if report.result == Outcome::Refused {
             let (first, more) =

@@ -139,7 +139,7 @@ impl Changeover {
 
 /// A changeover that waits for the end of the interval, and whoever waits for it.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct PlannedChange {
     change: Box<Changeover>,
     done: oneshot::Sender<()>,
     /// Shards that workers leave behind, with the place of the worker.
@@ -170,7 +170,7 @@ impl Flusher {
     /// Changes over at the end of the interval, or at once if that has nothing to do with intervals.
     pub(super) fn plan_changeover(&mut self, change: Box<Changeover>, done: oneshot::Sender<()>) {
         let (leave, left) = mpsc::channel();
-        let waiting = Waiting { change, done, left, leave };
+        let waiting = PlannedChange { change, done, left, leave };
         if waiting.change.needs_tick() {
             self.waiting_change = Some(waiting);
         } else {
@@ -180,7 +180,7 @@ impl Flusher {
 
     /// What is different for a worker, if something is.
     pub(super) fn worker_change(&self, listener: usize, worker: usize) -> Option<WorkerChange> {
-        let Waiting { change, leave, .. } = self.waiting_change.as_ref()?;
+        let PlannedChange { change, leave, .. } = self.waiting_change.as_ref()?;
         let own = change.listeners.iter().flatten().find_map(|next| match next {
             NextListener::Kept(place, options) if *place == listener => options.clone(),
             NextListener::Kept(..) | NextListener::New(_) => None,
@@ -294,7 +294,7 @@ impl Flusher {
         self.finish_changeover(waiting);
     }
 
-    fn finish_changeover(&mut self, mut waiting: Waiting) {
+    fn finish_changeover(&mut self, mut waiting: PlannedChange) {
         if let Some(commit) = waiting.change.commit.take() {
             commit();
         }

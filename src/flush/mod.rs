@@ -47,7 +47,7 @@ use handle::Request;
 use repeats::Repeats;
 use sources::Sources;
 
-use changeover::{Before, Waiting};
+use changeover::{Before, PlannedChange};
 pub use changeover::{Changeover, NewDriver, NewListener, NextDriver, NextListener, NextShards};
 use cluster::WaitingPresence;
 pub use cluster::{ClusterLinks, ClusterProblems, OwnInterval};
@@ -153,7 +153,9 @@ pub struct Flusher {
     /// The listeners read nothing, for another process is to go on with their sockets.
     is_paused: bool,
     /// Keeps what outlives the process.
-    keeper: Option<state::Keeper>,
+    keeper: Option<state::StateWriter>,
+    /// What presence had to say of the open interval before this process.
+    carried_presence: state::CarriedPresence,
     /// How the last process ended, until an interval has it.
     unclean_stop: Option<f64>,
     /// Who sends what.
@@ -167,7 +169,7 @@ pub struct Flusher {
     closing: Option<Closing>,
     collected: Option<Collected>,
     /// What is to be different from the next interval on, and what goes on from before.
-    waiting_change: Option<Waiting>,
+    waiting_change: Option<PlannedChange>,
     before: Before,
     /// Receive buffers that are looked at.
     queues: Arc<Mutex<Vec<QueueWatch>>>,
@@ -254,6 +256,7 @@ impl Flusher {
             waiting_presence: WaitingPresence::default(),
             is_paused: false,
             keeper: None,
+            carried_presence: state::CarriedPresence::default(),
             unclean_stop: None,
             senders: senders::SenderAccount::default(),
             in_flush: Memory::unlimited().holding(Holder::ClosedIntervals),
@@ -502,7 +505,7 @@ impl Flusher {
         self.read_drops();
         let Some(Closing { partials, end, is_last, began, late, .. }) = self.closing.take() else { return };
         let closed = Instant::now();
-        let carried_secs = self.keeper.as_mut().map_or(0.0, state::Keeper::take_carried);
+        let carried_secs = self.keeper.as_mut().map_or(0.0, state::StateWriter::take_carried);
         let length_secs = closed.duration_since(self.last_close).as_secs_f64() + carried_secs;
         self.last_close = closed;
         let now = closed.duration_since(self.started).as_secs_f64();
@@ -624,6 +627,7 @@ impl Flusher {
                     waiting_presence.add(report.readings, report.events);
                 } else {
                     registry.add_presence(snapshot, report.readings, report.events);
+                    std::mem::take(&mut self.carried_presence).add_to(snapshot, registry);
                 }
             }
             Some(Err(_)) | None => tracing::error!("presence does not answer; it is not in this flush"),

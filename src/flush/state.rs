@@ -8,7 +8,6 @@
 //! | `closed` | the last tick that flushed longer intervals which `registry` still has | at that tick, before sinks get it |
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
@@ -19,11 +18,14 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::aggregate::Partial;
+use crate::presence::{Event, UnixTime};
 use crate::presence_driver::PresenceState;
-use crate::rollup::{Restored, SavedInterval, SavedRegistry};
+use crate::rollup::{Registry, Restored, SavedInterval, SavedRegistry};
+use crate::series::Series;
+use crate::snapshot::Snapshot;
 use crate::state::{Discarded, Limits, StateFolder, Turn};
 use crate::sys::unix_time;
-use crate::telemetry::{Ledger, PresenceAccount, Tally};
+use crate::telemetry::{Account, Ledger, PresenceAccount, Tally};
 
 use super::{Flusher, PRESENCE_PATIENCE, WORKER_PATIENCE, account_of, next_tick};
 
@@ -83,6 +85,33 @@ pub struct KeptInterval {
     pub last_end: f64,
     /// What it had.
     pub interval: SavedInterval,
+    /// What presence had to say of it.
+    pub presence: CarriedPresence,
+}
+
+/// What presence had to say of an interval that another process closes. Its levels are that one's to say.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CarriedPresence {
+    /// JSON, which knows nothing of the time.
+    events: Vec<(UnixTime, String)>,
+    counted: Vec<(Series, f64)>,
+    /// JSON of the account.
+    account: String,
+}
+
+impl CarriedPresence {
+    /// Puts it to what presence has to say at the end of the interval.
+    pub(super) fn add_to(self, snapshot: &mut Snapshot, registry: &Registry) {
+        let event = |(at, text): &(UnixTime, String)| Some(Event { at: *at, ..serde_json::from_str(text).ok()? });
+        let mut events: Vec<Event> = self.events.iter().filter_map(event).collect();
+        events.append(&mut snapshot.presence);
+        snapshot.presence = events;
+        registry.add_counted(snapshot, self.counted);
+        if let Ok(mut account) = serde_json::from_str::<PresenceAccount>(&self.account) {
+            account.add(&snapshot.ledger.presence);
+            snapshot.ledger.presence = account;
+        }
+    }
 }
 
 /// The part `closed`.
@@ -109,7 +138,7 @@ struct Job {
 
 /// The flusher's end.
 #[derive(Debug)]
-pub(super) struct Keeper {
+pub(super) struct StateWriter {
     options: StateOptions,
     loaded: Option<oneshot::Receiver<Loaded>>,
     jobs: Option<SyncSender<Job>>,
@@ -124,9 +153,9 @@ pub(super) struct Keeper {
     carried_secs: f64,
 }
 
-impl Keeper {
+impl StateWriter {
     /// Starts reading what the last process has left.
-    fn start(options: StateOptions) -> Keeper {
+    fn start(options: StateOptions) -> StateWriter {
         let (loaded, is_loaded) = oneshot::channel();
         let folder = options.folder.clone();
         let load = move || {
@@ -143,7 +172,7 @@ impl Keeper {
         {
             tracing::warn!(%error, "a thread for the state folder cannot be started");
         }
-        Keeper {
+        StateWriter {
             loaded: Some(is_loaded),
             jobs: writes.is_ok().then_some(jobs),
             next: Instant::now() + options.every,
@@ -254,7 +283,7 @@ pub fn describe(part: &str, bytes: &[u8]) -> Option<Value> {
 
 /// What a keeper waits for.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(super) enum StateEvent {
     /// What the last process has left is read; `None` if nothing can be read.
     Loaded(Option<Box<Loaded>>),
     /// The state is to be written.
@@ -262,13 +291,13 @@ pub(super) enum Event {
 }
 
 /// The next event; nothing ever where no state is kept.
-pub(super) async fn next_event(keeper: &mut Option<Keeper>) -> Event {
+pub(super) async fn next_event(keeper: &mut Option<StateWriter>) -> StateEvent {
     let Some(keeper) = keeper else { return std::future::pending().await };
     let is_kept = keeper.jobs.is_some() && keeper.options.folder.is_kept();
     let due = tokio::time::sleep_until(keeper.next.into());
     tokio::select! {
-        loaded = keeper.loaded() => Event::Loaded(loaded),
-        () = due, if is_kept => Event::Due,
+        loaded = keeper.loaded() => StateEvent::Loaded(loaded),
+        () = due, if is_kept => StateEvent::Due,
         else => std::future::pending().await,
     }
 }
@@ -282,16 +311,16 @@ impl Flusher {
         self.totals.unclean_stop = self.unclean_stop;
         // Points of longer intervals need not be flushed at a stop.
         self.registry.keep_longer(options.folder.is_kept());
-        self.keeper = options.folder.is_on().then(|| Keeper::start(options));
+        self.keeper = options.folder.is_on().then(|| StateWriter::start(options));
         self.publish(None, false, None);
         self
     }
 
     /// Does what is to be done with the state.
-    pub(super) async fn handle_state(&mut self, event: Event) {
+    pub(super) async fn handle_state(&mut self, event: StateEvent) {
         match event {
-            Event::Loaded(loaded) => loaded.into_iter().for_each(|loaded| self.take_in(*loaded)),
-            Event::Due => self.save_state().await,
+            StateEvent::Loaded(loaded) => loaded.into_iter().for_each(|loaded| self.take_in(*loaded)),
+            StateEvent::Due => self.save_state().await,
         }
     }
 
@@ -311,7 +340,9 @@ impl Flusher {
 
     /// Goes on with what the last process has left.
     pub(super) fn take_in(&mut self, loaded: Loaded) {
-        let Flusher { keeper: Some(keeper), registry, started, last_close, .. } = self else { return };
+        let Flusher { keeper: Some(keeper), registry, started, last_close, carried_presence, .. } = self else {
+            return;
+        };
         let (now, clock) = (unix_time(), started.elapsed().as_secs_f64());
         let Loaded { registry: kept, open, closed } = loaded;
         let last_end = kept.as_ref().map_or(0.0, |kept| kept.last_end).max(closed.end);
@@ -332,7 +363,7 @@ impl Flusher {
                 );
             }
         }
-        let Some(KeptInterval { taken, last_end: began, interval }) = open else { return };
+        let Some(KeptInterval { taken, last_end: began, interval, presence }) = open else { return };
         keeper.has_open = true;
         // An interval was closed after it was taken, so it was that one.
         if last_end > began {
@@ -345,6 +376,7 @@ impl Flusher {
         *last_close = Instant::now().checked_sub(since).unwrap_or(*last_close);
         let (series, values) = interval.counts();
         registry.restore_open(interval);
+        *carried_presence = presence;
         tracing::info!(series, values, "went on with an interval that the last process had not closed");
     }
 
@@ -398,7 +430,8 @@ impl Flusher {
             read.listeners.push(account_of(listener, &tally, *drops, listener.queue_peak()));
         }
         interval.ledger.unite(&read);
-        KeptInterval { taken: now, last_end: keeper.map_or(0.0, |keeper| keeper.last_end), interval }
+        let last_end = keeper.map_or(0.0, |keeper| keeper.last_end);
+        KeptInterval { taken: now, last_end, interval, presence: CarriedPresence::default() }
     }
 
     /// Takes out of the workers what the open interval has so far. A worker that does not answer keeps it.
@@ -465,35 +498,39 @@ impl Flusher {
         self.await_state().await;
         self.read_drops();
         self.cut_open().await;
-        let (kept, open) = (self.kept_registry(), self.kept_interval());
+        let said = self.take_presence().await;
+        let (kept, mut open) = (self.kept_registry(), self.kept_interval());
+        open.presence.clone_from(&said);
         let turn = self.keeper.as_ref().and_then(|keeper| keeper.options.folder.begin(OPEN));
-        let Some(turn) = turn else { return false };
-        let is_written = self.write_last(kept, Some((turn, Box::new(open)))).await;
-        if is_written {
-            self.hand_on_presence().await;
-        } else if let Some(keeper) = &self.keeper {
+        let is_written = match turn {
+            Some(turn) => self.write_last(kept, Some((turn, Box::new(open)))).await,
+            None => false,
+        };
+        if !is_written {
             // It is closed here after all.
-            keeper.options.folder.remove(OPEN);
+            self.carried_presence = said;
+            self.keeper.iter().for_each(|keeper| keeper.options.folder.remove(OPEN));
         }
         is_written
     }
 
-    /// Hands what presence has to say to the sinks by itself: no interval of this process follows that could have it.
-    async fn hand_on_presence(&mut self) {
+    /// Takes what presence has to say of the open interval, for whoever closes it.
+    async fn take_presence(&mut self) -> CarriedPresence {
+        let mut said = std::mem::take(&mut self.carried_presence);
         let mut patience = self.patience(PRESENCE_PATIENCE);
-        let Some(presence) = &self.presence else { return };
-        let Some(Ok(report)) = patience.wait(presence.ask(PresenceState::report)).await else { return };
-        let counts = report.readings.iter().any(|reading| reading.counts && reading.value > 0.0);
-        if report.events.is_empty() && !counts && report.account == PresenceAccount::default() {
-            return;
-        }
-        let mut alone = self.registry.empty(unix_time(), self.last_close.elapsed().as_secs_f64());
-        alone.ledger.presence = report.account;
-        self.registry.add_presence(&mut alone, report.readings, report.events);
-        alone.hold(&self.sources.memory);
-        if let Err(panic) = self.offer(&Arc::new(alone)) {
-            tracing::error!(?panic, "a sink cannot be handed what presence says");
-        }
+        let Some(presence) = &self.presence else { return said };
+        let Some(Ok(report)) = patience.wait(presence.ask(PresenceState::report)).await else {
+            tracing::error!("presence does not answer; what it has to say is in no flush");
+            return said;
+        };
+        let text = |event: &Event| Some((event.at, serde_json::to_string(event).ok()?));
+        said.events.extend(report.events.iter().filter_map(text));
+        let counted = report.readings.iter().filter(|reading| reading.counts && reading.value > 0.0);
+        said.counted.extend(counted.map(|reading| (reading.series(), reading.value)));
+        let mut account: PresenceAccount = serde_json::from_str(&said.account).unwrap_or_default();
+        account.add(&report.account);
+        said.account = serde_json::to_string(&account).unwrap_or_default();
+        said
     }
 
     /// Whether what is saved outlives this process.

@@ -535,16 +535,31 @@ impl Registry {
     /// Adds presence's series and events.
     pub fn add_presence(&self, snapshot: &mut Snapshot, readings: Vec<Reading>, events: Vec<presence::Event>) {
         snapshot.presence = events;
-        for Reading { name, tags, value, counts } in readings {
-            let kind = if counts { Kind::Counter } else { Kind::Gauge };
-            let tags: Vec<(&str, Option<&str>)> = tags.iter().map(|(key, value)| (*key, Some(&**value))).collect();
-            let series = Series::new(kind, name, &tags).decorated(&self.options.prefix, &self.options.tags);
+        for reading in readings {
+            let Reading { value, counts, .. } = reading;
+            let series = reading.series().decorated(&self.options.prefix, &self.options.tags);
             if counts {
                 let mut sum = Sum::default();
                 sum.add(value);
                 snapshot.counters.push(CounterPoint { series, sum });
             } else {
                 snapshot.gauges.push(GaugePoint { series, gauge: Gauge::absolute(value, snapshot.end) });
+            }
+        }
+    }
+
+    /// Adds to what presence counts in an interval, after [`Registry::add_presence`].
+    pub fn add_counted(&self, snapshot: &mut Snapshot, counted: Vec<(Series, f64)>) {
+        for (series, value) in counted {
+            let series = series.decorated(&self.options.prefix, &self.options.tags);
+            // Those of presence are the last ones.
+            match snapshot.counters.iter_mut().rev().find(|point| point.series == series) {
+                Some(point) => point.sum.add(value),
+                None => {
+                    let mut sum = Sum::default();
+                    sum.add(value);
+                    snapshot.counters.push(CounterPoint { series, sum });
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Presence as series: what every flush hands to the sinks, and what a scrape of ours shows.
 
+use crate::protocol::Kind;
+use crate::series::Series;
 use compact_str::CompactString;
 
 use super::Engine;
@@ -55,6 +57,15 @@ pub struct Reading {
     pub value: f64,
     /// It counts; else it is a level.
     pub counts: bool,
+}
+
+impl Reading {
+    /// The series, as a client would send it.
+    pub fn series(&self) -> Series {
+        let kind = if self.counts { Kind::Counter } else { Kind::Gauge };
+        let tags: Vec<(&str, Option<&str>)> = self.tags.iter().map(|(key, value)| (*key, Some(&**value))).collect();
+        Series::new(kind, self.name, &tags)
+    }
 }
 
 /// Whether a peer answers, for sinks.

@@ -108,7 +108,7 @@ fn config_file(dir: &Path) -> String {
 
 fn bare(mut command: Command) -> Command {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.env_remove("STATE_DIRECTORY").env("XDG_STATE_HOME", "/nonexistent");
+    command.env_remove("STATE_DIRECTORY").env("XDG_STATE_HOME", "/dev/null/none");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("SYSTOLE_") {
             command.env_remove(name);
