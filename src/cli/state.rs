@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::assemble;
 use crate::flush::state::describe;
 use crate::sinks::Contents;
-use crate::state::{Found, begun_by, peek, survey};
+use crate::state::{Found, begun_by, inspect, survey};
 use crate::untrusted::Escaped;
 
 use super::{ConfigArgs, FAILED, USAGE, load_config, print, print_error, sources};
@@ -90,7 +90,7 @@ fn shown(folder: &Path, found: &Found) -> Value {
         Err(problem) => one["problem"] = json!(problem),
     }
     if !found.is_aside && found.trailer.is_ok() {
-        match peek(folder, &found.part) {
+        match inspect(folder, &found.part) {
             Ok(saved) => one["content"] = content(&found.part, &saved.bytes).unwrap_or(Value::Null),
             Err(problem) => one["problem"] = json!(problem),
         }

@@ -28,7 +28,7 @@ use rapidhash::v3::rapidhash_v3;
 use crate::sys::unix_time;
 
 pub use part::{Discarded, Limits, SavedPart};
-pub use survey::{Found, begun_by, peek, survey};
+pub use survey::{Found, begun_by, inspect, survey};
 
 /// How long another process may hold the lock while a daemon starts: a child holds it, too, until it is another program.
 pub const LOCK_PATIENCE: Duration = Duration::from_millis(200);

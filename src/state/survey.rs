@@ -50,7 +50,7 @@ pub fn survey(folder: &Path) -> io::Result<Vec<Found>> {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn peek(folder: &Path, part: &str) -> Result<SavedPart, String> {
+pub fn inspect(folder: &Path, part: &str) -> Result<SavedPart, String> {
     let limits = Limits { age: Duration::MAX, bytes: u64::MAX };
     let saved = part::read(folder, part, u32::MAX, limits).map_err(|(_, problem)| problem)?;
     saved.ok_or_else(|| "it is gone".into())

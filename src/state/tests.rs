@@ -202,5 +202,5 @@ fn a_survey_shows_what_is_there_while_the_daemon_runs() {
     let shown: Vec<_> = found.iter().map(|one| (&*one.part, one.is_aside, one.trailer.is_ok())).collect();
     assert_eq!(shown, [("a", false, true), ("c", false, false), ("b", true, true)]);
     assert_eq!(begun_by(dir.path()), Some(std::process::id()));
-    assert!(peek(dir.path(), "a").is_ok_and(|saved| saved.bytes.is_empty()) && peek(dir.path(), "c").is_err());
+    assert!(inspect(dir.path(), "a").is_ok_and(|saved| saved.bytes.is_empty()) && inspect(dir.path(), "c").is_err());
 }

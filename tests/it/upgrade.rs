@@ -202,7 +202,8 @@ fn what_one_process_knows_the_next_one_goes_on_with() {
     assert_eq!(daemon.wait(Duration::from_secs(20)), Some(0));
     daemon.send_udp(&[b"c:4|c", b"g:+1|g"]);
     let (_, presence) = get(ports.page, "/api/v1/presence", "");
-    assert!(presence.contains("\"service\":\"web\",\"state\":\"up\""), "{presence}");
+    // Who was there is known, and confirmed by the next heartbeat.
+    assert!(presence.contains("\"service\":\"web\"") && presence.contains("\"down\":0"), "{presence}");
     status_when(ports.page, "two lines", |status| status["lines"]["read"].as_u64() >= Some(2));
     status_when(ports.page, "an interval", |status| status["as_of"].as_f64() > status["upgrade"]["took_secs"].as_f64());
     heir.stop();
