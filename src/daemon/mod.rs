@@ -110,7 +110,7 @@ pub enum StopError {
 const RESTORING: Duration = Duration::from_secs(1);
 
 /// Longest time for a process that hands over to end: intervals stand still meanwhile.
-const HANDING_OVER: Duration = Duration::from_secs(3);
+const HANDING_OVER: Duration = Duration::from_secs(5);
 
 /// What the journal says of a start.
 const STARTED: &str = concat!("systole ", env!("CARGO_PKG_VERSION"), " started");
@@ -229,7 +229,7 @@ impl Daemon {
         let listeners = BoundListeners::bind(&config, &supervisor)?;
         let http = BoundServer::http(&config, &ports)?;
         let management = BoundServer::management(&config, &ports)?;
-        let state = if predecessor.is_some() { StateFolder::off() } else { state::open(&config) };
+        let state = if predecessor.is_some() { StateFolder::off() } else { state::open(&config, false) };
         Ok(Daemon {
             config,
             origins: Origins::default(),
@@ -380,16 +380,17 @@ impl Daemon {
         let shard = || Shard::new(assemble::shard_options(&config, &quota, seed)).watching(&watches);
         let (cluster, links) = Cluster::start(&config, bus, seed, presence_handle.clone(), &supervisor)?;
         presence.iter_mut().for_each(|presence| presence.join(&cluster, &supervisor));
-        let (listeners, hold) = listeners.start(shard, taps, &supervisor)?;
+        let (mut listeners, hold) = listeners.start(shard, taps, &supervisor)?;
         if let Some(presence) = presence_handle.as_ref().filter(|_| !watches.is_empty()) {
             presence.look_with(listeners.look_at_watched());
         }
         let stopped = predecessor.map(Predecessor::await_turn).transpose()?;
+        listeners.begin_counting();
         let reading_since = Instant::now();
         drop(hold);
         let handed_over = stopped.map(|stopped| stopped.take_over()).transpose()?.map(Arc::new);
         if handed_over.is_some() {
-            state = state::open(&config);
+            state = state::open(&config, true);
             // Those are of listeners that are not configured any more.
             close_untaken();
         }

@@ -6,13 +6,14 @@ use crate::assemble;
 use crate::config::Config;
 use crate::flush::state::StateOptions;
 use crate::journal::Journal;
-use crate::state::{LOCK_PATIENCE, StateFolder};
+use crate::state::{LOCK_PATIENCE, PREDECESSOR_PATIENCE, StateFolder};
 use crate::sys::unix_time;
 
-/// Opens the configured folder.
-pub(super) fn open(config: &Config) -> StateFolder {
+/// Opens the configured folder, which a process that has handed over to this one may still hold.
+pub(super) fn open(config: &Config, is_handed_over: bool) -> StateFolder {
     let folder = assemble::state_dir(config, |name| std::env::var(name).ok());
-    folder.map_or_else(StateFolder::off, |folder| StateFolder::open(&folder, LOCK_PATIENCE))
+    let patience = if is_handed_over { PREDECESSOR_PATIENCE } else { LOCK_PATIENCE };
+    folder.map_or_else(StateFolder::off, |folder| StateFolder::open(&folder, patience))
 }
 
 /// How the flusher keeps what it knows.

@@ -496,6 +496,10 @@ impl Flusher {
             return false;
         }
         self.await_state().await;
+        if self.keeper.as_ref().is_some_and(|keeper| keeper.loaded.is_some()) {
+            // What is there is not to be replaced before it is read.
+            return false;
+        }
         self.read_drops();
         self.cut_open().await;
         let said = self.take_presence().await;
@@ -542,7 +546,7 @@ impl Flusher {
     async fn write_last(&mut self, kept: KeptRegistry, open: Option<(Turn, Box<KeptInterval>)>) -> bool {
         let (done, is_done) = oneshot::channel();
         let job = Job { registry: Some(Box::new(kept)), open, done: Some(done) };
-        let Some(jobs) = self.keeper.as_mut().and_then(|keeper| keeper.jobs.take()) else { return false };
+        let Some(jobs) = self.keeper.as_ref().and_then(|keeper| keeper.jobs.clone()) else { return false };
         let mut patience = self.patience(LOAD_PATIENCE);
         let written = patience.wait(async move {
             let mut waiting = Some(job);

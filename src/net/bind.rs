@@ -21,6 +21,8 @@ use super::{BACKLOG, ListenAddress, ListenerOptions, Transport};
 pub struct BoundListener {
     pub(super) options: ListenerOptions,
     pub(super) sockets: Vec<Arc<Socket>>,
+    /// The first so many of them are another process's, or were.
+    pub(super) passed: usize,
     pub(super) file: Option<SocketFile>,
     pub(super) address: Option<SocketAddr>,
     pub(super) receive_buffer: u64,
@@ -32,11 +34,13 @@ pub struct BoundListener {
 /// An error of the kernel, without the address.
 pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
     let (mut sockets, mut file) = (Vec::new(), None);
+    let count_passed;
     match options.address.clone() {
         ListenAddress::Ip(mut address) => {
             let count = if options.transport == Transport::Udp { options.workers.max(1) } else { 1 };
             // All that were passed are taken, also if they are more: closing one would lose what waits in it.
             sockets.extend(passed(options.transport, &address.into()));
+            count_passed = sockets.len();
             for socket in sockets.iter().filter(|_| count > 1) {
                 socket.set_reuse_port(true)?;
             }
@@ -57,6 +61,7 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
             let before = before.filter(|_| path.symlink_metadata().is_ok_and(|file| file.file_type().is_socket()));
             // Until this one is started the file is that of the process before.
             let is_kept = Outlives::new(before.is_some().into());
+            count_passed = usize::from(before.is_some());
             sockets.push(match before {
                 Some(socket) => {
                     fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
@@ -74,6 +79,7 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, "TLS takes a TCP socket, and this is none"));
             }
             sockets.push(Arc::new(socket));
+            count_passed = 1;
         }
     }
     let mut receive_buffer = 0;
@@ -90,7 +96,7 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
         let _ = sockets[0].set_passcred(true);
     }
     let address = sockets[0].local_addr()?.as_socket();
-    Ok(BoundListener { options, sockets, file, address, receive_buffer })
+    Ok(BoundListener { options, sockets, passed: count_passed, file, address, receive_buffer })
 }
 
 /// Sockets of this address that the process before this one has passed.

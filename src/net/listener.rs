@@ -177,7 +177,9 @@ impl BoundListener {
             workers.push(self.start_worker(n, shard(), taps.clone(), supervisor, shared.clone())?);
         }
         let Shared { is_kept, queues, received, deadline, .. } = shared;
-        let drops_seen = self.sockets.iter().map(|socket| dropped_before(socket)).collect();
+        let drops_before =
+            |(n, socket): (usize, &Arc<Socket>)| if n < self.passed { dropped_before(socket) } else { 0 };
+        let drops_seen = self.sockets.iter().enumerate().map(drops_before).collect();
         Ok(Listener {
             url: url.to_string(),
             protocol: self.options.protocol,
@@ -192,6 +194,7 @@ impl BoundListener {
             deadline,
             queues,
             drops_seen,
+            passed: self.passed,
             transport: self.options.transport,
             received,
             received_seen: 0,
@@ -399,6 +402,8 @@ pub struct Listener {
     queues: Arc<Queues>,
     /// Kernel drops counted so far, by socket.
     drops_seen: Vec<u32>,
+    /// The first so many sockets were another process's.
+    passed: usize,
     /// Messages that all workers have read.
     received: Arc<AtomicU64>,
     received_seen: u64,
@@ -428,6 +433,12 @@ impl Listener {
     /// not counted here.
     pub(super) fn give_away(&self) {
         self.is_kept.store(true, Ordering::Relaxed);
+    }
+
+    /// What its sockets have dropped until now another process has counted, if it had them.
+    pub(super) fn begin_counting(&mut self) {
+        let now = self.kernel_drop_counters();
+        self.drops_seen[..self.passed].copy_from_slice(&now[..self.passed]);
     }
 
     /// Counts no more what the sockets drop.

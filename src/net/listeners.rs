@@ -55,6 +55,11 @@ impl Listeners {
         stop(&self.0.iter().collect::<Vec<_>>(), deadline).await;
     }
 
+    /// What sockets of another process have dropped until now is counted there.
+    pub fn begin_counting(&mut self) {
+        self.0.iter_mut().for_each(Listener::begin_counting);
+    }
+
     /// Counts no more what the sockets drop, which another process does.
     pub fn end_counting(&mut self) {
         self.0.iter_mut().for_each(Listener::end_counting);

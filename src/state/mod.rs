@@ -20,6 +20,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
 use std::time::{Duration, SystemTime};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -32,6 +33,9 @@ pub use survey::{Found, begun_by, inspect, survey};
 
 /// How long another process may hold the lock while a daemon starts: a child holds it, too, until it is another program.
 pub const LOCK_PATIENCE: Duration = Duration::from_millis(200);
+
+/// The same where that process has handed over: its last write may still be on its way to the disk.
+pub const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Longest name of a sink that is the name of its part, in bytes after escaping; a longer one is cut, with a hash.
 const MOST_NAME_BYTES: usize = 150;
@@ -84,12 +88,13 @@ struct Shared {
     folder: PathBuf,
     /// Another process keeps its state there: it is neither read nor written.
     is_taken: bool,
+    /// Without it nothing is written.
+    lock: Option<File>,
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    lock: Option<File>,
     status: StateStatus,
     /// By part, how often it was removed or begun to be written: only the last writer puts its file in place.
     turns: BTreeMap<String, u64>,
@@ -123,8 +128,8 @@ impl StateFolder {
         }
         let has_warned = problem.is_some();
         let status = StateStatus { folder: Some(folder.to_path_buf()), problem, ..StateStatus::default() };
-        let inner = Mutex::new(Inner { lock, status, has_warned, ..Inner::default() });
-        let opened = StateFolder(Some(Arc::new(Shared { folder: folder.to_path_buf(), is_taken, inner })));
+        let inner = Mutex::new(Inner { status, has_warned, ..Inner::default() });
+        let opened = StateFolder(Some(Arc::new(Shared { folder: folder.to_path_buf(), is_taken, lock, inner })));
         opened.tidy();
         opened
     }
@@ -136,7 +141,7 @@ impl StateFolder {
 
     /// Whether what is written outlives the process.
     pub fn is_kept(&self) -> bool {
-        self.shared().is_some_and(|(_, inner)| inner.lock.is_some())
+        self.0.as_ref().is_some_and(|shared| shared.lock.is_some())
     }
 
     /// How it is.
@@ -162,7 +167,7 @@ impl StateFolder {
         let path = part::path(&shared.folder, part);
         let mut aside = path.clone().into_os_string();
         aside.push(".bad");
-        let moved = if inner.lock.is_some() { fs::rename(&path, &aside).is_ok() } else { false };
+        let moved = if shared.lock.is_some() { fs::rename(&path, &aside).is_ok() } else { false };
         let file = path.display();
         let kept = if moved { "it is kept as .bad beside it" } else { "it stays where it is" };
         tracing::warn!(part, file = %file, reason = reason.name(), "a saved state is not used: {problem}; {kept}");
@@ -178,8 +183,8 @@ impl StateFolder {
     /// Takes a turn for writing a part later: what is removed or written from now on is later than that. `None` if nothing is
     /// kept.
     pub fn begin(&self, part: &str) -> Option<Turn> {
-        let (_, mut inner) = self.shared()?;
-        inner.lock.as_ref()?;
+        let (shared, mut inner) = self.shared()?;
+        shared.lock.as_ref()?;
         Some(Turn { part: part.into(), number: inner.begin(part) })
     }
 
@@ -210,8 +215,11 @@ impl StateFolder {
         let problem = match placed {
             Ok(bytes) if is_last => {
                 (known.written, known.bytes) = (unix_time(), bytes);
-                // A rename is on the disk when its folder is.
-                sync(&shared.folder).err()
+                drop(inner);
+                // A rename is on the disk when its folder is. Nobody else waits for that.
+                let synced = sync(&shared.folder);
+                inner = shared.inner();
+                synced.err()
             }
             Ok(_) => return false,
             Err(error) => {
@@ -222,17 +230,19 @@ impl StateFolder {
         inner.note(part, problem)
     }
 
-    /// Removes a part, so that no later process finds it, also one that is being written.
+    /// Removes a part, so that no later process finds it, also one that is being written. A power cut in the next moment may
+    /// bring it back: whoever closes an interval does not wait for the disk.
     pub fn remove(&self, part: &str) {
         let Some((shared, mut inner)) = self.shared() else { return };
-        if inner.lock.is_none() {
+        if shared.lock.is_none() {
             return;
         }
         inner.begin(part);
         match fs::remove_file(part::path(&shared.folder, part)) {
             Ok(()) => {
-                let problem = sync(&shared.folder).err();
-                inner.note(part, problem);
+                let folder = shared.folder.clone();
+                // If there can be no thread, the next write of a part syncs the folder.
+                let _ = Builder::new().name("state-sync".into()).spawn(move || sync(&folder));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => _ = inner.note(part, Some(error)),
@@ -252,7 +262,7 @@ impl StateFolder {
     /// Begins a run. If the last one had no clean end, the seconds between its last sign of life and now.
     pub fn begin_run(&self) -> Option<f64> {
         let (shared, mut inner) = self.shared()?;
-        inner.lock.as_ref()?;
+        shared.lock.as_ref()?;
         let path = shared.folder.join(RUNNING);
         let last_sign = fs::metadata(&path).and_then(|known| known.modified()).ok();
         let unclean = last_sign.map(|at| SystemTime::now().duration_since(at).map_or(0.0, |since| since.as_secs_f64()));
@@ -265,7 +275,7 @@ impl StateFolder {
     /// Gives a sign of life.
     pub fn touch(&self) {
         let Some((shared, mut inner)) = self.shared() else { return };
-        if inner.lock.is_some() {
+        if shared.lock.is_some() {
             let path = shared.folder.join(RUNNING);
             let touched = File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
             inner.note(RUNNING, touched.err());
@@ -275,7 +285,7 @@ impl StateFolder {
     /// Ends a run cleanly.
     pub fn end_run(&self) {
         let Some((shared, mut inner)) = self.shared() else { return };
-        if inner.lock.is_some() {
+        if shared.lock.is_some() {
             let ended = fs::remove_file(shared.folder.join(RUNNING)).and_then(|()| sync(&shared.folder));
             inner.note(RUNNING, ended.err());
         }
@@ -283,8 +293,8 @@ impl StateFolder {
 
     /// Removes what an interrupted write has left.
     fn tidy(&self) {
-        let Some((shared, inner)) = self.shared() else { return };
-        let Some(entries) = inner.lock.as_ref().and_then(|_| fs::read_dir(&shared.folder).ok()) else { return };
+        let Some(shared) = &self.0 else { return };
+        let Some(entries) = shared.lock.as_ref().and_then(|_| fs::read_dir(&shared.folder).ok()) else { return };
         for entry in entries.flatten() {
             if part::is_fresh(&entry.file_name()) {
                 let _ = fs::remove_file(entry.path());
