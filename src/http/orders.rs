@@ -71,7 +71,6 @@ pub struct HandedOver {
 #[utoipa::path(
     post,
     path = "/api/v1/upgrade",
-    request_body(content = Object),
     responses(
         (status = 200, description = "The new process reads, and this one ends", body = Upgrading),
         (status = 409, description = "There is no hand-over: the message says why, and this process goes on", body = openapi::Failure),

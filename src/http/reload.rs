@@ -33,7 +33,6 @@ struct Problem<'a> {
 #[utoipa::path(
     post,
     path = "/api/v1/reload",
-    request_body(content = Object),
     responses(
         (status = 200, description = "It is in force: what has changed, and what needs a restart", body = Report),
         (status = 422, description = "Nothing has changed: what is wrong", body = Refusal<'_>),
