@@ -88,7 +88,7 @@ def check_intervals(found):
     for record in found:
         if record["type"] == "counter" and abs(record["rate"] * record["interval"] - record["value"]) > 1e-6 * record["value"]:
             sys.exit(f"FAILED: {record}")
-    changes = [record for record in found if record["type"] == "presence" and record.get("kind") not in ("instance_up", "service_up", None)]
+    changes = [record for record in found if record["type"] == "presence" and record.get("to") in ("down", "late", "left")]
     return len(ledgers), changes
 
 
@@ -102,10 +102,10 @@ def main():
     parser.add_argument("--series", type=int, default=1000)
     args = parser.parse_args()
     folder = tempfile.mkdtemp(prefix="systole-upgrades-")
-    port, page, out = free_port(socket.SOCK_DGRAM), free_port(), f"{folder}/records.jsonl"
+    port, tcp, page, out = free_port(socket.SOCK_DGRAM), free_port(), free_port(), f"{folder}/records.jsonl"
     with open(f"{folder}/systole.toml", "w") as config:
         config.write(f'interval = "1s"\n[[listen]]\nurl = "udp://127.0.0.1:{port}"\nreceive_buffer = "{BUFFER}"\n[[listen]]\n'
-                     f'url = "tcp://127.0.0.1:{port}"\n[[sink]]\ntype = "file"\npath = "{out}"\n[http]\naddress = "127.0.0.1:{page}"\n'
+                     f'url = "tcp://127.0.0.1:{tcp}"\n[[sink]]\ntype = "file"\npath = "{out}"\n[http]\naddress = "127.0.0.1:{page}"\n'
                      f'token = "{TOKEN}"\n')
     url = f"http://127.0.0.1:{page}"
     heirs = []
@@ -117,7 +117,7 @@ def main():
             load = subprocess.Popen(
                 [args.systole, "load", "--to", f"udp://127.0.0.1:{port}", "--rate", str(args.rate), "--series", str(args.series),
                  "--lines-per-packet", "10", "--for", f"{args.seconds}s"], stdout=subprocess.PIPE, text=True)
-            chatter, beats = Chatter(port, args.tcp_rate), Beats(port)
+            chatter, beats = Chatter(tcp, args.tcp_rate), Beats(port)
             chatter.start()
             beats.start()
             worst = slowest = 0.0
