@@ -184,6 +184,20 @@ pub fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// Runs what a command asks of a daemon; its exit code. `false` is a failure that was reported.
+fn asking(asks: impl Future<Output = Result<bool, String>>) -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start: {error}"));
+    match runtime.and_then(|runtime| runtime.block_on(asks)) {
+        Ok(true) => 0,
+        Ok(false) => FAILED,
+        Err(problem) => {
+            print_error(problem);
+            FAILED
+        }
+    }
+}
+
 /// Reports an error on standard error.
 fn print_error(message: impl std::fmt::Display) {
     // If standard error is closed, nobody reads it.

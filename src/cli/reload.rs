@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::untrusted::Escaped;
 
 use super::client::{ClientArgs, refusal};
-use super::{FAILED, print, print_error};
+use super::{asking, print};
 
 /// Longest wait for the answer: the configuration is in force from the next interval on.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -29,21 +29,7 @@ pub(super) struct ReloadArgs {
 }
 
 pub(super) fn run(args: &ReloadArgs) -> u8 {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            print_error(error);
-            return FAILED;
-        }
-    };
-    match runtime.block_on(reload(args)) {
-        Ok(true) => 0,
-        Ok(false) => FAILED,
-        Err(problem) => {
-            print_error(problem);
-            FAILED
-        }
-    }
+    asking(reload(args))
 }
 
 async fn reload(args: &ReloadArgs) -> Result<bool, String> {

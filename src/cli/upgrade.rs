@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::untrusted::Escaped;
 
 use super::client::ClientArgs;
-use super::{FAILED, print, print_error};
+use super::{asking, print};
 
 /// Longest wait for the new process to read the sockets.
 const READING: Duration = Duration::from_secs(45);
@@ -25,26 +25,7 @@ pub(super) struct UpgradeArgs {
 }
 
 pub(super) fn run(args: &UpgradeArgs) -> u8 {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            print_error(format_args!("cannot start: {error}"));
-            return FAILED;
-        }
-    };
-    match runtime.block_on(upgrade(&args.daemon)) {
-        Ok(text) => {
-            if print(text.as_bytes()) {
-                0
-            } else {
-                FAILED
-            }
-        }
-        Err(problem) => {
-            print_error(problem);
-            FAILED
-        }
-    }
+    asking(async { upgrade(&args.daemon).await.map(|text| print(text.as_bytes())) })
 }
 
 /// What came of it, as text.

@@ -346,6 +346,14 @@ impl Caller {
         refused(access.evaluate_one(self.peer, self.bearer.as_deref()))
     }
 
+    /// Whether a program may change something; `what` is what the log says of it.
+    #[expect(clippy::result_large_err, reason = "an answer is what an error of a route is")]
+    pub(super) fn may_change(&self, access: &Access, what: &str) -> Result<(), Response> {
+        let Some(refused) = self.refused_change(access) else { return Ok(()) };
+        tracing::warn!("{what} was refused: the request did not show the token");
+        Err(refused)
+    }
+
     /// The answer to a form that may not; it has a field for the token.
     pub(super) fn refused_form(&self, access: &Access, token: Option<&str>) -> Option<Response> {
         if token.is_none() && self.bearer.is_none() && self.is_known {

@@ -1,6 +1,6 @@
 //! `/api/v1/cluster`: nodes, partitions and edges of the cluster that this node is in.
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::response::Response;
 
 use crate::cluster_driver::{ClusterStatus, StatusBoard};
@@ -42,13 +42,9 @@ pub(super) async fn cluster(State(state): State<AppState>, Parameters(TokenAlone
 pub(super) async fn drain(
     State(state): State<AppState>,
     Parameters(Nothing): Parameters<Nothing>,
-    request: Request,
+    caller: Caller,
 ) -> Result<Response, Response> {
-    let caller = Caller::new(&state, request.headers(), request.extensions());
-    if let Some(refused) = caller.refused_change(&state.access) {
-        tracing::warn!("giving partitions up was refused: the request did not show the token");
-        return Err(refused);
-    }
+    caller.may_change(&state.access, "giving partitions up")?;
     let board = board(&state)?;
     tracing::info!("this node is asked to give up its partitions");
     board.drain();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
@@ -80,13 +80,9 @@ pub struct HandedOver {
 pub(super) async fn upgrade(
     State(state): State<AppState>,
     Parameters(Nothing): Parameters<Nothing>,
-    request: Request,
+    caller: Caller,
 ) -> Result<Response, Response> {
-    let caller = Caller::new(&state, request.headers(), request.extensions());
-    if let Some(refused) = caller.refused_change(&state.access) {
-        tracing::warn!("an upgrade was refused: the request did not show the token");
-        return Err(refused);
-    }
+    caller.may_change(&state.access, "an upgrade")?;
     let nobody = || {
         let message = "the daemon is part of another program, which does not carry out orders";
         error(StatusCode::NOT_IMPLEMENTED, "not_supported", message)

@@ -1,6 +1,6 @@
 //! `POST /api/v1/reload`: reads the configuration again.
 
-use axum::extract::{Request, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -42,13 +42,9 @@ struct Problem<'a> {
 pub(super) async fn reload(
     State(state): State<AppState>,
     Parameters(Nothing): Parameters<Nothing>,
-    request: Request,
+    caller: Caller,
 ) -> Result<Response, Response> {
-    let caller = Caller::new(&state, request.headers(), request.extensions());
-    if let Some(refused) = caller.refused_change(&state.access) {
-        tracing::warn!("a reload was refused: the request did not show the token");
-        return Err(refused);
-    }
+    caller.may_change(&state.access, "a reload")?;
     let Some(report) = state.about.reloads.reload().await else {
         let message = "the daemon stops, or was started without a configuration that could be read again";
         return Err(error(StatusCode::SERVICE_UNAVAILABLE, "no_reload", message));
