@@ -2,18 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::presence::policy::Policy;
 use crate::reloads::Change;
-use crate::settings::{Described, Opt, OptionVisitor, Tables};
+use crate::settings::Opt;
 
-use super::effective::as_json;
+use super::effective::{as_shown, each_setting};
 use super::presence::Presence;
-use super::print::{inside, shown};
-use super::schema::{Config, Listen, Profile};
+use super::schema::{Config, Listen};
 
 /// Tables that are what they are by one of their settings, not by their places.
 const NAMED: [(&str, &str); 4] = [("listen", "url"), ("sink", "name"), ("relay", "name"), ("notify", "name")];
@@ -141,12 +139,11 @@ pub(super) fn changes(was: &Config, is: &Config) -> Vec<Change> {
     let is_new = |table: &str| new_tables.get(table).is_some_and(|name| !old_tables.values().any(|old| old == name));
     for found in &is {
         let known = before.remove(&found.path);
-        if let Some((table, rest)) = table_of(&found.path)
+        if let Some((table, _)) = table_of(&found.path)
             && is_new(table)
         {
             // The whole table in one line.
             if all.iter().all(|change: &Change| change.path != table) {
-                let _ = rest;
                 all.push(Change { path: table.to_string(), was: Value::Null, is: name_in(&is, table) });
             }
             continue;
@@ -209,24 +206,11 @@ fn name_in(all: &[Found], table: &str) -> Value {
 }
 
 fn collected(config: &Config) -> Vec<Found> {
-    let (profile, interval) = (config.profile, config.interval);
     let mut all = Vec::new();
-    config.clone().describe(&mut Collector { all: &mut all, path: String::new(), profile, interval });
+    each_setting(config.clone(), &mut |path, field, _| {
+        all.push(Found { path, value: as_shown(field), exact: exact(field) });
+    });
     all
-}
-
-/// Collects settings.
-struct Collector<'c> {
-    all: &'c mut Vec<Found>,
-    path: String,
-    profile: Profile,
-    interval: Duration,
-}
-
-impl Collector<'_> {
-    fn at(&mut self, path: String) -> Collector<'_> {
-        Collector { all: self.all, path, profile: self.profile, interval: self.interval }
-    }
 }
 
 /// A value that tells it from every other, secrets as they are.
@@ -236,38 +220,7 @@ fn exact(field: &Opt<'_>) -> Value {
         Opt::Url(value) | Opt::UrlOrEmpty(value) | Opt::Secret(value) => value.as_str().into(),
         Opt::Urls(value) | Opt::Command(value) => value.iter().map(String::as_str).collect(),
         Opt::Secrets(value) => value.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str()))).collect(),
-        other => shown(other).as_ref().map_or(Value::Null, as_json),
-    }
-}
-
-impl OptionVisitor for Collector<'_> {
-    fn field(&mut self, key: &'static str, _: &'static str, field: Opt<'_>) {
-        let value = shown(&field).as_ref().map_or(Value::Null, as_json);
-        self.all.push(Found { path: inside(&self.path, key), value, exact: exact(&field) });
-    }
-
-    fn in_table(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor)) {
-        let path = inside(&self.path, key);
-        inner(&mut self.at(path));
-    }
-
-    fn sections(&mut self, key: &'static str, _: &'static str, tables: &mut dyn Tables) {
-        for number in 0..tables.count() {
-            let path = format!("{}[{number}]", inside(&self.path, key));
-            tables.describe(number, &mut self.at(path));
-        }
-    }
-
-    fn require_one(&mut self, _: &'static str, _: bool, _: &str) {}
-
-    fn require(&mut self, _: &'static str, _: Result<(), String>) {}
-
-    fn profile(&self) -> &'static str {
-        self.profile.name()
-    }
-
-    fn interval(&self) -> Duration {
-        self.interval
+        other => as_shown(other),
     }
 }
 

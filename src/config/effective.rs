@@ -57,10 +57,9 @@ fn line(place: &str) -> Option<usize> {
 
 /// Every setting that is in force.
 pub fn effective(config: &Config, origins: &Origins) -> Effective {
-    let collected = |mut config: Config| {
-        let (profile, interval) = (config.profile, config.interval);
+    let collected = |config: Config| {
         let mut all = Vec::new();
-        config.describe(&mut Collector { all: &mut all, path: String::new(), profile, interval });
+        each_setting(config, &mut |path, field, doc| all.push((path, as_shown(field), doc.trim().to_string())));
         all
     };
     let mut first = Config::of(config.profile);
@@ -94,9 +93,23 @@ fn usual_tables(config: &Config) -> Config {
     }
 }
 
-/// Collects settings: path, value, and a sentence.
+/// Takes a setting: its path, what it is, and a sentence about it.
+type Take<'t> = dyn FnMut(String, &Opt<'_>, &'static str) + 't;
+
+/// Visits every setting of a configuration.
+pub(super) fn each_setting<'c>(mut config: Config, take: &'c mut Take<'c>) {
+    let (profile, interval) = (config.profile, config.interval);
+    config.describe(&mut Collector { take, path: String::new(), profile, interval });
+}
+
+/// A setting as it is shown.
+pub(super) fn as_shown(field: &Opt<'_>) -> Value {
+    shown(field).as_ref().map_or(Value::Null, as_json)
+}
+
+/// Collects settings.
 struct Collector<'c> {
-    all: &'c mut Vec<(String, Value, String)>,
+    take: &'c mut Take<'c>,
     path: String,
     profile: Profile,
     interval: Duration,
@@ -104,12 +117,12 @@ struct Collector<'c> {
 
 impl Collector<'_> {
     fn at(&mut self, path: String) -> Collector<'_> {
-        Collector { all: self.all, path, profile: self.profile, interval: self.interval }
+        Collector { take: self.take, path, profile: self.profile, interval: self.interval }
     }
 }
 
 /// A value of TOML as JSON, with secrets as they are shown here.
-pub(super) fn as_json(value: &toml::Value) -> Value {
+fn as_json(value: &toml::Value) -> Value {
     match value {
         toml::Value::String(text) if text == MASK => SECRET.into(),
         toml::Value::Array(all) => all.iter().map(as_json).collect(),
@@ -120,8 +133,7 @@ pub(super) fn as_json(value: &toml::Value) -> Value {
 
 impl OptionVisitor for Collector<'_> {
     fn field(&mut self, key: &'static str, doc: &'static str, field: Opt<'_>) {
-        let value = shown(&field).as_ref().map_or(Value::Null, as_json);
-        self.all.push((inside(&self.path, key), value, doc.trim().to_string()));
+        (self.take)(inside(&self.path, key), &field, doc);
     }
 
     fn in_table(&mut self, key: &'static str, inner: &mut dyn FnMut(&mut dyn OptionVisitor)) {
