@@ -13,7 +13,6 @@ use tokio::sync::oneshot;
 use crate::aggregate::{Shard, ShardOptions, TimeWindow, TimerPolicy};
 use crate::net::relay::RelayStats;
 use crate::net::{Hold, Listener, ListenerOptions, Listeners, ShardChange, Taps, WorkerChange};
-use crate::notify::NotifierStats;
 use crate::rollup::RegistryOptions;
 use crate::sinks::{SinkChange, SinkDriver};
 use crate::telemetry::{ListenerAccount, Tally};
@@ -109,8 +108,6 @@ pub struct Changeover {
     pub prepended: Option<String>,
     /// All relays, and the names of those whose accounts begin.
     pub relays: Option<(Vec<RelayStats>, Vec<String>)>,
-    /// All targets of notifications.
-    pub targets: Option<Vec<NotifierStats>>,
     /// What else changes at the same moment.
     pub commit: Option<Box<dyn FnOnce() + Send>>,
 }
@@ -124,7 +121,7 @@ impl fmt::Debug for Changeover {
 impl Changeover {
     /// Whether it concerns intervals, and so has to wait for the end of one.
     fn needs_tick(&self) -> bool {
-        let Changeover { listeners, drivers, taps, shards, registry, prepended, relays, targets, commit: _ } = self;
+        let Changeover { listeners, drivers, taps, shards, registry, prepended, relays, commit: _ } = self;
         let is_same = matches!(shards, NextShards::Same);
         listeners.is_some()
             || drivers.is_some()
@@ -133,7 +130,6 @@ impl Changeover {
             || registry.is_some()
             || prepended.is_some()
             || relays.is_some()
-            || targets.is_some()
     }
 }
 
@@ -286,10 +282,6 @@ impl Flusher {
             let goes_on = |name: &String| !anew.contains(name) && relays.iter().any(|relay| relay.name() == name);
             self.counted.relays.retain(|name, _| goes_on(name));
             self.sources.relays = relays.into();
-        }
-        if let Some(targets) = change.targets.take() {
-            self.counted.notify.retain(|name, _| targets.iter().any(|target| target.name() == name));
-            self.sources.targets = targets.into();
         }
         self.finish_changeover(waiting);
     }

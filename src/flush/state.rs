@@ -475,7 +475,7 @@ impl Flusher {
         if !self.is_kept() {
             return;
         }
-        if self.keeper.as_ref().is_some_and(|keeper| keeper.loaded.is_some()) {
+        if self.is_loading() {
             tracing::warn!("what the last process knew was not read in time: it stays as it is");
             return;
         }
@@ -496,7 +496,7 @@ impl Flusher {
             return false;
         }
         self.await_state().await;
-        if self.keeper.as_ref().is_some_and(|keeper| keeper.loaded.is_some()) {
+        if self.is_loading() {
             // What is there is not to be replaced before it is read.
             return false;
         }
@@ -540,6 +540,11 @@ impl Flusher {
     /// Whether what is saved outlives this process.
     fn is_kept(&self) -> bool {
         self.keeper.as_ref().is_some_and(|keeper| keeper.options.folder.is_kept())
+    }
+
+    /// Whether what the last process has left is still to be read.
+    fn is_loading(&self) -> bool {
+        self.keeper.as_ref().is_some_and(|keeper| keeper.loaded.is_some())
     }
 
     /// Has the last state written, and waits for it; whether it is on the disk.
