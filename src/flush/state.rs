@@ -8,13 +8,13 @@
 //! | `closed` | the last tick that flushed longer intervals which `registry` still has | at that tick, before sinks get it |
 
 use std::io;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::Builder;
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
 use crate::aggregate::Partial;
@@ -141,7 +141,7 @@ struct Job {
 pub(super) struct StateWriter {
     options: StateOptions,
     loaded: Option<oneshot::Receiver<Loaded>>,
-    jobs: Option<SyncSender<Job>>,
+    jobs: Option<Sender<Job>>,
     next: Instant,
     /// The end of the last closed interval, Unix seconds.
     last_end: f64,
@@ -157,16 +157,15 @@ impl StateWriter {
     /// Starts reading what the last process has left.
     fn start(options: StateOptions) -> StateWriter {
         let (loaded, is_loaded) = oneshot::channel();
-        let folder = options.folder.clone();
-        let load = move || {
+        let (disk, folder) = (options.folder.disk(), options.folder.clone());
+        let load = async move {
             // Whoever waits for it may have gone on.
             let _ = loaded.send(load(&folder));
         };
-        let reads = Builder::new().name("state-read".into()).spawn(load);
+        let reads = disk.go_aside("state-read", Box::pin(load));
         // The one that is being written, and one more.
-        let (jobs, queue) = sync_channel(1);
-        let folder = options.folder.clone();
-        let writes = Builder::new().name("state-write".into()).spawn(move || work(&folder, &queue));
+        let (jobs, queue) = channel(1);
+        let writes = disk.go_aside("state-write", Box::pin(work(options.folder.clone(), queue)));
         for error in
             [reads.err(), writes.as_ref().err().map(|error| io::Error::from(error.kind()))].into_iter().flatten()
         {
@@ -192,7 +191,7 @@ impl StateWriter {
                 tracing::debug!("the state folder is slow: it is written next time");
                 false
             }
-            Some(Err(TrySendError::Disconnected(_))) | None => false,
+            Some(Err(TrySendError::Closed(_))) | None => false,
         }
     }
 
@@ -211,8 +210,8 @@ impl StateWriter {
 }
 
 /// Writes what is handed to it.
-fn work(folder: &StateFolder, queue: &Receiver<Job>) {
-    while let Ok(Job { registry, open, done }) = queue.recv() {
+async fn work(folder: StateFolder, mut queue: Receiver<Job>) {
+    while let Some(Job { registry, open, done }) = queue.recv().await {
         let (mut is_written, began) = (true, Instant::now());
         if let Some(kept) = registry {
             is_written &= folder.write(REGISTRY, FORMAT, |out| encode(&kept, out));

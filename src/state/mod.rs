@@ -15,17 +15,15 @@ mod part;
 mod survey;
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::Builder;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rapidhash::v3::rapidhash_v3;
 
+use crate::disk::{DiskFile, DiskHandle, Opened};
 use crate::sys::unix_time;
 
 pub use part::{Discarded, Limits, SavedPart};
@@ -86,10 +84,11 @@ pub struct StateFolder(Option<Arc<Shared>>);
 #[derive(Debug)]
 struct Shared {
     folder: PathBuf,
+    disk: DiskHandle,
     /// Another process keeps its state there: it is neither read nor written.
     is_taken: bool,
     /// Without it nothing is written.
-    lock: Option<File>,
+    lock: Option<Box<dyn DiskFile>>,
     inner: Mutex<Inner>,
 }
 
@@ -112,8 +111,13 @@ impl StateFolder {
     /// daemon works without: what is in a folder that cannot be written to is read all the same, what another process keeps
     /// there is not.
     pub fn open(folder: &Path, patience: Duration) -> StateFolder {
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-        let claimed = made.and_then(|()| lock::claim(folder, patience));
+        StateFolder::open_on(DiskHandle::default(), folder, patience)
+    }
+
+    /// The same on a disk.
+    pub fn open_on(disk: DiskHandle, folder: &Path, patience: Duration) -> StateFolder {
+        let made = disk.make_folder(folder, true);
+        let claimed = made.and_then(|()| lock::claim(&*disk, folder, patience));
         let is_taken = matches!(claimed, Ok(None));
         let (lock, problem) = match claimed {
             Ok(Some(lock)) => (Some(lock), None),
@@ -129,9 +133,14 @@ impl StateFolder {
         let has_warned = problem.is_some();
         let status = StateStatus { folder: Some(folder.to_path_buf()), problem, ..StateStatus::default() };
         let inner = Mutex::new(Inner { status, has_warned, ..Inner::default() });
-        let opened = StateFolder(Some(Arc::new(Shared { folder: folder.to_path_buf(), is_taken, lock, inner })));
+        let opened = StateFolder(Some(Arc::new(Shared { folder: folder.to_path_buf(), disk, is_taken, lock, inner })));
         opened.tidy();
         opened
+    }
+
+    /// What it lies on.
+    pub fn disk(&self) -> DiskHandle {
+        self.0.as_ref().map_or_else(DiskHandle::default, |shared| shared.disk.clone())
     }
 
     /// Whether there is a folder, whatever can be done with it.
@@ -152,7 +161,7 @@ impl StateFolder {
     /// Reads a part of a format up to this one. What cannot be used is set aside.
     pub fn read(&self, part: &str, newest_format: u32, limits: Limits) -> Option<SavedPart> {
         let shared = self.0.as_ref().filter(|shared| !shared.is_taken)?;
-        match part::read(&shared.folder, part, newest_format, limits) {
+        match part::read(&*shared.disk, &shared.folder, part, newest_format, limits) {
             Ok(saved) => saved,
             Err((reason, problem)) => {
                 self.set_aside(part, reason, &problem);
@@ -167,7 +176,7 @@ impl StateFolder {
         let path = part::path(&shared.folder, part);
         let mut aside = path.clone().into_os_string();
         aside.push(".bad");
-        let moved = if shared.lock.is_some() { fs::rename(&path, &aside).is_ok() } else { false };
+        let moved = if shared.lock.is_some() { shared.disk.rename(&path, Path::new(&aside)).is_ok() } else { false };
         let file = path.display();
         let kept = if moved { "it is kept as .bad beside it" } else { "it stays where it is" };
         tracing::warn!(part, file = %file, reason = reason.name(), "a saved state is not used: {problem}; {kept}");
@@ -198,18 +207,18 @@ impl StateFolder {
         }
         drop(inner);
         let fresh = part::fresh(&shared.folder, part, turn);
-        let written = part::write(&fresh, part, format, write);
+        let written = part::write(&*shared.disk, &fresh, part, format, write);
         let mut inner = shared.inner();
         let is_last = inner.turns.get(part) == Some(&turn);
         let placed = written.and_then(|bytes| {
             if is_last {
-                fs::rename(&fresh, part::path(&shared.folder, part))?;
+                shared.disk.rename(&fresh, &part::path(&shared.folder, part))?;
             }
             Ok(bytes)
         });
         if placed.is_err() || !is_last {
             // What is left of it is of no use.
-            let _ = fs::remove_file(&fresh);
+            let _ = shared.disk.remove(&fresh);
         }
         let known = inner.status.parts.entry(part.into()).or_default();
         let problem = match placed {
@@ -217,7 +226,7 @@ impl StateFolder {
                 (known.written, known.bytes) = (unix_time(), bytes);
                 drop(inner);
                 // A rename is on the disk when its folder is. Nobody else waits for that.
-                let synced = sync(&shared.folder);
+                let synced = shared.disk.sync_folder(&shared.folder);
                 inner = shared.inner();
                 synced.err()
             }
@@ -238,11 +247,12 @@ impl StateFolder {
             return;
         }
         inner.begin(part);
-        match fs::remove_file(part::path(&shared.folder, part)) {
+        match shared.disk.remove(&part::path(&shared.folder, part)) {
             Ok(()) => {
-                let folder = shared.folder.clone();
+                let (disk, folder) = (shared.disk.clone(), shared.folder.clone());
+                let sync = async move { _ = disk.sync_folder(&folder) };
                 // If there can be no thread, the next write of a part syncs the folder.
-                let _ = Builder::new().name("state-sync".into()).spawn(move || sync(&folder));
+                let _ = shared.disk.go_aside("state-sync", Box::pin(sync));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => _ = inner.note(part, Some(error)),
@@ -252,8 +262,8 @@ impl StateFolder {
     /// Names of parts that begin so, but for those that are known, which are their owners' business; the others are set aside when
     /// nobody could use them any more.
     pub fn others(&self, prefix: &str, known: &HashSet<String>, newest_format: u32, limits: Limits) -> Vec<String> {
-        let folder = self.0.as_ref().filter(|shared| !shared.is_taken).map(|shared| &shared.folder);
-        let found = folder.and_then(|folder| survey(folder).ok()).unwrap_or_default();
+        let shared = self.0.as_ref().filter(|shared| !shared.is_taken);
+        let found = shared.and_then(|shared| survey::survey_on(&*shared.disk, &shared.folder).ok()).unwrap_or_default();
         let others = found.into_iter().filter(|found| !found.is_aside).map(|found| found.part);
         let others = others.filter(|part| part.starts_with(prefix) && !known.contains(part));
         others.filter(|part| self.read(part, newest_format, limits).is_some()).collect()
@@ -264,9 +274,12 @@ impl StateFolder {
         let (shared, mut inner) = self.shared()?;
         shared.lock.as_ref()?;
         let path = shared.folder.join(RUNNING);
-        let last_sign = fs::metadata(&path).and_then(|known| known.modified()).ok();
-        let unclean = last_sign.map(|at| SystemTime::now().duration_since(at).map_or(0.0, |since| since.as_secs_f64()));
-        let begun = fs::write(&path, format!("{}\n", std::process::id())).and_then(|()| sync(&shared.folder));
+        let last_sign = shared.disk.facts(&path).ok().map(|known| known.modified);
+        let unclean = last_sign.map(|at| (unix_time() - at).max(0.0));
+        let begun = shared.disk.open(&path, Opened::Emptied).and_then(|file| {
+            file.write_at(format!("{}\n", std::process::id()).as_bytes(), 0)?;
+            shared.disk.sync_folder(&shared.folder)
+        });
         inner.note(RUNNING, begun.err());
         inner.status.unclean_stop = unclean;
         unclean
@@ -277,7 +290,9 @@ impl StateFolder {
         let Some((shared, mut inner)) = self.shared() else { return };
         if shared.lock.is_some() {
             let path = shared.folder.join(RUNNING);
-            let touched = File::options().append(true).open(path).and_then(|file| file.set_modified(SystemTime::now()));
+            // What somebody has removed stays away.
+            let known = shared.disk.facts(&path).and_then(|_| shared.disk.open(&path, Opened::Made));
+            let touched = known.and_then(|file| file.touch(unix_time()));
             inner.note(RUNNING, touched.err());
         }
     }
@@ -286,7 +301,8 @@ impl StateFolder {
     pub fn end_run(&self) {
         let Some((shared, mut inner)) = self.shared() else { return };
         if shared.lock.is_some() {
-            let ended = fs::remove_file(shared.folder.join(RUNNING)).and_then(|()| sync(&shared.folder));
+            let ended = shared.disk.remove(&shared.folder.join(RUNNING));
+            let ended = ended.and_then(|()| shared.disk.sync_folder(&shared.folder));
             inner.note(RUNNING, ended.err());
         }
     }
@@ -294,10 +310,10 @@ impl StateFolder {
     /// Removes what an interrupted write has left.
     fn tidy(&self) {
         let Some(shared) = &self.0 else { return };
-        let Some(entries) = shared.lock.as_ref().and_then(|_| fs::read_dir(&shared.folder).ok()) else { return };
-        for entry in entries.flatten() {
-            if part::is_fresh(&entry.file_name()) {
-                let _ = fs::remove_file(entry.path());
+        let Some(found) = shared.lock.as_ref().and_then(|_| shared.disk.list(&shared.folder).ok()) else { return };
+        for path in found {
+            if path.file_name().is_some_and(part::is_fresh) {
+                let _ = shared.disk.remove(&path);
             }
         }
     }
@@ -341,11 +357,6 @@ impl Inner {
             }
         }
     }
-}
-
-/// Puts the entries of a folder onto the disk.
-fn sync(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 /// The part of a sink, whose name may be any text: safe as the name of a file, and another one for every other name.

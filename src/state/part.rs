@@ -6,14 +6,13 @@
 //! ```
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::disk::{Disk, DiskFile, Opened};
 use crate::sys::unix_time;
 
 /// What the name of a part's file ends with.
@@ -112,6 +111,24 @@ pub(super) fn is_fresh(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| name.ends_with(FRESH) && name.contains(&format!("{SUFFIX}.")))
 }
 
+/// Writes a file from its begin.
+struct Appending {
+    file: Box<dyn DiskFile>,
+    at: u64,
+}
+
+impl Write for Appending {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.file.write_at(bytes, self.at)?;
+        self.at += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A writer that keeps a checksum and counts.
 struct Checked<W> {
     inner: W,
@@ -134,12 +151,13 @@ impl<W: Write> Write for Checked<W> {
 
 /// Writes a part to a new file, and that onto the disk. Returns the bytes of its owner.
 pub(super) fn write(
+    disk: &dyn Disk,
     fresh: &Path,
     part: &str,
     format: u32,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<u64> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
+    let file = Appending { file: disk.open(fresh, Opened::Fresh)?, at: 0 };
     // Owners write many small pieces.
     let checked = Checked { inner: file, hash: crc32fast::Hasher::new(), bytes: 0 };
     let mut out = BufWriter::with_capacity(1 << 16, checked);
@@ -157,17 +175,16 @@ pub(super) fn write(
     inner.write_all(b"\n")?;
     serde_json::to_writer(&mut inner, &trailer)?;
     inner.write_all(b"\n")?;
-    inner.into_inner()?.sync_all()?;
+    inner.into_inner()?.file.sync()?;
     Ok(bytes)
 }
 
 /// The trailer of a file, and where it begins; what is wrong with it, if it has none.
-pub(super) fn trailer(file: &mut File) -> Result<(Trailer, u64), String> {
-    let length = file.metadata().map_err(|error| error.to_string())?.len();
+pub(super) fn trailer(file: &dyn DiskFile) -> Result<(Trailer, u64), String> {
+    let length = file.bytes().map_err(|error| error.to_string())?;
     let from = length.saturating_sub(MOST_TRAILER_BYTES);
-    let mut end = Vec::new();
-    let sought = file.seek(SeekFrom::Start(from)).and_then(|_| file.take(MOST_TRAILER_BYTES).read_to_end(&mut end));
-    sought.map_err(|error| error.to_string())?;
+    let mut end = vec![0; (length - from) as usize];
+    file.read_at(&mut end, from).map_err(|error| error.to_string())?;
     let cut = "it was cut off";
     let rest = end.strip_suffix(b"\n").ok_or(cut)?;
     let at = memchr::memrchr(b'\n', rest).ok_or(cut)?;
@@ -181,6 +198,7 @@ pub(super) fn trailer(file: &mut File) -> Result<(Trailer, u64), String> {
 
 /// Reads a part; `None` if there is none.
 pub(super) fn read(
+    disk: &dyn Disk,
     folder: &Path,
     part: &str,
     newest_format: u32,
@@ -188,15 +206,15 @@ pub(super) fn read(
 ) -> Result<Option<SavedPart>, (Discarded, String)> {
     let damaged = |problem: String| (Discarded::Damaged, problem);
     let path = path(folder, part);
-    match fs::metadata(&path) {
+    match disk.facts(&path) {
         // A pipe would hold up the start until somebody writes to it.
-        Ok(found) if !found.is_file() => return Err(damaged("it is no regular file".into())),
+        Ok(found) if !found.is_regular => return Err(damaged("it is no regular file".into())),
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(damaged(error.to_string())),
     }
-    let mut file = File::open(path).map_err(|error| damaged(error.to_string()))?;
-    let (trailer, length) = trailer(&mut file).map_err(damaged)?;
+    let file = disk.open(&path, Opened::ToRead).map_err(|error| damaged(error.to_string()))?;
+    let (trailer, length) = trailer(&*file).map_err(damaged)?;
     if trailer.part != part {
         return Err(damaged(format!("it is the part `{}`", trailer.part)));
     }
@@ -213,9 +231,8 @@ pub(super) fn read(
     if length > limits.bytes {
         return Err((Discarded::Size, format!("it has {length} bytes, more than {}", limits.bytes)));
     }
-    let mut bytes = Vec::with_capacity(length as usize);
-    let read = file.rewind().and_then(|()| (&mut file).take(length).read_to_end(&mut bytes));
-    read.map_err(|error| damaged(error.to_string()))?;
+    let mut bytes = vec![0; length as usize];
+    file.read_at(&mut bytes, 0).map_err(|error| damaged(error.to_string()))?;
     if crc32fast::hash(&bytes) != trailer.crc32 {
         return Err(damaged("its checksum is wrong".into()));
     }

@@ -1,9 +1,11 @@
 //! What is in a folder, for people. It reads alone, and takes no lock: the daemon may run.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
+
+use crate::disk::{Disk, DiskHandle, Opened};
 
 use super::RUNNING;
 use super::part::{self, Limits, SUFFIX, SavedPart};
@@ -26,21 +28,25 @@ pub struct Found {
 /// # Errors
 /// If the folder cannot be read.
 pub fn survey(folder: &Path) -> io::Result<Vec<Found>> {
+    survey_on(&*DiskHandle::default(), folder)
+}
+
+/// The same on a disk.
+pub(super) fn survey_on(disk: &dyn Disk, folder: &Path) -> io::Result<Vec<Found>> {
     let mut all = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
+    for path in disk.list(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let is_aside = name.ends_with(".bad");
         let Some(part) = name.trim_end_matches(".bad").strip_suffix(SUFFIX) else { continue };
-        let Ok(found) = entry.metadata() else { continue };
+        let Ok(found) = disk.facts(&path) else { continue };
         // The state of a node of a cluster is a file of its own kind.
-        if !found.is_file() || part.starts_with("cluster-") {
+        if !found.is_regular || part.starts_with("cluster-") {
             continue;
         }
-        let trailer = File::open(entry.path()).map_err(|error| error.to_string());
-        let trailer = trailer.and_then(|mut file| part::trailer(&mut file));
+        let trailer = disk.open(&path, Opened::ToRead).map_err(|error| error.to_string());
+        let trailer = trailer.and_then(|file| part::trailer(&*file));
         let trailer = trailer.map(|(trailer, _)| (trailer.format, trailer.version.clone(), trailer.age_secs()));
-        all.push(Found { part: part.into(), file_bytes: found.len(), is_aside, trailer });
+        all.push(Found { part: part.into(), file_bytes: found.bytes, is_aside, trailer });
     }
     all.sort_by(|a, b| (a.is_aside, &a.part).cmp(&(b.is_aside, &b.part)));
     Ok(all)
@@ -52,7 +58,7 @@ pub fn survey(folder: &Path) -> io::Result<Vec<Found>> {
 /// What is wrong with it.
 pub fn inspect(folder: &Path, part: &str) -> Result<SavedPart, String> {
     let limits = Limits { age: Duration::MAX, bytes: u64::MAX };
-    let saved = part::read(folder, part, u32::MAX, limits).map_err(|(_, problem)| problem)?;
+    let saved = part::read(&*DiskHandle::default(), folder, part, u32::MAX, limits).map_err(|(_, problem)| problem)?;
     saved.ok_or_else(|| "it is gone".into())
 }
 

@@ -1,4 +1,6 @@
+use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::time::SystemTime;
 
 use super::*;
 

@@ -36,6 +36,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "supervise",
             "log",
             "reloads",
+            "disk",
             "state",
             "http_client",
             "nats_client",

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::spawn_blocking;
+use tokio::sync::oneshot;
 
 use crate::fault;
 use crate::snapshot::Snapshot;
@@ -86,7 +86,12 @@ impl Spooler {
     /// Why it cannot be opened.
     pub(super) async fn reopen(&mut self, item: &mut Option<Item>) -> Result<(), String> {
         let Some(options) = self.shared.options().spool.clone().filter(|_| self.has_failed) else { return Ok(()) };
-        let opened = spawn_blocking(move || Spool::open(options)).await.map_err(|error| error.to_string())?;
+        let (disk, (tell, opened)) = (options.disk.clone(), oneshot::channel());
+        let open = move || _ = tell.send(Spool::open(options));
+        if disk.work(Box::new(open)).await.is_err() {
+            return Err("its spool cannot be read".into());
+        }
+        let opened = opened.await.map_err(|error| error.to_string())?;
         let (mut spool, lost) = opened.map_err(|error| format!("its spool: {error}"))?;
         self.has_failed = false;
         let saving = self.saving.take();
@@ -164,30 +169,27 @@ impl Spooler {
         let mut spool = self.spool.take()?;
         let shared = Arc::clone(&self.shared);
         shared.state().is_spool_busy = true;
-        let done = spawn_blocking(move || {
+        let (disk, (tell, done)) = (spool.options().disk.clone(), oneshot::channel());
+        let ended = disk.work(Box::new(move || {
             let outcome = work(&mut spool);
             fault::pass("spool");
             shared.follow(&mut spool);
-            (spool, outcome)
-        });
-        match done.await {
-            Ok((spool, outcome)) => {
-                self.spool = Some(spool);
-                Some(outcome)
+            // Nobody may wait for it any more.
+            let _ = tell.send((spool, outcome));
+        }));
+        if let Err(panic) = ended.await {
+            self.shared.state().is_spool_busy = false;
+            if let Some(payload) = panic {
+                // The sink fails with it, and both are opened anew.
+                self.has_failed = true;
+                std::panic::resume_unwind(payload)
             }
-            Err(error) => {
-                self.shared.state().is_spool_busy = false;
-                match error.try_into_panic() {
-                    // The sink fails with it, and both are opened anew.
-                    Ok(payload) => {
-                        self.has_failed = true;
-                        std::panic::resume_unwind(payload)
-                    }
-                    // The runtime ends.
-                    Err(_) => None,
-                }
-            }
+            // The runtime ends.
+            return None;
         }
+        let (spool, outcome) = done.await.ok()?;
+        self.spool = Some(spool);
+        Some(outcome)
     }
 
     /// Writes a snapshot that is counted as queued to disk; its position.

@@ -16,12 +16,11 @@
 //! segment that fits says how many records are missing.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::disk::{Disk, DiskFile, DiskHandle, Opened};
 use crate::snapshot::Snapshot;
 
 const HEAD: usize = 40;
@@ -55,6 +54,8 @@ pub struct SpoolOptions {
     pub order: Order,
     /// Most intervals per second that are taken from it; 0 is as fast as they are taken.
     pub rate: u64,
+    /// What the folder lies on.
+    pub disk: DiskHandle,
 }
 
 impl Default for SpoolOptions {
@@ -66,6 +67,7 @@ impl Default for SpoolOptions {
             max_age: Duration::from_secs(7 * 86_400),
             order: Order::Strict,
             rate: 10,
+            disk: DiskHandle::default(),
         }
     }
 }
@@ -173,10 +175,10 @@ pub(super) struct Spool {
     options: SpoolOptions,
     segments: VecDeque<Segment>,
     /// The segment that is written, the last one.
-    writer: Option<File>,
+    writer: Option<Box<dyn DiskFile>>,
     /// Position of the next frame, and records before it.
     next: (u64, u64),
-    cursor: File,
+    cursor: Box<dyn DiskFile>,
     cursor_slot: u64,
     /// Delivered out of turn.
     removed: BTreeSet<u64>,
@@ -189,7 +191,7 @@ pub(super) struct Spool {
     /// What happened since it was last asked for.
     changes: Changes,
     /// Holds the folder for us.
-    _lock: File,
+    _lock: Box<dyn DiskFile>,
 }
 
 impl Spool {
@@ -198,19 +200,14 @@ impl Spool {
     /// # Errors
     /// If the folder cannot be used, or another process uses it.
     pub(super) fn open(options: SpoolOptions) -> io::Result<(Spool, Lost)> {
-        fs::create_dir_all(&options.path)?;
-        let open = |name: &str| {
-            let path = options.path.join(name);
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
-        };
-        let lock = open("lock")?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(io::Error::other("another process or sink uses it")),
-            Err(TryLockError::Error(error)) => return Err(error),
+        let disk = &options.disk;
+        disk.make_folder(&options.path, false)?;
+        let lock = disk.open(&options.path.join("lock"), Opened::Made)?;
+        if !lock.try_lock()? {
+            return Err(io::Error::other("another process or sink uses it"));
         }
-        let cursor = open("cursor")?;
-        let start = read_cursor(&cursor);
+        let cursor = disk.open(&options.path.join("cursor"), Opened::Made)?;
+        let start = read_cursor(&*cursor);
         let mut spool = Spool {
             options,
             segments: VecDeque::new(),
@@ -235,8 +232,7 @@ impl Spool {
     /// Finds the frames that are to be delivered; how many records are missing between them.
     fn scan(&mut self, start: Option<(u64, u64)>) -> io::Result<u64> {
         let mut paths: Vec<(u64, PathBuf)> = Vec::new();
-        for entry in fs::read_dir(&self.options.path)? {
-            let path = entry?.path();
+        for path in self.options.disk.list(&self.options.path)? {
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("");
             let is_ours = stem.len() == 16 && stem.bytes().all(|b| b.is_ascii_hexdigit());
             if let Ok(first) = u64::from_str_radix(stem, 16)
@@ -251,7 +247,7 @@ impl Spool {
         // Records that should stand before the next frame.
         let mut due: Option<u64> = start.map(|(_, before)| before);
         for (first, path) in paths {
-            let (heads, bytes) = scan_segment(&path, first)?;
+            let (heads, bytes) = scan_segment(&*self.options.disk, &path, first)?;
             let mut frames = VecDeque::new();
             for Frame { head, offset } in heads {
                 if start.is_some_and(|(position, _)| head.position < position) {
@@ -269,7 +265,7 @@ impl Spool {
                 frames.push_back(Frame { head, offset });
             }
             if frames.is_empty() {
-                fs::remove_file(&path)?;
+                self.options.disk.remove(&path)?;
             } else {
                 self.segments.push_back(Segment { path, bytes, frames });
             }
@@ -308,10 +304,10 @@ impl Spool {
         };
         let mut frame = head.to_bytes().to_vec();
         frame.extend_from_slice(&body);
-        let written = file.write_all(&frame).and_then(|()| file.sync_data());
+        let written = file.write_at(&frame, segment.bytes).and_then(|()| file.sync());
         if let Err(error) = written {
             // What was written of it is taken back, if that is possible; the next goes to another segment.
-            let _ = file.set_len(segment.bytes);
+            let _ = file.cut(segment.bytes);
             self.writer = None;
             return Err(error);
         }
@@ -330,8 +326,8 @@ impl Spool {
             self.segments.pop_back();
         }
         let path = self.options.path.join(format!("{:016x}.segment", self.next.0));
-        let file = OpenOptions::new().write(true).create(true).truncate(true).open(&path)?;
-        File::open(&self.options.path)?.sync_all()?;
+        let file = self.options.disk.open(&path, Opened::Emptied)?;
+        self.options.disk.sync_folder(&self.options.path)?;
         self.segments.push_back(Segment { path, bytes: 0, frames: VecDeque::new() });
         self.writer = Some(file);
         Ok(())
@@ -342,7 +338,7 @@ impl Spool {
         while self.bytes() + bytes > self.options.max_bytes {
             let Some(path) = self.segments.front().map(|oldest| &oldest.path) else { break };
             // One that cannot be removed keeps its room, and nothing of it is lost.
-            match fs::remove_file(path) {
+            match self.options.disk.remove(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}
             }
@@ -400,7 +396,7 @@ impl Spool {
                 self.remove(frame.head.position);
                 continue;
             }
-            match read_body(path, frame).and_then(|body| Snapshot::decode(&body)) {
+            match read_body(&*self.options.disk, path, frame).and_then(|body| Snapshot::decode(&body)) {
                 Ok(snapshot) => break Some((frame.head.position, snapshot)),
                 Err(error) => {
                     tracing::warn!(segment = %path.display(), %error, records, "a spooled interval cannot be read; it is skipped");
@@ -461,7 +457,7 @@ impl Spool {
                 self.writer = None;
             }
             self.write_cursor();
-            if let Err(error) = fs::remove_file(&path) {
+            if let Err(error) = self.options.disk.remove(&path) {
                 tracing::warn!(segment = %path.display(), %error, "a segment that was delivered cannot be removed");
             }
         }
@@ -477,7 +473,7 @@ impl Spool {
         let crc = crc32fast::hash(&slot[..16]);
         slot[16..].copy_from_slice(&crc.to_le_bytes());
         self.cursor_slot = 1 - self.cursor_slot;
-        if let Err(error) = self.cursor.write_all_at(&slot, self.cursor_slot * slot.len() as u64) {
+        if let Err(error) = self.cursor.write_at(&slot, self.cursor_slot * slot.len() as u64) {
             tracing::warn!(%error, "the spool's cursor cannot be written; after a restart intervals may be delivered again");
         }
     }
@@ -526,14 +522,14 @@ impl Spool {
 
 /// The heads in a segment whose first frame has the position `first`, with the places of their bodies; and how long the segment
 /// is. Where a head is damaged, the next one that fits is searched.
-fn scan_segment(path: &Path, first: u64) -> io::Result<(Vec<Frame>, u64)> {
-    let file = File::open(path)?;
-    let bytes = file.metadata()?.len();
+fn scan_segment(disk: &dyn Disk, path: &Path, first: u64) -> io::Result<(Vec<Frame>, u64)> {
+    let file = disk.open(path, Opened::ToRead)?;
+    let bytes = file.bytes()?;
     let mut frames = Vec::new();
     let (mut offset, mut due) = (0, (first, 0));
     while offset + HEAD as u64 <= bytes {
         let mut head = [0; HEAD];
-        file.read_exact_at(&mut head, offset)?;
+        file.read_at(&mut head, offset)?;
         let room = bytes - offset;
         let found = match Head::next(&head, due, room) {
             Some(head) => Some((offset, head)),
@@ -541,7 +537,7 @@ fn scan_segment(path: &Path, first: u64) -> io::Result<(Vec<Frame>, u64)> {
                 let corrected = Head::corrected(&head, due, room).map(|head| (offset, head));
                 let found = match corrected {
                     Some(found) => Some(found),
-                    None => find_head(&file, offset + 1, due, room)?,
+                    None => find_head(&*file, offset + 1, due, room)?,
                 };
                 let skipped = found.map_or(bytes, |(at, _)| at) - offset;
                 tracing::warn!(segment = %path.display(), at = offset, skipped, "a frame of the spool is damaged");
@@ -561,13 +557,13 @@ fn scan_segment(path: &Path, first: u64) -> io::Result<(Vec<Frame>, u64)> {
 }
 
 /// The first head at or after an offset that may come next, and where it is.
-fn find_head(file: &File, from: u64, due: Due, room: u64) -> io::Result<Option<(u64, Head)>> {
-    let bytes = file.metadata()?.len();
+fn find_head(file: &dyn DiskFile, from: u64, due: Due, room: u64) -> io::Result<Option<(u64, Head)>> {
+    let bytes = file.bytes()?;
     let mut block = vec![0; SEARCH_BYTES + HEAD - 1];
     let mut start = from;
     while start + HEAD as u64 <= bytes {
         let length = block.len().min((bytes - start) as usize);
-        file.read_exact_at(&mut block[..length], start)?;
+        file.read_at(&mut block[..length], start)?;
         let found = block[..length]
             .array_windows::<HEAD>()
             .zip(start..)
@@ -580,9 +576,9 @@ fn find_head(file: &File, from: u64, due: Due, room: u64) -> io::Result<Option<(
     Ok(None)
 }
 
-fn read_body(path: &Path, frame: Frame) -> io::Result<Vec<u8>> {
+fn read_body(disk: &dyn Disk, path: &Path, frame: Frame) -> io::Result<Vec<u8>> {
     let mut body = vec![0; frame.head.body_bytes as usize];
-    File::open(path)?.read_exact_at(&mut body, frame.offset)?;
+    disk.open(path, Opened::ToRead)?.read_at(&mut body, frame.offset)?;
     if crc32fast::hash(&body) != frame.head.body_crc {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "its checksum is wrong"));
     }
@@ -590,10 +586,10 @@ fn read_body(path: &Path, frame: Frame) -> io::Result<Vec<u8>> {
 }
 
 /// The later of the two slots.
-fn read_cursor(file: &File) -> Option<(u64, u64)> {
+fn read_cursor(file: &dyn DiskFile) -> Option<(u64, u64)> {
     let slot = |n: u64| {
         let mut slot = [0; 20];
-        file.read_exact_at(&mut slot, n * 20).ok()?;
+        file.read_at(&mut slot, n * 20).ok()?;
         let (value, crc) = slot.split_at(16);
         let is_whole = crc32fast::hash(value).to_le_bytes() == crc;
         let long = |at: usize| value[at..at + 8].iter().rev().fold(0_u64, |sum, &byte| sum << 8 | u64::from(byte));

@@ -1,3 +1,5 @@
+use std::fs::{self, File};
+
 use super::*;
 use crate::aggregate::Sum;
 use crate::protocol::Kind;
@@ -204,7 +206,7 @@ fn a_disk_that_takes_nothing_is_told_and_leaves_nothing_half() {
     spool.append(&snapshot(1)).expect("appended");
     // A file that was opened for reading takes nothing.
     let path = segments(folder.path()).remove(0);
-    spool.writer = Some(File::open(&path).expect("opened"));
+    spool.writer = Some(Box::new(File::open(&path).expect("opened")));
     assert!(spool.append(&snapshot(2)).is_err());
     assert_eq!(spool.records(), 2);
     // The next goes to another segment.
