@@ -24,7 +24,8 @@ pub type Aside = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// Resolves when work is done; an error is what it panicked with, or `None` if it was not done because the runtime ends.
 pub type Done = Pin<Box<dyn Future<Output = Result<(), Option<Box<dyn Any + Send>>>> + Send>>;
 
-/// How a file is opened. All are read and written but [`Opened::ToRead`].
+/// How a file is opened. All are read and written but [`Opened::ToRead`]. What is written is never opened through a link, which
+/// could lead to any file that this process may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
     /// It is there, and is read.
@@ -214,11 +215,17 @@ impl Disk for RealDisk {
         options.read(true);
         match how {
             Opened::ToRead => &mut options,
-            Opened::Made => options.write(true).create(true).truncate(false),
-            Opened::Emptied => options.write(true).create(true).truncate(true),
+            Opened::Made => options.write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW),
+            Opened::Emptied => options.write(true).create(true).truncate(true).custom_flags(libc::O_NOFOLLOW),
             Opened::Fresh => options.write(true).create_new(true).mode(0o600),
         };
-        Ok(Box::new(options.open(path)?))
+        match options.open(path) {
+            Ok(file) => Ok(Box::new(file)),
+            Err(error) if error.raw_os_error() == Some(libc::ELOOP) && how != Opened::ToRead => Err(io::Error::other(
+                format!("{} is a symbolic link, which is not followed; remove it", path.display()),
+            )),
+            Err(error) => Err(error),
+        }
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -206,3 +206,22 @@ fn a_survey_shows_what_is_there_while_the_daemon_runs() {
     assert_eq!(begun_by(dir.path()), Some(std::process::id()));
     assert!(inspect(dir.path(), "a").is_ok_and(|saved| saved.bytes.is_empty()) && inspect(dir.path(), "c").is_err());
 }
+
+#[test]
+fn links_in_the_folder_lead_nowhere() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let victim = dir.path().join("victim");
+    fs::write(&victim, "its own").expect("written");
+    for file in ["lock", RUNNING] {
+        let at = dir.path().join(format!("with-{file}"));
+        fs::create_dir(&at).expect("a folder");
+        std::os::unix::fs::symlink(&victim, at.join(file)).expect("a link");
+        let folder = open(&at);
+        folder.begin_run();
+        folder.touch();
+        let problem = folder.status().problem.expect("a problem");
+        assert!(problem.contains("is a symbolic link") && problem.contains(file), "{problem}");
+        assert_eq!(folder.is_kept(), file != "lock");
+        assert_eq!(fs::read_to_string(&victim).expect("text"), "its own");
+    }
+}
