@@ -118,6 +118,10 @@ impl Spec for OtlpSpec {
         self.temporality == Temporality::Delta
     }
 
+    fn holds_series(&self) -> bool {
+        true
+    }
+
     fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let post = Post::new(self.endpoint.clone(), context)?;
         // The whole of it may be said.

@@ -134,6 +134,10 @@ impl Spec for RemoteWriteSpec {
         reach_url(&self.endpoint.url)
     }
 
+    fn holds_series(&self) -> bool {
+        true
+    }
+
     fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let distributions = match self.histograms {
             Histograms::Native => Distributions::NativeOrClassic(self.buckets.clone()),

@@ -63,6 +63,11 @@ pub trait Spec: fmt::Debug {
         unique(series_of(snapshot).map(Series::to_string))
     }
 
+    /// Whether it holds series over intervals, at most `max_series`.
+    fn holds_series(&self) -> bool {
+        false
+    }
+
     /// What is allowed and most likely not meant, in a sentence.
     fn warning(&self) -> Option<String> {
         None

@@ -35,7 +35,8 @@ impl Reloader {
         let Some((place, known)) = known else { return open().map(|open| NextOpen::New(Box::new(open))) };
         let context = |config: &Config, sink: &config::Sink| {
             let context = assemble::sink_context(config, &sink.name, sink.timeout);
-            (context.timeout, context.profile, context.etsy, context.max_series, context.aggregates)
+            let most_series = sink.kind.spec().holds_series().then_some(context.max_series);
+            (context.timeout, context.profile, context.etsy, most_series, context.aggregates)
         };
         if known.kind == sink.kind && context(was, known) == context(next, sink) {
             if known == sink {

@@ -164,6 +164,10 @@ impl Spec for PrometheusSpec {
         }
     }
 
+    fn holds_series(&self) -> bool {
+        true
+    }
+
     fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let address = self.address.ok_or("it has no address")?;
         let distributions = if self.native_histograms { Distributions::Native } else { Distributions::Summary };
