@@ -50,6 +50,8 @@ pub struct Report {
     pub changes: Vec<Change>,
     /// What the file has, and what stays as it was until a restart.
     pub needs_restart: Vec<Change>,
+    /// Receive workers that did not answer: they go on as before until they do.
+    pub waiting_for: Vec<String>,
     /// What is wrong with the file, or why it cannot be in force: each in a line.
     pub problems: Vec<String>,
     /// What is allowed and most likely not meant.
@@ -80,6 +82,9 @@ pub struct ReloadStatus {
     /// What the file had at the last reload that is not in force before a restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub needs_restart: Vec<Change>,
+    /// Receive workers that have not answered since the last reload, and go on as before it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub waiting_for: Vec<String>,
 }
 
 /// Who waits for a report.
@@ -106,7 +111,8 @@ impl Default for Reloads {
 pub fn channel() -> (Reloads, mpsc::Receiver<Request>) {
     let (requests, inbox) = mpsc::channel(WAITING);
     let (loaded_at, needs_restart) = (unix_time(), Vec::new());
-    let status = ReloadStatus { applied: 0, refused: 0, loaded_at, last_refused: None, needs_restart };
+    let (last_refused, waiting_for) = (None, Vec::new());
+    let status = ReloadStatus { applied: 0, refused: 0, loaded_at, last_refused, needs_restart, waiting_for };
     (Reloads(Arc::new(Shared { requests, status: Mutex::new(status) })), inbox)
 }
 

@@ -13,6 +13,7 @@ use super::columns::Columns;
 use super::event_or_check::EventOrCheck;
 use super::limits::Offenders;
 use super::memory_use::HeldBytes;
+use super::shard::Shard;
 
 /// A counter's or a gauge's value with its own timestamp (`|T`).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -79,6 +80,8 @@ pub struct Partial {
     pub dropped: Offenders,
     /// Who sent what; empty of a shard that does not attend to senders.
     pub senders: Gathered,
+    /// What the shard was, if it begins anew with the end of this interval.
+    pub left: Option<Box<Shard>>,
     /// Bytes of all this.
     pub held: HeldBytes,
 }

@@ -233,6 +233,11 @@ impl Shard {
         self.totals.iter().map(|(&id, &total)| (id, total)).collect()
     }
 
+    /// What its series are called, and treated by.
+    pub fn rules(&self) -> Option<&Rules> {
+        self.options.rules.as_deref()
+    }
+
     /// Keeps timers and judges timestamps in another way, from the next interval on.
     pub fn set_policies(&mut self, timers: TimerPolicy, times: TimeWindow) {
         (self.options.timers, self.timers) = (timers, self.memory_use.timers(timers));

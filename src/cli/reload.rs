@@ -67,7 +67,7 @@ fn summary(report: &Value) -> String {
         }
         return out;
     }
-    let (changes, waits) = (list("changes"), list("needs_restart"));
+    let (changes, waits, behind) = (list("changes"), list("needs_restart"), list("waiting_for"));
     let _ = match changes.len() {
         0 => writeln!(out, "Reloaded; nothing has changed."),
         _ => changes
@@ -80,6 +80,11 @@ fn summary(report: &Value) -> String {
         for change in &waits {
             let _ = writeln!(out, "{}", line(change));
         }
+    }
+    if !behind.is_empty() {
+        let behind: Vec<String> =
+            behind.iter().map(|worker| Escaped(worker.as_str().unwrap_or("")).to_string()).collect();
+        let _ = writeln!(out, "These do not answer, and go on as before until they do: {}", behind.join(", "));
     }
     for warning in list("warnings") {
         let _ = writeln!(out, "warning: {}", Escaped(warning.as_str().unwrap_or("")));

@@ -18,15 +18,16 @@ use tokio::time::timeout;
 use crate::aggregate::{Quota, Shard};
 use crate::assemble;
 use crate::config::{self, Config, Listen, Origins, Plan};
-use crate::flush::{Changeover, FlusherHandle, NewListener, NextListener, NextShards};
+use crate::fault;
+use crate::flush::{Changeover, FlusherHandle, NewListener, NextListener};
 use crate::http::{Access, AppState};
 use crate::journal::{Journal, Severity};
 use crate::memory::Memory;
 use crate::net::relay::{self, RelayHandle, RelaySpec, RelayStats};
-use crate::net::{self, BoundListener, ListenerOptions, Taps};
+use crate::net::{self, BoundListener, ListenerOptions, NextShards, Taps};
 use crate::ports::{OtherFiles, Ports, ServerTls};
 use crate::reloads::{Outcome, Reloads, Report, Request};
-use crate::supervise::{Role, Supervisor, caught};
+use crate::supervise::{Part, Role, Supervisor, caught};
 use crate::sys::unix_time;
 
 use super::StartError;
@@ -188,17 +189,23 @@ impl Reloader {
     /// Starts the task.
     pub(super) fn start(self, inbox: mpsc::Receiver<Request>) -> ReloadTask {
         let part = self.supervisor.part("reload", Role::Ordinary);
-        ReloadTask(part.task(self.run(inbox)))
+        let own = part.clone();
+        ReloadTask(part.task(self.run(inbox, own)))
     }
 
     /// Reloads when somebody asks, until nobody can.
-    async fn run(mut self, mut inbox: mpsc::Receiver<Request>) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Request>, part: Part) {
         while let Some(request) = inbox.recv().await {
             // Who asked while another reload was on its way gets a reload of its own: the file may have changed since.
             (self.reloading.note)(Step::Begun);
-            let report = caught(self.reload()).await.unwrap_or_else(|panic| {
-                Some(self.refuse(None, vec![format!("it failed, which is a mistake of systole: {panic:?}")]))
-            });
+            let report = match caught(self.reload()).await {
+                Ok(report) => report,
+                Err(panic) => {
+                    let problem = format!("it failed, which is a mistake of systole: {panic:?}");
+                    part.restart(panic).await;
+                    Some(self.refuse(None, vec![problem]))
+                }
+            };
             (self.reloading.note)(Step::Ended);
             let Some(report) = report else { return };
             // Whoever asked may have gone.
@@ -209,6 +216,7 @@ impl Reloader {
     /// Reloads once; `None` if the daemon ends meanwhile.
     async fn reload(&mut self) -> Option<Report> {
         let read_at = unix_time();
+        fault::pass("reload");
         // A file may be on a disk that hangs, or no file at all.
         let load = Arc::clone(&self.reloading.load);
         let loaded = spawn_blocking(move || load()).await.unwrap_or_else(|error| Err(vec![error.to_string()]));
@@ -232,7 +240,7 @@ impl Reloader {
             Err(problem) => return Some(self.refuse(file, vec![problem.to_string()])),
         };
         let Prepared { change, listening, relaying, threads } = prepared;
-        self.flusher.change_over(change).await.await.ok()?;
+        let waiting_for = self.flusher.change_over(change).await.await.ok()?;
         if self.config.presence != config.presence
             && let Some(presence) = self.taps.presence.clone()
         {
@@ -243,8 +251,8 @@ impl Reloader {
         (self.listening, self.relaying, self.config) = (listening, relaying, config);
         self.relays.replace(self.relaying.iter().map(|relay| relay.stats.clone()).collect(), threads);
         let result = Outcome::Applied;
-        let report =
-            Report { result, file, loaded_at: read_at, changes, needs_restart, problems: Vec::new(), warnings };
+        let (loaded_at, problems) = (read_at, Vec::new());
+        let report = Report { result, file, loaded_at, changes, needs_restart, waiting_for, problems, warnings };
         self.log_outcome(&report);
         Some(report)
     }
@@ -256,6 +264,7 @@ impl Reloader {
             loaded_at: self.reloads.status().loaded_at,
             changes: Vec::new(),
             needs_restart: Vec::new(),
+            waiting_for: Vec::new(),
             problems,
             warnings: Vec::new(),
         };
@@ -422,7 +431,8 @@ impl Reloader {
                 config: Arc::new(config::effective(next, origins)),
                 ..AppState::clone(&now)
             };
-            (page.live.clone(), state)
+            let (heartbeats, times) = (assemble::heartbeats(next), assemble::time_window(next));
+            (page.live.clone(), state, heartbeats, times)
         });
         let tls = self.page.as_ref().and_then(|page| page.tls.clone()).zip(files);
         let (flat, config) = (config::flat(next), next.clone());
@@ -431,7 +441,8 @@ impl Reloader {
             memory.set_max(assemble::memory(&config).max().unwrap_or(u64::MAX));
             *shown.lock().unwrap_or_else(PoisonError::into_inner) = flat;
             *grace.lock().unwrap_or_else(PoisonError::into_inner) = config.shutdown_grace;
-            if let Some((live, state)) = page {
+            if let Some((live, state, heartbeats, times)) = page {
+                state.tail.read_as(heartbeats, times);
                 state.about.max_series.store(config.max_series as u64, Ordering::Relaxed);
                 live.replace(state);
             }

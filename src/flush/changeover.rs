@@ -1,22 +1,23 @@
 //! What a reload changes in the flusher, at a tick: the interval is closed as it was, and the next one is as the new
 //! configuration says. What can fail was done before; nothing here waits but for listeners that leave.
 //!
+//! A worker that does not answer at that tick goes on as before: what is planned for it begins with the interval that it closes
+//! next. Until then it is among those that are published as `behind`.
+//!
 //! Shards have places in the registry, in the order of workers. Of a worker that begins anew, and of one whose listener leaves, the
 //! registry holds the series itself from then on ([`crate::rollup::Registry::arrange`]).
 
 use std::fmt;
-use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::aggregate::{Shard, ShardOptions, TimeWindow, TimerPolicy};
+use crate::aggregate::Shard;
 use crate::net::relay::RelayStats;
-use crate::net::{Hold, Listener, ListenerOptions, Listeners, ShardChange, Taps, WorkerChange};
+use crate::net::{Hold, Listener, ListenerOptions, Listeners, NextShards, Taps, WorkerChange};
 use crate::rollup::RegistryOptions;
 use crate::sinks::{SinkChange, SinkDriver};
 use crate::telemetry::{ListenerAccount, Tally};
-use crate::watches::Watches;
 
 use super::{Flusher, account_of};
 
@@ -79,18 +80,6 @@ impl Drop for NewDriver {
     }
 }
 
-/// What shards are from the next interval on.
-#[derive(Debug, Default)]
-pub enum NextShards {
-    /// As they were.
-    #[default]
-    Same,
-    /// They keep timers and judge timestamps in another way.
-    Policies(TimerPolicy, TimeWindow),
-    /// Each begins anew.
-    Renewed(Box<ShardOptions>, Arc<Watches>),
-}
-
 /// What is different from the next interval on; `None` is what stays.
 #[derive(Default)]
 pub struct Changeover {
@@ -137,10 +126,7 @@ impl Changeover {
 #[derive(Debug)]
 pub(super) struct PlannedChange {
     change: Box<Changeover>,
-    done: oneshot::Sender<()>,
-    /// Shards that workers leave behind, with the place of the worker.
-    left: mpsc::Receiver<(usize, Shard)>,
-    leave: mpsc::Sender<(usize, Shard)>,
+    done: oneshot::Sender<Vec<String>>,
 }
 
 /// What was there before a changeover, or goes on until it has ended.
@@ -164,9 +150,8 @@ struct Leaving {
 
 impl Flusher {
     /// Changes over at the end of the interval, or at once if that has nothing to do with intervals.
-    pub(super) fn plan_changeover(&mut self, change: Box<Changeover>, done: oneshot::Sender<()>) {
-        let (leave, left) = mpsc::channel();
-        let waiting = PlannedChange { change, done, left, leave };
+    pub(super) fn plan_changeover(&mut self, change: Box<Changeover>, done: oneshot::Sender<Vec<String>>) {
+        let waiting = PlannedChange { change, done };
         if waiting.change.needs_tick() {
             self.waiting_change = Some(waiting);
         } else {
@@ -174,29 +159,16 @@ impl Flusher {
         }
     }
 
-    /// What is different for a worker, if something is.
-    pub(super) fn worker_change(&self, listener: usize, worker: usize) -> Option<WorkerChange> {
-        let PlannedChange { change, leave, .. } = self.waiting_change.as_ref()?;
+    /// What is different for a worker of a listener, if something is.
+    pub(super) fn worker_change(&self, listener: usize) -> Option<WorkerChange> {
+        let PlannedChange { change, .. } = self.waiting_change.as_ref()?;
         let own = change.listeners.iter().flatten().find_map(|next| match next {
             NextListener::Kept(place, options) if *place == listener => options.clone(),
             NextListener::Kept(..) | NextListener::New(_) => None,
         });
-        let shard: Option<ShardChange> = match &change.shards {
-            NextShards::Same => None,
-            NextShards::Policies(timers, times) => {
-                let (timers, times) = (*timers, *times);
-                Some(Box::new(move |shard| shard.set_policies(timers, times)))
-            }
-            NextShards::Renewed(options, watches) => {
-                let (options, watches, leave) = (options.clone(), Arc::clone(watches), leave.clone());
-                Some(Box::new(move |shard| {
-                    // The flusher is there, or the daemon has ended.
-                    let _ = leave.send((worker, shard.renew(*options, &watches)));
-                }))
-            }
-        };
-        let taps = change.taps.clone();
-        (own.is_some() || taps.is_some() || shard.is_some()).then_some(WorkerChange { options: own, taps, shard })
+        let (taps, shard) = (change.taps.clone(), change.shards.clone());
+        let is_same = own.is_none() && taps.is_none() && matches!(shard, NextShards::Same);
+        (!is_same).then_some(WorkerChange { options: own, taps, shard })
     }
 
     /// Before an interval is closed: which listeners that leave have read all there was.
@@ -256,6 +228,11 @@ impl Flusher {
         self.listeners.iter().len() - self.before.leaving.len()
     }
 
+    /// Receive workers that a change has not reached yet.
+    pub(super) fn behind(&self) -> Vec<String> {
+        self.listeners.iter().flat_map(Listener::behind).map(String::from).collect()
+    }
+
     /// How many listeners are leaving.
     pub(super) fn leaving(&self) -> usize {
         self.before.leaving.len()
@@ -263,12 +240,16 @@ impl Flusher {
 
     /// After an interval was closed: the next one is as the changeover says.
     pub(super) fn change_over(&mut self) {
-        let Some(mut waiting) = self.waiting_change.take() else { return };
-        let left: Vec<(usize, Shard)> = waiting.left.try_iter().collect();
-        let change = &mut waiting.change;
+        let (mut waiting, left) = (self.waiting_change.take(), std::mem::take(&mut self.left));
+        let listeners = waiting.as_mut().and_then(|waiting| waiting.change.listeners.take());
         let places: Vec<usize> = left.iter().map(|(place, _)| *place).collect();
-        self.change_listeners(change.listeners.take(), &places);
-        drop_aside(left);
+        self.change_listeners(listeners, &places);
+        if !left.is_empty() {
+            self.registry.expect_other_rules();
+            drop_aside(left);
+        }
+        let Some(mut waiting) = waiting else { return };
+        let change = &mut waiting.change;
         if let Some(options) = change.registry.take() {
             self.registry.change(options);
         }
@@ -290,9 +271,13 @@ impl Flusher {
         if let Some(commit) = waiting.change.commit.take() {
             commit();
         }
+        let behind = self.behind();
+        for worker in &behind {
+            tracing::warn!(worker, "a receive worker does not answer: it goes on as before until it does");
+        }
         self.publish_again();
         // Whoever asked may have gone.
-        let _ = waiting.done.send(());
+        let _ = waiting.done.send(behind);
     }
 
     /// Puts listeners in place. `renewed` are the places of workers whose shards are new.

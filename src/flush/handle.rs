@@ -104,7 +104,7 @@ pub(super) enum Request {
     /// Numbers since the start.
     Stats(oneshot::Sender<Stats>),
     /// Be as this says from the next interval on; the answer comes when it is.
-    ChangeOver(Box<Changeover>, oneshot::Sender<()>),
+    ChangeOver(Box<Changeover>, oneshot::Sender<Vec<String>>),
     /// Read the counters of the open interval.
     Read(oneshot::Sender<Arc<Published>>),
     /// Duplicate the sockets of the listeners.
@@ -135,6 +135,8 @@ pub struct Published {
     pub closing: bool,
     /// Listeners that were taken out, and whose sockets are not closed yet.
     pub(super) leaving: usize,
+    /// Receive workers that go on as before a change until they answer.
+    pub behind: Vec<String>,
     /// When the last interval was published.
     pub at: Option<Instant>,
     /// The last tick, in Unix seconds.
@@ -262,9 +264,9 @@ impl FlusherHandle {
         let _ = timeout(longest, published.wait_for(|published| published.leaving == 0)).await;
     }
 
-    /// Makes the next interval be as `change` says. The receiver resolves when it has begun, or to an error if the flusher ends
-    /// before; then nothing has changed.
-    pub async fn change_over(&self, change: Changeover) -> oneshot::Receiver<()> {
+    /// Makes the next interval be as `change` says. The receiver resolves when it has begun, to the workers that go on as before
+    /// until they answer, or to an error if the flusher ends before; then nothing has changed.
+    pub async fn change_over(&self, change: Changeover) -> oneshot::Receiver<Vec<String>> {
         let (reply, answer) = oneshot::channel();
         // Without a flusher the reply is dropped.
         let _ = self.requests.send(Request::ChangeOver(Box::new(change), reply)).await;

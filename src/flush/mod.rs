@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::aggregate::{Columns, Offenders, Partial};
+use crate::aggregate::{Columns, Offenders, Partial, Shard};
 use crate::capture::CaptureCounter;
 use crate::fault;
 use crate::history::History;
@@ -48,7 +48,7 @@ use repeats::Repeats;
 use sources::Sources;
 
 use changeover::{Before, PlannedChange};
-pub use changeover::{Changeover, NewDriver, NewListener, NextDriver, NextListener, NextShards};
+pub use changeover::{Changeover, NewDriver, NewListener, NextDriver, NextListener};
 use cluster::WaitingPresence;
 pub use cluster::{ClusterLinks, ClusterProblems, OwnInterval};
 pub use handle::{
@@ -171,6 +171,8 @@ pub struct Flusher {
     /// What is to be different from the next interval on, and what goes on from before.
     waiting_change: Option<PlannedChange>,
     before: Before,
+    /// Shards that workers have left behind at this tick, with the places of the workers.
+    left: Vec<(usize, Box<Shard>)>,
     /// Receive buffers that are looked at.
     queues: Arc<Mutex<Vec<QueueWatch>>>,
 }
@@ -266,6 +268,7 @@ impl Flusher {
             collected: None,
             waiting_change: None,
             before: Before::default(),
+            left: Vec::new(),
             queues: Arc::default(),
         };
         flusher.publish(None, false, None);
@@ -691,6 +694,7 @@ impl Flusher {
             sources: self.sources.clone(),
             closing,
             leaving: self.leaving(),
+            behind: self.behind(),
             at: Some(Instant::now()),
             as_of,
         }));
@@ -827,10 +831,10 @@ impl Flusher {
             for worker in 0..listener.workers() {
                 let retire = self.registry.retirements(pending.len(), now);
                 let spare = self.spare.pop().unwrap_or_default();
-                pending.push_back(match self.worker_change(n, pending.len()) {
-                    Some(change) => listener.change_over(worker, retire, spare, change),
-                    None => listener.close(worker, retire, spare),
-                });
+                if let Some(change) = self.worker_change(n) {
+                    listener.plan(worker, change);
+                }
+                pending.push_back(listener.close(worker, retire, spare));
             }
         }
         if let Some(closing) = &mut self.closing {
@@ -844,15 +848,21 @@ impl Flusher {
     async fn collect(&mut self) {
         let mut patience = self.patience(WORKER_PATIENCE);
         let workers = self.open.len();
-        let Flusher { closing: Some(Closing { pending, partials, .. }), open, .. } = self else { return };
+        let Flusher { closing: Some(Closing { pending, partials, .. }), open, left, registry, .. } = self else {
+            return;
+        };
         while let Some(next) = pending.front_mut() {
             fault::pass("collect");
             let answer = patience.wait(next).await.and_then(Result::ok);
             pending.pop_front();
             let worker = partials.len();
             match answer {
-                Some(partial) => {
+                Some(mut partial) => {
                     open[worker] = Tally::default();
+                    if let Some(shard) = partial.left.take() {
+                        registry.number_anew(&mut partial, shard.rules());
+                        left.push((worker, shard));
+                    }
                     partials.push(partial);
                 }
                 None => {

@@ -402,7 +402,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         observers,
         idle_watches,
         upgrade: state.handed_over.as_deref(),
-        reloads: state.about.reloads.status(),
+        reloads: ReloadStatus { waiting_for: published.behind.clone(), ..state.about.reloads.status() },
     })
 }
 

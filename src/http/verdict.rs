@@ -188,7 +188,7 @@ pub(super) async fn look_at(
     let hour = super::pages::last_hour(history, now);
     let unsaved = presence.as_ref().and_then(|presence| presence.unsaved.as_ref()).map(not_saved);
     let warnings: Vec<Warning> =
-        published.warnings(&ledger).into_iter().chain(unsaved).chain(not_in_force(about)).collect();
+        published.warnings(&ledger).into_iter().chain(unsaved).chain(not_in_force(about, &published.behind)).collect();
     let explosion = warnings
         .iter()
         .find(|warning| warning.about == Concern::Senders && warning.text.contains("new series"))
@@ -230,7 +230,7 @@ fn not_saved(unsaved: &Unsaved) -> Warning {
 }
 
 /// That the file says something that is not in force.
-fn not_in_force(about: &Daemon) -> Vec<Warning> {
+fn not_in_force(about: &Daemon, behind: &[String]) -> Vec<Warning> {
     let status = about.reloads.status();
     let at = |unix: f64| rfc3339(unix)[..19].replace('T', " ");
     let refused = status.last_refused.map(|refused| {
@@ -250,7 +250,11 @@ fn not_in_force(about: &Daemon) -> Vec<Warning> {
         let short = if paths.len() == 1 { "1 setting of the file needs a restart".into() } else { short };
         Warning { short: Some(short.clone()), ..Concern::Config.says(format!("{short}: {}", paths.join(", "))) }
     });
-    refused.into_iter().chain(waits).collect()
+    let behind = (!behind.is_empty()).then(|| {
+        let short = "receive workers do not have the last reload yet".to_string();
+        Warning { short: Some(short.clone()), ..Concern::Config.says(format!("{short}: {}", behind.join(", "))) }
+    });
+    refused.into_iter().chain(waits).chain(behind).collect()
 }
 
 /// What is looked at.

@@ -1,23 +1,23 @@
 //! A running listener: worker threads, and what the flusher asks of them.
 
-use std::fmt;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc as std_mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::aggregate::{Columns, Partial, Shard};
+use crate::aggregate::{Columns, Partial, Shard, ShardOptions, TimeWindow, TimerPolicy};
 use crate::protocol::Options;
 use crate::supervise::{Part, Role, Supervisor, catch};
 use crate::sys;
+use crate::watches::Watches;
 
 use super::bind::SocketFile;
 use super::failures::Failures;
@@ -57,41 +57,92 @@ impl ReadDeadline {
 
 /// Whether the sockets outlive this process: the service manager holds them too, or the next process reads them already.
 pub(super) type Outlives = Arc<AtomicBool>;
+
+/// What shards are from the next interval on.
+#[derive(Clone, Debug, Default)]
+pub enum NextShards {
+    /// As they were.
+    #[default]
+    Same,
+    /// They keep timers and judge timestamps in another way.
+    Policies(TimerPolicy, TimeWindow),
+    /// Each begins anew.
+    Renewed(Box<ShardOptions>, Arc<Watches>),
+}
+
 /// What is different for a worker from the next interval on.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub struct WorkerChange {
     /// How the listener is read.
     pub options: Option<Box<ListenerOptions>>,
     /// Where lines are passed on.
     pub taps: Option<Taps>,
-    /// Changes the shard, whose interval is closed.
-    pub shard: Option<ShardChange>,
+    /// What the shard is.
+    pub shard: NextShards,
 }
 
-/// Changes a shard between two intervals.
-pub type ShardChange = Box<dyn FnOnce(&mut Shard) + Send>;
-
-impl fmt::Debug for WorkerChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let has_shard = self.shard.is_some();
-        f.debug_struct("WorkerChange")
-            .field("options", &self.options)
-            .field("shard", &has_shard)
-            .finish_non_exhaustive()
+impl WorkerChange {
+    /// Both as one: this one did not begin before the later one was planned.
+    fn then(self, later: WorkerChange) -> WorkerChange {
+        let shard = match (self.shard, later.shard) {
+            (before, NextShards::Same) => before,
+            (NextShards::Renewed(options, watches), NextShards::Policies(timers, times)) => {
+                NextShards::Renewed(Box::new(ShardOptions { timers, times, ..*options }), watches)
+            }
+            (_, later) => later,
+        };
+        WorkerChange { options: later.options.or(self.options), taps: later.taps.or(self.taps), shard }
     }
 }
 
-/// Where a worker finds what is different for it, after a command.
+/// What is to be different for a worker.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Changes(Arc<Mutex<Option<WorkerChange>>>);
+pub(super) struct Changes(Arc<Mutex<NextChanges>>);
+
+#[derive(Debug, Default)]
+struct NextChanges {
+    /// From the end of the interval on that the worker closes next, whenever that is.
+    planned: Option<WorkerChange>,
+    /// From the end of its command on.
+    due: Option<WorkerChange>,
+}
 
 impl Changes {
-    fn put(&self, change: WorkerChange) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(change);
+    fn lock(&self) -> MutexGuard<'_, NextChanges> {
+        // Every change leaves it whole.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn plan(&self, change: WorkerChange) {
+        let mut next = self.lock();
+        next.planned = Some(match next.planned.take() {
+            Some(before) => before.then(change),
+            None => change,
+        });
+    }
+
+    /// An interval of the shard is closed.
+    fn begin(&self, shard: &mut Shard, partial: &mut Partial) {
+        let Some(mut change) = self.lock().planned.take() else { return };
+        match std::mem::take(&mut change.shard) {
+            NextShards::Same => {}
+            NextShards::Policies(timers, times) => shard.set_policies(timers, times),
+            NextShards::Renewed(options, watches) => {
+                // Counters that are sent as totals go on where they are.
+                partial.totals = shard.last_totals();
+                partial.left = Some(Box::new(shard.renew(*options, &watches)));
+            }
+        }
+        let mut next = self.lock();
+        next.due = Some(match next.due.take() {
+            Some(before) => before.then(change),
+            None => change,
+        });
+    }
+
+    /// What is different from now on, after a command.
     pub(super) fn take(&self) -> Option<WorkerChange> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().due.take()
     }
 }
 
@@ -475,31 +526,25 @@ impl Listener {
 
     /// Makes a worker close its interval. The receiver yields the partial, or an error if the worker is gone.
     pub fn close(&self, worker: usize, retire: [Vec<u32>; 5], spare: Columns) -> oneshot::Receiver<Partial> {
-        self.ask(worker, move |shard| shard.close(retire, spare))
+        let changes = self.workers[worker].changes.clone();
+        self.ask(worker, move |shard| {
+            let mut partial = shard.close(retire, spare);
+            changes.begin(shard, &mut partial);
+            partial
+        })
     }
 
-    /// The same; from then on the worker is as `change` says.
-    pub fn change_over(
-        &self,
-        worker: usize,
-        retire: [Vec<u32>; 5],
-        spare: Columns,
-        mut change: WorkerChange,
-    ) -> oneshot::Receiver<Partial> {
-        let (changes, renew) = (self.workers[worker].changes.clone(), change.shard.take());
+    /// From the interval on that a worker closes next it is as `change` says, however late that is.
+    pub fn plan(&self, worker: usize, mut change: WorkerChange) {
         // Of each listener lines are shown with its name, as it reads them.
         let protocol = change.options.as_ref().map_or(self.protocol, |options| options.protocol);
         change.taps = change.taps.map(|taps| taps.of_listener(&self.url, protocol));
-        self.ask(worker, move |shard| {
-            let mut partial = shard.close(retire, spare);
-            if let Some(renew) = renew {
-                // Counters that are sent as totals go on where they are.
-                partial.totals = shard.last_totals();
-                renew(shard);
-            }
-            changes.put(change);
-            partial
-        })
+        self.workers[worker].changes.plan(change);
+    }
+
+    /// Workers that go on as before: they have closed no interval since a change was planned.
+    pub fn behind(&self) -> impl Iterator<Item = &str> {
+        self.workers.iter().filter(|worker| worker.changes.lock().planned.is_some()).map(|worker| worker.part.name())
     }
 
     /// How its workers read lines from the next interval on.

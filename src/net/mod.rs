@@ -60,7 +60,7 @@ use crate::protocol::Options;
 use crate::telemetry::Tally;
 
 pub use bind::{BoundListener, bind};
-pub use listener::{Hold, Listener, ShardChange, WorkerChange};
+pub use listener::{Hold, Listener, NextShards, WorkerChange};
 pub use listeners::{Listeners, stop};
 pub use queue::QueueWatch;
 pub use taps::Taps;

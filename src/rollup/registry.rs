@@ -249,6 +249,25 @@ impl Registry {
         self.options.rules = (!rules.all().is_empty()).then(|| Arc::new(rules));
     }
 
+    /// Gives what is new in a partial the numbers that rules have now: those of its shard are from before a change.
+    pub fn number_anew(&self, partial: &mut Partial, rules: Option<&Rules>) {
+        let before = rules.map_or(&[][..], Rules::all);
+        let now = self.options.rules.as_deref().map_or(&[][..], Rules::all);
+        let number = |rule: &mut u32| {
+            let is_same = |new: &Rule, old: &Rule| new.pattern == old.pattern && new.overrides == old.overrides;
+            let old = before.get(*rule as usize);
+            let at = old.and_then(|old| now.iter().position(|new| is_same(new, old)));
+            *rule = at.map_or(NO_RULE, |at| at as u32);
+        };
+        partial.created.iter_mut().flatten().for_each(|created| number(&mut created.rule));
+        partial.timestamped.iter_mut().for_each(|sample| number(&mut sample.rule));
+    }
+
+    /// Series that are created again take the rule that they come with: their shards have begun anew.
+    pub fn expect_other_rules(&mut self) {
+        self.tables.iter_mut().for_each(|table| table.renumber(|rule| rule));
+    }
+
     /// Puts the shards into another order: for each place the one that it comes from, `None` for a new one. The series of one that
     /// is left out are those of the registry itself, until another shard has them or their time is over.
     pub fn arrange(&mut self, order: &[Option<usize>]) {

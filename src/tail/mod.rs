@@ -63,7 +63,7 @@ struct Shared {
     source: Arc<Source>,
     clients: Mutex<Vec<Arc<Client>>>,
     came: Notify,
-    reading: Reading,
+    reading: Mutex<Arc<Reading>>,
     memory: Memory,
 }
 
@@ -80,9 +80,19 @@ impl Tail {
             source: Arc::new(Source::new(memory.holding(Holder::HttpBodies))),
             clients: Mutex::default(),
             came: Notify::new(),
-            reading: Reading { heartbeats, times },
+            reading: Mutex::new(Arc::new(Reading { heartbeats, times })),
             memory: memory.clone(),
         }))
+    }
+
+    /// Reads lines in this way from now on.
+    pub fn read_as(&self, heartbeats: Option<Heartbeats>, times: TimeWindow) {
+        *self.reading() = Arc::new(Reading { heartbeats, times });
+    }
+
+    fn reading(&self) -> MutexGuard<'_, Arc<Reading>> {
+        // A handle is whole at any time.
+        self.0.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The end of a worker of a listener, whose lines are read with these options.
@@ -159,16 +169,16 @@ impl Tail {
 
     /// Hands what was copied since the last time to those who want it; `is_due` if they are also told what they do not see.
     fn hand_on(&self, is_due: bool) {
-        let clients = self.lock().clone();
+        let (clients, reading) = (self.lock().clone(), Arc::clone(&self.reading()));
         let (pieces, unseen) = self.0.source.take();
         clients.iter().for_each(|client| client.begin_turn(EVERY, unseen));
         for piece in &pieces {
-            self.0.reading.lines(piece, |line, verdict| {
+            reading.lines(piece, |line, verdict| {
                 let mut shown = None;
                 for client in clients.iter().filter(|client| client.filter.wants(line, &verdict, piece.from)) {
                     if client.has_room() {
                         let shown = shown.get_or_insert_with(|| {
-                            Arc::new(TailLine::new(piece, line, &verdict, &self.0.reading, &self.0.memory))
+                            Arc::new(TailLine::new(piece, line, &verdict, &reading, &self.0.memory))
                         });
                         client.put(Arc::clone(shown));
                     } else {

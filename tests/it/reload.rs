@@ -9,8 +9,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use systole::internals::aggregate::{Quota, Shard};
+use systole::internals::config::Config;
+use systole::internals::flush::{self, Changeover, Flusher, FlusherInputs};
+use systole::internals::net::{self, Listeners, NextShards, Taps};
+use systole::internals::rollup::Registry;
+use systole::internals::supervise::Supervisor;
+use systole::internals::{assemble, snapshot::Snapshot};
 
-use crate::support::{Daemon, pause_ms, poll, records, systole, text};
+use crate::support::{Daemon, pause_ms, poll, records, runtime, systole, text};
 
 const TOKEN: &str = "sesame";
 
@@ -48,6 +55,24 @@ fn in_force(daemon: &Daemon, dir: &Path) -> Value {
     let (_, body) = daemon.get("/api/v1/config");
     let body = body.replace(&dir.display().to_string(), "DIR");
     serde_json::from_str::<Value>(&body).expect("JSON")["settings"].take()
+}
+
+/// What became of the lines of a probe, without times.
+fn of_probe(file: &Path) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for mut record in records(file) {
+        if record["name"].as_str().is_some_and(|name| name.contains("probe")) {
+            let record = record.as_object_mut().expect("a table");
+            ["time", "interval", "rate", "sequence"].iter().for_each(|key| drop(record.remove(*key)));
+            let text = Value::from(record.clone()).to_string();
+            if !all.contains(&text) {
+                all.push(text);
+            }
+        }
+    }
+    assert!(all.len() >= 3, "{all:?}");
+    all.sort();
+    all
 }
 
 /// A port of loopback that is free.
@@ -98,8 +123,16 @@ fn what_is_in_force_after_a_reload_is_what_a_fresh_start_has() {
     let other = tempfile::tempdir().expect("a folder");
     let fresh = Daemon::start(other.path(), &configuration(other.path(), SECOND));
     assert_eq!(in_force(&daemon, dir.path()), in_force(&fresh, other.path()));
+    for (daemon, dir) in [(&daemon, dir.path()), (&fresh, other.path())] {
+        let before = daemon.status()["lines"]["read"].as_u64().expect("a number");
+        socket
+            .send_to(b"old.probe:3|c|#b:c\nprobe.t:1|ms\nprobe.t:3|ms\nprobe.g:7|g", dir.join("socket"))
+            .expect("sent");
+        daemon.closed(before + 4);
+    }
     fresh.stop();
     daemon.stop();
+    assert_eq!(of_probe(&dir.path().join("more.jsonl")), of_probe(&other.path().join("more.jsonl")));
     let sum = |file: &str, name: &str| -> f64 {
         let all = records(&dir.path().join(file));
         all.iter().filter(|r| r["name"] == name && r["type"] == "counter").filter_map(|r| r["value"].as_f64()).sum()
@@ -219,6 +252,17 @@ fn a_sink_that_is_changed_keeps_what_waits_for_it() {
     }
     let after = daemon.status_when("delivered", |status| status["sinks"]["out"]["delivered"].as_u64() > Some(0));
     assert!(after["sinks"]["out"]["offered"].as_u64() >= before["offered"].as_u64(), "{before} {after}");
+    // A sink that holds no series is not opened anew for their number: its connection goes on.
+    let receiver_at = receiver.local_addr().expect("an address");
+    configuration(dir.path(), &format!("max_series = 4321\n{}", graphite(receiver_at)));
+    assert_eq!(paths(&reload(&daemon), "changes"), ["max_series"]);
+    daemon.send_udp(&[b"after:1|c"]);
+    while !got.contains("after") {
+        let mut buffer = [0; 1000];
+        let count = std::io::Read::read(&mut stream, &mut buffer).expect("read");
+        assert!(count > 0, "the connection was closed: {got}");
+        got.push_str(&text(&buffer[..count]));
+    }
     daemon.stop();
 }
 
@@ -356,4 +400,67 @@ fn forty_reloads_under_load_lose_no_line_and_split_no_interval() {
     }
     let lines: f64 = ledgers.iter().filter_map(|r| r["lines"]["read"].as_f64()).sum();
     assert_eq!(lines, 2.0 * sent as f64);
+}
+
+/// Whether an interval has a counter of this name.
+fn counts(snapshot: Option<&Arc<Snapshot>>, name: &str) -> bool {
+    snapshot.is_some_and(|snapshot| snapshot.counters.iter().any(|point| point.series.name() == name))
+}
+
+#[test]
+fn a_worker_that_does_not_answer_goes_on_as_before_until_it_does() {
+    let config = |more: &str| {
+        let listen = "[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n[presence]\nenabled = false\n";
+        Config::parse(&format!("interval = \"100ms\"\nself_metrics = false\n{listen}{more}")).expect("right")
+    };
+    let (was, next) = (config(""), config("[[rule]]\nmatch = \"a\"\nrename = \"b\"\n"));
+    let (quota, runtime) = (Quota::new(1000), runtime());
+    let shard_options = |config: &Config| assemble::shard_options(config, &quota, 1);
+    let registry_options = |config: &Config| assemble::registry_options(config, false);
+    let (to, listener) = runtime.block_on(async {
+        let bound = net::bind(assemble::listener(&was, &was.listen[0])).expect("bound");
+        let (to, shard) = (bound.address().expect("an address"), || Shard::new(shard_options(&was)));
+        (to, bound.start("udp://it", shard, &Taps::default(), &Supervisor::default()).expect("started"))
+    });
+    // The worker hangs, and its inbox is full.
+    let ((held, until), (tell, hangs)) = (std::sync::mpsc::channel::<()>(), std::sync::mpsc::channel::<()>());
+    let hanging = listener.ask(0, move |_| {
+        drop(tell);
+        // It ends with an error, when the other end is dropped.
+        let _ = until.recv();
+    });
+    assert!(hangs.recv().is_err());
+    let _full: Vec<_> = (0..16).map(|_| listener.ask(0, |_| ())).collect();
+
+    let mut listeners = Listeners::default();
+    listeners.add(listener);
+    let (handle, inbox) = flush::channel();
+    let (stop, deadline) = tokio::sync::watch::channel(None);
+    let (_steps, steps) = tokio::sync::mpsc::channel(1);
+    let registry = Registry::new(registry_options(&was), 1);
+    let flusher = Flusher::new(was.interval, listeners, registry, Vec::new(), inbox, None, None)
+        .controlled_by(FlusherInputs { deadline, steps });
+    let own = runtime.handle().clone();
+    let thread = std::thread::spawn(move || own.block_on(flusher.run()).1);
+    runtime.block_on(async {
+        let change = Changeover {
+            shards: NextShards::Renewed(Box::new(shard_options(&next)), Arc::default()),
+            registry: Some(registry_options(&next)),
+            ..Changeover::default()
+        };
+        let behind = handle.change_over(change).await.await.expect("it changes over");
+        assert!(matches!(&behind[..], [worker] if worker.starts_with("worker:udp-")), "{behind:?}");
+        assert_eq!(handle.published().behind, behind);
+        drop(held);
+        let _ = hanging.await;
+        let mut published = handle.subscribe();
+        let _ = published.wait_for(|published| published.behind.is_empty()).await.expect("it catches up");
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.send_to(b"a:2|c", to).expect("sent");
+        let is_there = |name| move |published: &Arc<flush::Published>| counts(published.snapshot.as_ref(), name);
+        let seen = published.wait_for(|now| is_there("a")(now) || is_there("b")(now)).await.expect("an interval");
+        assert!(is_there("b")(&seen), "it has the new rules");
+    });
+    drop((stop, _steps));
+    assert!(thread.join().expect("no panic"), "the last interval is closed");
 }

@@ -308,3 +308,31 @@ fn there_are_eight_places_and_a_stop_ends_them() {
         let _ = reader.read_to_end(&mut rest);
     }
 }
+
+#[test]
+fn lines_are_shown_as_the_configuration_in_force_reads_them() {
+    let (dir, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let line = format!("late:1|c|T{}", now - 7200);
+    let row = |daemon: &Daemon, is_it: &dyn Fn(&Value) -> bool| {
+        let tail = Tail::start(daemon, &["--json"]);
+        let row = poll("the row", || {
+            let row: Value = serde_json::from_str(&tail.row(|| daemon.send_udp(&[line.as_bytes()]))).expect("JSON");
+            if is_it(&row) { Ok(row) } else { Err(row.to_string()) }
+        });
+        tail.kill();
+        ["line", "verdict", "reason", "kind", "message"].map(|key| row[key].clone())
+    };
+    let mut daemon = Daemon::start(dir.path(), &config(""));
+    assert_eq!(row(&daemon, &|_| true)[1], "ok");
+    let next = format!("timestamp_past = \"1h\"\n{}", config(""));
+    std::fs::write(dir.path().join("systole.toml"), &next).expect("written");
+    daemon.signal("-HUP");
+    daemon.wait_for("a reload", |lines| lines.iter().any(|line| line.contains("reloaded: timestamp_past")));
+    let fresh = Daemon::start(other.path(), &next);
+    let after = row(&daemon, &|row| row["verdict"] == "malformed");
+    assert_eq!(after, row(&fresh, &|_| true));
+    assert_eq!(after[2], "bad_timestamp");
+    fresh.stop();
+    daemon.stop();
+}
