@@ -55,7 +55,7 @@ impl Losses {
     pub(super) fn of_sources(&mut self, now: &Ledger, before: &Ledger) {
         for (name, sink) in &now.sinks {
             let fresh = before.sinks.get(name).map_or_else(|| sink.clone(), |before| sink.since(before));
-            if fresh.dropped.total() > 0 {
+            if fresh.dropped.lost() > 0 {
                 let reasons: Vec<String> = fresh.dropped.iter().map(|(why, n)| format!("{why} {n}")).collect();
                 let error = sink.last_error.as_ref().map_or_else(String::new, |error| format!("; {error}"));
                 self.warnings.push(Concern::Sink.says(format!(

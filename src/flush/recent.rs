@@ -85,8 +85,8 @@ fn lost(ledger: &Ledger, before: &Ledger, end: f64, length_secs: f64) -> LostTim
     out.limited = ledger.samples.limited.total();
     out.failed = ledger.flush.failed;
     for (name, sink) in &ledger.sinks {
-        let dropped = sink.dropped.total();
-        let fresh = dropped - before.sinks.get(name).map_or(0, |before| before.dropped.total()).min(dropped);
+        let dropped = sink.dropped.lost();
+        let fresh = dropped - before.sinks.get(name).map_or(0, |before| before.dropped.lost()).min(dropped);
         if fresh > 0 {
             out.records.insert(name.clone(), fresh);
         }

@@ -544,8 +544,8 @@ impl Seen<'_> {
         let fresh = self.recent.last().filter(|lost| self.is_fresh(lost));
         let is_fresh = |name: &str| fresh.is_some_and(|lost| lost.records.contains_key(name));
         let finding = |(name, sink): (&String, &SinkAccount)| {
-            let dropped = sink.dropped.total();
-            let lost = dropped - before(name).map_or(dropped, |before| before.dropped.total().min(dropped));
+            let dropped = sink.dropped.lost();
+            let lost = dropped - before(name).map_or(dropped, |before| before.dropped.lost().min(dropped));
             let is_failing = sink.last_error.is_some() && sink.last_failure > sink.last_success;
             let why = cut(sink.last_error.as_deref().unwrap_or(""));
             let since = Some(sink.last_success).filter(|last| *last > 0.0);
@@ -559,7 +559,8 @@ impl Seen<'_> {
                 None => format!("{name} has taken nothing yet"),
             };
             if lost > 0 || is_fresh(name) {
-                let detail = format!("{why}. {} records given up since the start.{waits}", grouped(dropped));
+                let why = if why.is_empty() { why } else { format!("{why}. ") };
+                let detail = format!("{why}{} records given up since the start.{waits}", grouped(dropped));
                 let finding = Finding::new(Grade::Error, About::Sink, format!("{name} loses records"), detail);
                 return Some(finding.since(since));
             }

@@ -218,6 +218,12 @@ impl Reasons {
         self.0.values().sum()
     }
 
+    /// Those that are a loss: a format that has no form for a kind of record (`unsupported`) never takes it, and nothing is
+    /// wrong then.
+    pub fn lost(&self) -> u64 {
+        self.total() - self.of("unsupported")
+    }
+
     /// Whether none occurred.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -276,3 +276,20 @@ fn services_that_have_left_are_not_counted_among_those_that_are_up() {
     assert!(verdict.contains("job backup/box7 failed") || verdict.contains("The job backup is not well"), "{verdict}");
     daemon.stop();
 }
+
+#[test]
+fn what_a_format_has_no_form_for_is_no_loss() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon =
+        Daemon::start(dir.path(), &format!("{QUICK}[[sink]]\ntype = \"prometheus\"\naddress = \"127.0.0.1:0\"\n"));
+    let (socket, to) = (UdpSocket::bind("127.0.0.1:0").expect("a port"), daemon.udp.expect("UDP"));
+    socket.send_to(b"heartbeat:5|g|#service:shop,instance:a\nhits:1|c", to).expect("sent");
+    let seen = daemon.flushed_when("a change of presence", |status| {
+        status["sinks"]["prometheus"]["dropped"]["unsupported"].as_u64() > Some(0)
+    });
+    assert_eq!(seen["verdict"]["level"], "ok", "{}", seen["verdict"]);
+    assert!(!seen["warnings"].to_string().contains("prometheus"), "{}", seen["warnings"]);
+    let (code, screen) = status(&daemon);
+    assert!(code == Some(0) && !screen.contains("loses") && !screen.contains("given up"), "{screen}");
+    daemon.stop();
+}

@@ -460,7 +460,10 @@ impl Shown {
                 td.s { (spark(trend, "s1", false)) }
                 td.num.wide-only { (grouped(sink.queued)) }
                 td.num.wide-only { @if sink.spooled > 0 { span.warning { (grouped(sink.spooled)) " records" } } @else { "0" } }
-                td.num.wide-only { @if sink.dropped.total() > 0 { span.error { "✕ " (grouped(sink.dropped.total())) } } @else { "0" } }
+                td.num.wide-only {
+                    @if sink.dropped.lost() > 0 { span.error { "✕ " (grouped(sink.dropped.total())) } }
+                    @else { (grouped(sink.dropped.total())) }
+                }
                 td.wide-only { @if sink.last_success > 0.0 { (ago(self.look.now, sink.last_success)) } @else { "never" } }
             }
         }
@@ -498,7 +501,7 @@ impl Shown {
 fn sink_state(sink: &SinkAccount) -> (&'static str, &'static str) {
     let is_failing = sink.last_error.is_some() && sink.last_failure >= sink.last_success;
     match sink {
-        _ if is_failing && sink.dropped.total() > 0 => ("error", "losing records"),
+        _ if is_failing && sink.dropped.lost() > 0 => ("error", "losing records"),
         _ if is_failing => ("late", "not reachable"),
         sink if sink.spooled > 0 => ("late", "catching up"),
         sink if sink.last_success > 0.0 => ("ok", "delivering"),
