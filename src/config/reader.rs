@@ -297,13 +297,16 @@ impl<'a> Section<'a> {
         let Some(path) = text.strip_prefix("file:") else {
             return Some(text);
         };
-        match std::fs::read_to_string(path) {
-            Ok(secret) => Some(secret.trim_end_matches(['\r', '\n']).to_string()),
-            Err(error) => {
-                source.problem(found.place.clone(), &found.key, format!("cannot read `{path}`: {error}"));
-                None
+        let problem = match std::fs::read_to_string(path) {
+            // Without it what it protects would be open to everybody.
+            Ok(secret) if secret.trim().is_empty() => {
+                format!("`{path}` is empty; write the secret there, or leave the key out")
             }
-        }
+            Ok(secret) => return Some(secret.trim_end_matches(['\r', '\n']).to_string()),
+            Err(error) => format!("cannot read `{path}`: {error}"),
+        };
+        source.problem(found.place.clone(), &found.key, problem);
+        None
     }
 
     pub(super) fn bool(&mut self, source: &mut Source<'_>, key: &'static str) -> Option<bool> {

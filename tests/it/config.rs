@@ -439,6 +439,21 @@ fn what_is_no_text_is_named_and_what_acts_on_a_terminal_is_escaped() {
 }
 
 #[test]
+fn a_file_for_a_secret_that_is_empty_is_a_mistake() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (secret, file) = (dir.path().join("token"), dir.path().join("systole.toml"));
+    let path = secret.display();
+    std::fs::write(&file, format!("[http]\ntoken = \"file:{path}\"\n")).expect("written");
+    for (text, code) in [("s3cret\n", 0), (" \n", 2), ("", 2)] {
+        std::fs::write(&secret, text).expect("written");
+        let output = systole(&["check", "-c", &file.display().to_string()], b"");
+        assert_eq!(output.status.code(), Some(code), "{text:?}");
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(errors.contains(&format!("systole.toml:2:9: http.token: `{path}` is empty")), code == 2, "{errors}");
+    }
+}
+
+#[test]
 fn check_lists_who_is_told_without_secrets_and_warns_of_programs_that_cannot_run() {
     let dir = tempfile::tempdir().expect("a folder");
     let plain = dir.path().join("plain");
