@@ -113,7 +113,7 @@ pub fn presence(
     env: impl Fn(&str) -> Option<String>,
 ) -> Option<PresenceOptions> {
     let presence = &config.presence;
-    let state_file = state_file(&presence.state_file, "presence.json", env);
+    let state_file = presence_state_file(config, env);
     presence.enabled.then(|| PresenceOptions {
         policy: policy(config),
         state_file,
@@ -142,13 +142,20 @@ fn peering(config: &Config) -> Peering {
     }
 }
 
-/// Where a state is kept, in a file of this name where the configuration leaves it to us; `None` is nowhere.
-fn state_file(path: &StatePath, name: &str, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    match path {
-        StatePath::Off => None,
-        StatePath::Path(path) => Some(path.clone()),
-        StatePath::Auto => own_folder(env).map(|folder| folder.join(name)),
-    }
+/// Where presence is kept; `None` is nowhere. `env` is the environment.
+fn presence_state_file(config: &Config, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    state_file(config, &config.presence.state_file, "presence.json", env)
+}
+
+/// Where a state is kept, in a file of this name beside the rest where the configuration leaves it to us; `None` is nowhere.
+fn state_file(config: &Config, path: &StatePath, name: &str, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let folder = match (path, &config.state_dir) {
+        (StatePath::Off, _) => return None,
+        (StatePath::Path(path), _) => return Some(path.clone()),
+        (StatePath::Auto, StatePath::Path(folder)) => Some(folder.clone()),
+        (StatePath::Auto, _) => own_folder(env),
+    };
+    folder.map(|folder| folder.join(name))
 }
 
 /// The folder of what outlives a restart; `None` is nowhere. `env` is the environment.
@@ -297,7 +304,7 @@ pub fn cluster_node(config: &Config) -> Result<NodeName, String> {
 pub fn cluster_state_file(config: &Config, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     // Several nodes of one host do not share it.
     let node = cluster_node(config).map_or_else(|_| String::new(), String::from);
-    state_file(&config.cluster.state_file, &format!("cluster-{}-{node}.state", config.cluster.name), env)
+    state_file(config, &config.cluster.state_file, &format!("cluster-{}-{node}.state", config.cluster.name), env)
 }
 
 /// A hash of all settings that shape what is sent and what is made of it; all nodes must have the same.
@@ -456,6 +463,7 @@ pub fn warnings(config: &Config) -> Vec<String> {
         .chain(of_presence_off(config))
         .chain(of_cluster(config))
         .chain(of_open_interval(config))
+        .chain(of_no_place(config, |name| std::env::var(name).ok()))
         .chain(of_watches(config))
         .chain(of_jobs(config))
         .chain(of_commands(config))
@@ -530,6 +538,22 @@ fn of_open_interval(config: &Config) -> Option<String> {
         return None;
     };
     Some(format!("keep_open_interval: {problem}"))
+}
+
+/// What is said of state that is to be kept and has no place. `env` is the environment.
+fn of_no_place(config: &Config, env: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let presence = &config.presence;
+    let (keeps_state, keeps_presence) = (config.state_dir != StatePath::Off, presence.state_file != StatePath::Off);
+    let key = if keeps_state && state_dir(config, &env).is_none() {
+        "state_dir"
+    } else if presence.enabled && keeps_presence && presence_state_file(config, &env).is_none() {
+        "presence.state_file"
+    } else {
+        return None;
+    };
+    Some(format!(
+        "{key}: none of $STATE_DIRECTORY, $XDG_STATE_HOME and $HOME is set, so nothing is kept over a restart; set it to a path, or to \"off\""
+    ))
 }
 
 /// What is said of peers to which the token goes in plain text.
@@ -793,6 +817,24 @@ mod tests {
         let edge = "state_interval = \"1s\"\n[cluster]\nrole = \"edge\"\nbus = [\"memory:1\"]";
         assert!(of(edge).contains("a node of a cluster"));
         assert_eq!(of_open_interval(&Config::default()), None);
+    }
+
+    #[test]
+    fn states_are_kept_together_and_what_has_no_place_is_warned_of() {
+        let here = |name: &str| (name == "HOME").then(|| "/h".to_string());
+        let of = |text: &str| Config::parse(text).expect("it is right");
+        let presence = |text: &str| presence_state_file(&of(text), here);
+        assert_eq!(presence(""), Some("/h/.local/state/systole/presence.json".into()));
+        assert_eq!(presence("state_dir = \"/s\""), Some("/s/presence.json".into()));
+        assert_eq!(presence("state_dir = \"/s\"\npresence.state_file = \"/p.json\""), Some("/p.json".into()));
+        assert_eq!(presence("state_dir = \"off\""), Some("/h/.local/state/systole/presence.json".into()));
+        let warning = |text: &str| of_no_place(&of(text), |_| None).unwrap_or_default();
+        assert!(warning("").starts_with("state_dir: none of"), "{}", warning(""));
+        assert!(warning("state_dir = \"off\"").starts_with("presence.state_file: none of"));
+        for fine in ["state_dir = \"/s\"", "state_dir = \"off\"\npresence.state_file = \"off\""] {
+            assert_eq!(warning(fine), "");
+        }
+        assert_eq!(of_no_place(&Config::default(), here), None);
     }
 
     #[test]

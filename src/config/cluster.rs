@@ -157,7 +157,7 @@ fn log(all: &mut Cluster, v: &mut dyn OptionVisitor) {
     let mut spool = all.spool_memory as u64;
     v.field("spool_memory", doc, Opt::Size(&mut spool, 1 << 20..=1 << 40));
     all.spool_memory = spool as usize;
-    let doc = "Where numbers of batches are kept, and batches that wait at a stop: \"auto\" is in $STATE_DIRECTORY, else in \
-               the user's state folder.";
+    let doc = "Where numbers of batches are kept, and batches that wait at a stop: \"auto\" is in \
+               `state_dir` if that is a path, else in $STATE_DIRECTORY or the user's state folder.";
     state_file(&mut all.state_file, doc, v);
 }

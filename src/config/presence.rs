@@ -109,7 +109,8 @@ fn general(all: &mut Presence, v: &mut dyn OptionVisitor) {
     choice(v, "implicit", doc, &[("off", false), ("assist", true)], &mut policy.assist);
     let doc = "With \"source_ip\", a sender that names no instance is known by its address.";
     choice(v, "default_instance", doc, &[("-", false), ("source_ip", true)], &mut all.by_address);
-    let doc = "Where the state is kept: \"auto\" is in $STATE_DIRECTORY, else in the user's state folder.";
+    let doc = "Where the state is kept: \"auto\" is in `state_dir` if that is a path, else in $STATE_DIRECTORY or the user's \
+               state folder.";
     state_file(&mut all.state_file, doc, v);
     v.field("forward_raw", "Record heartbeats as metrics, too.", Opt::Flag(&mut all.forward_raw));
     v.field("alertmanager", "Base URLs of Alertmanagers that are notified.", Opt::Urls(&mut all.alertmanager));
