@@ -541,7 +541,7 @@ impl Flusher {
             registry.add_own_series(snapshot, before);
         }
         snapshot.hold(&self.sources.memory);
-        self.supersede_open();
+        self.supersede_open().await;
         let Some(Collected { partials, interval, snapshot: Some(snapshot), .. }) = self.collected.take() else {
             return;
         };

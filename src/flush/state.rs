@@ -6,6 +6,10 @@
 //! | `registry` | gauges, idle series, longer intervals, totals, the sequence | every `state_interval`, and at the stop |
 //! | `open` | the open interval so far, with `keep_open_interval` | every `state_interval`; removed when the interval is closed, before sinks get it |
 //! | `closed` | the last tick that flushed longer intervals which `registry` still has | at that tick, before sinks get it |
+//!
+//! What is closed is taken back by a second thread, for the first one may be at a large part. A tick waits for that, but not for
+//! longer than [`CLOSE_PATIENCE`]: a disk that hangs does not hold intervals up. Where `closed` cannot be written, `registry` is
+//! removed: what was flushed is never flushed again.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -46,6 +50,12 @@ pub const FORMAT: u32 = 1;
 
 /// How long a tick waits for what the last process has left.
 const LOAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a tick waits until no later process finds what it closes.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(200);
+
+/// The tick of [`KeptTick`] that ends all longer intervals: they were flushed before their time.
+const ALL_TICKS: u64 = u64::MAX;
 
 /// How long a queue that is full is left alone.
 const FULL_PAUSE: Duration = Duration::from_millis(10);
@@ -121,6 +131,25 @@ struct KeptTick {
     end: f64,
 }
 
+impl KeptTick {
+    /// The tick that this is for a part `registry`, which has points that came after all were flushed.
+    fn of(self, kept: &KeptRegistry) -> u64 {
+        if self.tick == ALL_TICKS && self.end <= kept.last_end { 0 } else { self.tick }
+    }
+}
+
+/// What no later process is to go on with.
+#[derive(Clone, Copy, Debug, Default)]
+struct Taken {
+    /// The part `open`.
+    open: bool,
+    /// Longer intervals that `registry` has points of.
+    closed: Option<KeptTick>,
+}
+
+/// What is to be taken back, and whoever waits for that.
+type TakeBack = (Taken, oneshot::Sender<bool>);
+
 /// What the last process has left.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
@@ -142,6 +171,13 @@ pub(super) struct StateWriter {
     options: StateOptions,
     loaded: Option<oneshot::Receiver<Loaded>>,
     jobs: Option<Sender<Job>>,
+    take_back: Option<Sender<TakeBack>>,
+    /// What the disk has not taken back when it was asked last.
+    to_take_back: Taken,
+    /// That it did not was logged.
+    has_warned: bool,
+    /// Points of longer intervals are flushed before their time.
+    ends_longer: bool,
     next: Instant,
     /// The end of the last closed interval, Unix seconds.
     last_end: f64,
@@ -166,14 +202,18 @@ impl StateWriter {
         // The one that is being written, and one more.
         let (jobs, queue) = channel(1);
         let writes = disk.go_aside("state-write", Box::pin(work(options.folder.clone(), queue)));
-        for error in
-            [reads.err(), writes.as_ref().err().map(|error| io::Error::from(error.kind()))].into_iter().flatten()
-        {
+        let (take_back, closed) = channel(1);
+        let closes = disk.go_aside("state-close", Box::pin(work_back(options.folder.clone(), closed)));
+        for error in [reads.as_ref().err(), writes.as_ref().err(), closes.as_ref().err()].into_iter().flatten() {
             tracing::warn!(%error, "a thread for the state folder cannot be started");
         }
         StateWriter {
             loaded: Some(is_loaded),
             jobs: writes.is_ok().then_some(jobs),
+            take_back: closes.is_ok().then_some(take_back),
+            to_take_back: Taken::default(),
+            has_warned: false,
+            ends_longer: false,
             next: Instant::now() + options.every,
             last_end: 0.0,
             has_open: false,
@@ -225,6 +265,22 @@ async fn work(folder: StateFolder, mut queue: Receiver<Job>) {
         if let Some(done) = done {
             let _ = done.send(is_written);
         }
+    }
+}
+
+/// Takes back what is handed to it.
+async fn work_back(folder: StateFolder, mut queue: Receiver<TakeBack>) {
+    while let Some((Taken { open, closed }, done)) = queue.recv().await {
+        if open {
+            folder.remove(OPEN);
+        }
+        let is_known = closed.is_none_or(|kept| folder.write(CLOSED, FORMAT, |out| encode(&kept, out)));
+        if !is_known {
+            tracing::warn!("what was flushed cannot be noted in the state folder: the saved registry is removed");
+            folder.remove(REGISTRY);
+        }
+        // Whoever waited may have gone on.
+        let _ = done.send(true);
     }
 }
 
@@ -346,10 +402,11 @@ impl Flusher {
         let Loaded { registry: kept, open, closed } = loaded;
         let last_end = kept.as_ref().map_or(0.0, |kept| kept.last_end).max(closed.end);
         keeper.last_end = keeper.last_end.max(last_end);
+        let closed_tick = kept.as_ref().map_or(0, |kept| closed.of(kept));
         if let Some(KeptRegistry { taken, registry: saved, .. }) = kept {
             keeper.has_longer = saved.has_longer();
             let age_secs = (now - taken).max(0.0);
-            let restored = registry.restore(saved, age_secs, clock, keeper.options.most_series, closed.tick);
+            let restored = registry.restore(saved, age_secs, clock, keeper.options.most_series, closed_tick);
             let Restored { gauges, idle, longer, left_out } = restored;
             if restored != Restored::default() {
                 tracing::info!(
@@ -455,16 +512,44 @@ impl Flusher {
     }
 
     /// The interval in work is closed: no later process is to go on with it, or with longer ones that end with it.
-    pub(super) fn supersede_open(&mut self) {
+    pub(super) async fn supersede_open(&mut self) {
         let Flusher { keeper: Some(keeper), collected: Some(collected), .. } = self else { return };
         let Some(snapshot) = &collected.snapshot else { return };
         keeper.last_end = collected.interval.end;
         if std::mem::take(&mut keeper.has_open) {
-            keeper.options.folder.remove(OPEN);
+            keeper.to_take_back.open = true;
+            // What is still to be written of it is not: this turn is later.
+            drop(keeper.options.folder.begin(OPEN));
         }
-        if keeper.has_longer && snapshot.flushes_longer() {
-            let kept = KeptTick { tick: collected.interval.tick, end: collected.interval.end };
-            keeper.options.folder.write(CLOSED, FORMAT, |out| encode(&kept, out));
+        if keeper.has_longer && (snapshot.flushes_longer() || keeper.ends_longer) {
+            let tick = if keeper.ends_longer { ALL_TICKS } else { collected.interval.tick };
+            keeper.to_take_back.closed = Some(KeptTick { tick, end: collected.interval.end });
+        }
+        self.take_back().await;
+    }
+
+    /// Has the disk take back what no later process is to go on with, and waits for that for a moment.
+    async fn take_back(&mut self) {
+        let mut patience = self.patience(CLOSE_PATIENCE);
+        let Some(keeper) = &mut self.keeper else { return };
+        let taken = keeper.to_take_back;
+        if !taken.open && taken.closed.is_none() || !keeper.options.folder.is_kept() {
+            return;
+        }
+        let (done, is_done) = oneshot::channel();
+        // If the disk is busy with what came before, this is for the next tick.
+        if keeper.take_back.as_ref().is_some_and(|queue| queue.try_send((taken, done)).is_ok()) {
+            keeper.to_take_back = Taken::default();
+            if let Some(Ok(true)) = patience.wait(is_done).await {
+                keeper.has_warned = false;
+                return;
+            }
+        }
+        if !std::mem::replace(&mut keeper.has_warned, true) {
+            tracing::warn!(
+                waited = ?CLOSE_PATIENCE,
+                "the state folder does not answer: if the process ends before it does, an interval that was flushed may come again"
+            );
         }
     }
 
@@ -484,6 +569,10 @@ impl Flusher {
             tracing::error!("the state is not saved: gauges are as they were when it was written last");
             if has_longer {
                 self.registry.keep_longer(false);
+                // What is on the disk has points of them, or will: the writer may only be late.
+                if let Some(keeper) = &mut self.keeper {
+                    (keeper.has_longer, keeper.ends_longer) = (true, true);
+                }
                 self.close(unix_time(), 0.0, true).await;
             }
         }
@@ -512,7 +601,8 @@ impl Flusher {
         if !is_written {
             // It is closed here after all.
             self.carried_presence = said;
-            self.keeper.iter().for_each(|keeper| keeper.options.folder.remove(OPEN));
+            self.keeper.iter_mut().for_each(|keeper| keeper.to_take_back.open = true);
+            self.take_back().await;
         }
         is_written
     }

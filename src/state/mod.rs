@@ -89,6 +89,9 @@ struct Shared {
     is_taken: bool,
     /// Without it nothing is written.
     lock: Option<Box<dyn DiskFile>>,
+    /// Held while a file is put in its place or taken from it, which may take long.
+    placing: Mutex<()>,
+    /// Never held while the disk works: whoever only asks does not wait for it.
     inner: Mutex<Inner>,
 }
 
@@ -133,7 +136,8 @@ impl StateFolder {
         let has_warned = problem.is_some();
         let status = StateStatus { folder: Some(folder.to_path_buf()), problem, ..StateStatus::default() };
         let inner = Mutex::new(Inner { status, has_warned, ..Inner::default() });
-        let opened = StateFolder(Some(Arc::new(Shared { folder: folder.to_path_buf(), disk, is_taken, lock, inner })));
+        let (folder, placing) = (folder.to_path_buf(), Mutex::default());
+        let opened = StateFolder(Some(Arc::new(Shared { folder, disk, is_taken, lock, placing, inner })));
         opened.tidy();
         opened
     }
@@ -172,7 +176,7 @@ impl StateFolder {
 
     /// Moves a part that cannot be used out of the way, says so, and counts it.
     pub fn set_aside(&self, part: &str, reason: Discarded, problem: &str) {
-        let Some((shared, mut inner)) = self.shared() else { return };
+        let Some(shared) = &self.0 else { return };
         let path = part::path(&shared.folder, part);
         let mut aside = path.clone().into_os_string();
         aside.push(".bad");
@@ -180,6 +184,7 @@ impl StateFolder {
         let file = path.display();
         let kept = if moved { "it is kept as .bad beside it" } else { "it stays where it is" };
         tracing::warn!(part, file = %file, reason = reason.name(), "a saved state is not used: {problem}; {kept}");
+        let mut inner = shared.inner();
         *inner.status.parts.entry(part.into()).or_default().discarded.entry(reason.name()).or_default() += 1;
     }
 
@@ -208,8 +213,8 @@ impl StateFolder {
         drop(inner);
         let fresh = part::fresh(&shared.folder, part, turn);
         let written = part::write(&*shared.disk, &fresh, part, format, write);
-        let mut inner = shared.inner();
-        let is_last = inner.turns.get(part) == Some(&turn);
+        let placing = shared.placing();
+        let is_last = shared.inner().turns.get(part) == Some(&turn);
         let placed = written.and_then(|bytes| {
             if is_last {
                 shared.disk.rename(&fresh, &part::path(&shared.folder, part))?;
@@ -220,14 +225,14 @@ impl StateFolder {
             // What is left of it is of no use.
             let _ = shared.disk.remove(&fresh);
         }
+        drop(placing);
+        // A rename is on the disk when its folder is.
+        let synced = if placed.is_ok() && is_last { shared.disk.sync_folder(&shared.folder) } else { Ok(()) };
+        let mut inner = shared.inner();
         let known = inner.status.parts.entry(part.into()).or_default();
         let problem = match placed {
             Ok(bytes) if is_last => {
                 (known.written, known.bytes) = (unix_time(), bytes);
-                drop(inner);
-                // A rename is on the disk when its folder is. Nobody else waits for that.
-                let synced = shared.disk.sync_folder(&shared.folder);
-                inner = shared.inner();
                 synced.err()
             }
             Ok(_) => return false,
@@ -242,11 +247,9 @@ impl StateFolder {
     /// Removes a part, so that no later process finds it, also one that is being written. A power cut in the next moment may
     /// bring it back: whoever closes an interval does not wait for the disk.
     pub fn remove(&self, part: &str) {
-        let Some((shared, mut inner)) = self.shared() else { return };
-        if shared.lock.is_none() {
-            return;
-        }
-        inner.begin(part);
+        let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) else { return };
+        shared.inner().begin(part);
+        let _placing = shared.placing();
         match shared.disk.remove(&part::path(&shared.folder, part)) {
             Ok(()) => {
                 let (disk, folder) = (shared.disk.clone(), shared.folder.clone());
@@ -255,7 +258,7 @@ impl StateFolder {
                 let _ = shared.disk.go_aside("state-sync", Box::pin(sync));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => _ = inner.note(part, Some(error)),
+            Err(error) => _ = shared.inner().note(part, Some(error)),
         }
     }
 
@@ -271,8 +274,7 @@ impl StateFolder {
 
     /// Begins a run. If the last one had no clean end, the seconds between its last sign of life and now.
     pub fn begin_run(&self) -> Option<f64> {
-        let (shared, mut inner) = self.shared()?;
-        shared.lock.as_ref()?;
+        let shared = self.0.as_ref().filter(|shared| shared.lock.is_some())?;
         let path = shared.folder.join(RUNNING);
         let last_sign = shared.disk.facts(&path).ok().map(|known| known.modified);
         let unclean = last_sign.map(|at| (unix_time() - at).max(0.0));
@@ -280,6 +282,7 @@ impl StateFolder {
             file.write_at(format!("{}\n", std::process::id()).as_bytes(), 0)?;
             shared.disk.sync_folder(&shared.folder)
         });
+        let mut inner = shared.inner();
         inner.note(RUNNING, begun.err());
         inner.status.unclean_stop = unclean;
         unclean
@@ -287,23 +290,21 @@ impl StateFolder {
 
     /// Gives a sign of life.
     pub fn touch(&self) {
-        let Some((shared, mut inner)) = self.shared() else { return };
-        if shared.lock.is_some() {
+        if let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) {
             let path = shared.folder.join(RUNNING);
             // What somebody has removed stays away.
             let known = shared.disk.facts(&path).and_then(|_| shared.disk.open(&path, Opened::Made));
             let touched = known.and_then(|file| file.touch(unix_time()));
-            inner.note(RUNNING, touched.err());
+            shared.inner().note(RUNNING, touched.err());
         }
     }
 
     /// Ends a run cleanly.
     pub fn end_run(&self) {
-        let Some((shared, mut inner)) = self.shared() else { return };
-        if shared.lock.is_some() {
+        if let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) {
             let ended = shared.disk.remove(&shared.folder.join(RUNNING));
             let ended = ended.and_then(|()| shared.disk.sync_folder(&shared.folder));
-            inner.note(RUNNING, ended.err());
+            shared.inner().note(RUNNING, ended.err());
         }
     }
 
@@ -324,6 +325,10 @@ impl StateFolder {
 }
 
 impl Shared {
+    fn placing(&self) -> MutexGuard<'_, ()> {
+        self.placing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -3,12 +3,24 @@
 use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::Value;
+use systole::internals::aggregate::{Quota, Shard};
+use systole::internals::config::Config;
+use systole::internals::disk::{Disk, DiskFile, DiskHandle, FileFacts, Opened};
+use systole::internals::flush::state::StateOptions;
+use systole::internals::flush::{self, Flusher, FlusherInputs};
+use systole::internals::net::{self, Listeners, Taps};
+use systole::internals::rollup::Registry;
+use systole::internals::state::StateFolder;
+use systole::internals::supervise::Supervisor;
+use systole::internals::{assemble, sys};
 
-use crate::support::{Daemon, poll, recording, records, size, sum, systole, text};
+use crate::support::{Daemon, pause_ms, poll, recording, records, runtime, size, sum, systole, text};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -325,4 +337,147 @@ fn a_folder_that_cannot_be_made_costs_a_warning() {
     assert_eq!(gauge(dir.path(), "g"), Some(5.0));
     let off = systole(&["state", "show", "--dir", &state(dir.path()).display().to_string()], b"");
     assert_eq!(off.status.code(), Some(1), "{}", text(&off.stderr));
+}
+
+/// Has writers of a part find something in their way: these folders.
+fn block(dir: &Path, part: &str) -> Vec<PathBuf> {
+    let folders = (1..3000).map(|turn| state(dir).join(format!("{part}.state.{turn}.new")));
+    // One that is being written is in nobody's way.
+    folders.filter(|folder| fs::create_dir(folder).is_ok()).collect()
+}
+
+#[test]
+fn longer_intervals_that_cannot_be_saved_at_the_stop_come_once() {
+    for blocked in [&["registry"][..], &["registry", "closed"]] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let config = format!("{}{}", config(dir.path(), "200ms", "state_interval = \"100ms\"\n"), slow_rule());
+        let daemon = Daemon::start(dir.path(), &config);
+        // The first tick of all ends every longer interval.
+        daemon.next_flush();
+        send(&daemon, "g:5|g\nslow:1|c\n", &mut 0);
+        saved(dir.path(), "registry", |content| content["longer_points"] == 1);
+        let folders: Vec<PathBuf> = blocked.iter().flat_map(|part| block(dir.path(), part)).collect();
+        let log = daemon.stop();
+        assert!(log.iter().any(|line| line.contains("the state is not saved")), "{log:?}");
+        assert!((sum(dir.path(), "slow") - 1.0).abs() < 1e-9, "it is flushed before its time");
+        folders.iter().for_each(|folder| fs::remove_dir(folder).expect("removed"));
+        assert_eq!(part(dir.path(), "registry").is_null(), blocked.contains(&"closed"));
+
+        let daemon = Daemon::start(dir.path(), &config);
+        daemon.next_flush();
+        send(&daemon, "slow:2|c\n", &mut 0);
+        daemon.stop();
+        // What came since is there, and what was flushed is not.
+        assert_eq!(part(dir.path(), "registry")["content"]["longer_points"], 1, "{blocked:?}");
+        let daemon = Daemon::start(dir.path(), &config);
+        daemon.next_flush();
+        block(dir.path(), "registry");
+        daemon.stop();
+        assert!((sum(dir.path(), "slow") - 3.0).abs() < 1e-9, "{blocked:?}: {}", sum(dir.path(), "slow"));
+    }
+}
+
+/// A disk that can be made to hang.
+#[derive(Clone, Debug, Default)]
+struct HangingDisk {
+    real: DiskHandle,
+    hangs: Arc<AtomicBool>,
+}
+
+impl HangingDisk {
+    fn work(&self) -> &DiskHandle {
+        while self.hangs.load(Ordering::Relaxed) {
+            pause_ms(5);
+        }
+        &self.real
+    }
+}
+
+impl Disk for HangingDisk {
+    fn make_folder(&self, folder: &Path, is_private: bool) -> std::io::Result<()> {
+        HangingDisk::work(self).make_folder(folder, is_private)
+    }
+
+    fn list(&self, folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+        HangingDisk::work(self).list(folder)
+    }
+
+    fn facts(&self, path: &Path) -> std::io::Result<FileFacts> {
+        HangingDisk::work(self).facts(path)
+    }
+
+    fn open(&self, path: &Path, how: Opened) -> std::io::Result<Box<dyn DiskFile>> {
+        HangingDisk::work(self).open(path, how)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> std::io::Result<()> {
+        HangingDisk::work(self).rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> std::io::Result<()> {
+        HangingDisk::work(self).remove(path)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> std::io::Result<()> {
+        HangingDisk::work(self).sync_folder(folder)
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_does_not_hold_intervals_up() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = Config::parse(
+        "interval = \"100ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n[presence]\nenabled = false\n\
+         [[rule]]\nmatch = \"slow\"\ninterval = 2\n",
+    );
+    let (config, runtime, disk) = (config.expect("right"), runtime(), HangingDisk::default());
+    let (quota, folder) =
+        (Quota::new(1000), StateFolder::open_on(DiskHandle::new(disk.clone()), dir.path(), Duration::ZERO));
+    let (to, listener) = runtime.block_on(async {
+        let bound = net::bind(assemble::listener(&config, &config.listen[0])).expect("bound");
+        let shard = || Shard::new(assemble::shard_options(&config, &quota, 1));
+        let to = bound.address().expect("an address");
+        (to, bound.start("udp://it", shard, &Taps::default(), &Supervisor::default()).expect("started"))
+    });
+    let mut listeners = Listeners::default();
+    listeners.add(listener);
+    let (handle, inbox) = flush::channel();
+    let (stop, deadline) = tokio::sync::watch::channel(None);
+    let (steps, steps_inbox) = tokio::sync::mpsc::channel(1);
+    let registry = Registry::new(assemble::registry_options(&config, false), 1);
+    let options = StateOptions {
+        folder: folder.clone(),
+        every: Duration::from_millis(50),
+        keeps_open: true,
+        most_series: 1000,
+        receives_since: sys::unix_time(),
+    };
+    let flusher = Flusher::new(config.interval, listeners, registry, Vec::new(), inbox, None, None)
+        .keeping(options)
+        .controlled_by(FlusherInputs { deadline, steps: steps_inbox });
+    let own = runtime.handle().clone();
+    let thread = std::thread::spawn(move || own.block_on(flusher.run()).1);
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let sequence = || {
+        // Each interval has a point of a longer one, so that each second tick flushes some.
+        socket.send_to(b"slow:1|c", to).expect("sent");
+        handle.published().snapshot.as_ref().map_or(0, |snapshot| snapshot.sequence)
+    };
+    poll("both parts", || {
+        sequence();
+        let parts = folder.status().parts;
+        let is_written = |part: &str| parts.get(part).is_some_and(|part| part.written > 0.0);
+        if is_written("registry") && is_written("open") { Ok(()) } else { Err(parts) }
+    });
+    disk.hangs.store(true, Ordering::Relaxed);
+    let before = sequence();
+    poll("intervals go on", || if sequence() > before + 6 { Ok(()) } else { Err(sequence()) });
+    disk.hangs.store(false, Ordering::Relaxed);
+    poll("the disk is written to again", || {
+        sequence();
+        let parts = folder.status().parts;
+        if parts.get("closed").is_some_and(|part| part.written > 0.0) { Ok(()) } else { Err(parts) }
+    });
+    drop((stop, steps));
+    assert!(thread.join().expect("no panic"), "the last interval is closed");
 }
