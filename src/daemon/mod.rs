@@ -431,8 +431,15 @@ impl Daemon {
         let (flusher, sinks) = FlushThread::start(flusher, control, &flush_part)?;
         let (grace, interval) = (Arc::new(Mutex::new(config.shutdown_grace)), config.interval);
         let (ports, its_memory, handle) = (running_ports.clone(), memory.clone(), flusher_handle.clone());
-        let whole =
-            Whole { config, own_sinks, memory: its_memory, ports, supervisor: supervisor.clone(), flusher: handle };
+        let whole = Whole {
+            config,
+            own_sinks,
+            memory: its_memory,
+            ports,
+            supervisor: supervisor.clone(),
+            flusher: handle,
+            state: state.clone(),
+        };
         let receiving = Receiving { quota, seed, listening, relaying, relays: relays.shared() };
         let showing =
             Showing { reloads: reloads.clone(), journal: kept_journal, page, shown, grace: Arc::clone(&grace) };

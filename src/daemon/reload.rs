@@ -27,6 +27,8 @@ use crate::net::relay::{self, RelayHandle, RelaySpec, RelayStats};
 use crate::net::{self, BoundListener, ListenerOptions, NextShards, Taps};
 use crate::ports::{OtherFiles, Ports, ServerTls};
 use crate::reloads::{Outcome, Reloads, Report, Request};
+use crate::sinks::Handover;
+use crate::state::StateFolder;
 use crate::supervise::{Part, Role, Supervisor, caught};
 use crate::sys::unix_time;
 
@@ -101,6 +103,7 @@ pub(super) struct Whole {
     pub(super) ports: Ports,
     pub(super) supervisor: Supervisor,
     pub(super) flusher: FlusherHandle,
+    pub(super) state: StateFolder,
 }
 
 /// Of what is received.
@@ -129,6 +132,7 @@ pub(super) struct Reloader {
     reloading: Reloading,
     reloads: Reloads,
     flusher: FlusherHandle,
+    state: StateFolder,
     memory: Memory,
     ports: Ports,
     supervisor: Supervisor,
@@ -161,7 +165,7 @@ impl Reloader {
         receiving: Receiving,
         showing: Showing,
     ) -> Reloader {
-        let Whole { config, own_sinks, memory, ports, supervisor, flusher } = whole;
+        let Whole { config, own_sinks, memory, ports, supervisor, flusher, state } = whole;
         let Receiving { quota, seed, listening, relaying, relays } = receiving;
         let Showing { reloads, journal, page, shown, grace } = showing;
         Reloader {
@@ -169,6 +173,7 @@ impl Reloader {
             reloading,
             reloads,
             flusher,
+            state,
             memory,
             ports,
             supervisor,
@@ -235,7 +240,11 @@ impl Reloader {
             // Those that the last reload took out have to read what the kernel holds, and are in one more interval.
             self.flusher.listeners_have_left(LEAVING + 2 * config.interval).await;
         }
-        let prepared = match block_in_place(|| self.prepare(&config, &origins)) {
+        let mut handovers = sinks::end_leaving(self.flusher.clone(), self.new_sinks(&config)).await;
+        let prepared = block_in_place(|| self.prepare(&config, &origins, &mut handovers));
+        // Of what is not taken over nobody can deliver anything.
+        handovers.into_iter().for_each(Handover::give_up);
+        let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(problem) => return Some(self.refuse(file, vec![problem.to_string()])),
         };
@@ -296,7 +305,7 @@ impl Reloader {
     }
 
     /// Opens all that the next configuration takes.
-    fn prepare(&self, next: &Config, origins: &Origins) -> Result<Prepared, StartError> {
+    fn prepare(&self, next: &Config, origins: &Origins, handovers: &mut Vec<Handover>) -> Result<Prepared, StartError> {
         let was = &self.config;
         // What may fail, before what would have to be taken back.
         let (bound, listening) = self.bind(next)?;
@@ -314,11 +323,12 @@ impl Reloader {
             registry: closes_differently(was, next).then(|| assemble::registry_options(next, true)),
             prepended: (was.prefix != next.prefix).then(|| next.prefix.clone()),
             relays: relays_anew.map(|anew| (relaying.iter().map(|relay| relay.stats.clone()).collect(), anew)),
+            grace: next.shutdown_grace,
             commit: Some(self.commit(next, origins, files)),
             ..Changeover::default()
         };
         change.listeners = self.start_listeners(bound, next, &taps)?;
-        change.drivers = self.start_sinks(sinks)?;
+        change.drivers = self.start_sinks(sinks, handovers)?;
         Ok(Prepared { change, listening, relaying, threads })
     }
 

@@ -104,22 +104,25 @@ pub(super) fn start_one(
 
 /// Lets sinks go on where those of the same names have stopped in an earlier process. To be called before the first interval.
 fn resume(drivers: &[SinkDriver], memory: &Memory, state: &StateFolder) {
-    for driver in drivers {
-        let part = sink_part(driver.name());
-        let Some(saved) = state.read(&part, Handover::FORMAT, Limits::default()) else { continue };
-        match Handover::read(&saved.bytes, memory) {
-            // It counts once: what cannot be removed would be delivered again after each start.
-            Ok(handover) if state.is_kept() => {
-                state.remove(&part);
-                driver.resume(handover);
-            }
-            Ok(_) => {}
-            Err(error) => state.set_aside(&part, Discarded::Damaged, &error.to_string()),
-        }
-    }
+    drivers.iter().for_each(|driver| resume_one(driver, memory, state));
     let parts: HashSet<String> = drivers.iter().map(|driver| sink_part(driver.name())).collect();
     for part in state.others("sink-", &parts, Handover::FORMAT, Limits::default()) {
         tracing::warn!(part, "what a sink had not delivered is kept for a day, but no sink of that name is configured");
+    }
+}
+
+/// The same for one.
+pub(super) fn resume_one(driver: &SinkDriver, memory: &Memory, state: &StateFolder) {
+    let part = sink_part(driver.name());
+    let Some(saved) = state.read(&part, Handover::FORMAT, Limits::default()) else { return };
+    match Handover::read(&saved.bytes, memory) {
+        // It counts once: what cannot be removed would be delivered again after each start.
+        Ok(handover) if state.is_kept() => {
+            state.remove(&part);
+            driver.resume(handover);
+        }
+        Ok(_) => {}
+        Err(error) => state.set_aside(&part, Discarded::Damaged, &error.to_string()),
     }
 }
 

@@ -16,7 +16,7 @@ use crate::aggregate::Shard;
 use crate::net::relay::RelayStats;
 use crate::net::{Hold, Listener, ListenerOptions, Listeners, NextShards, Taps, WorkerChange};
 use crate::rollup::RegistryOptions;
-use crate::sinks::{SinkChange, SinkDriver};
+use crate::sinks::{SinkChange, SinkDriver, SinkStats};
 use crate::telemetry::{ListenerAccount, Tally};
 
 use super::{Flusher, account_of};
@@ -70,6 +70,11 @@ impl NewDriver {
     pub fn new(driver: SinkDriver) -> NewDriver {
         NewDriver(Some(driver))
     }
+
+    /// The driver.
+    pub fn driver(&self) -> Option<&SinkDriver> {
+        self.0.as_ref()
+    }
 }
 
 impl Drop for NewDriver {
@@ -87,6 +92,8 @@ pub struct Changeover {
     pub listeners: Option<Vec<NextListener>>,
     /// All sinks, in order.
     pub drivers: Option<Vec<NextDriver>>,
+    /// How long sinks that are not among them may go on delivering.
+    pub grace: Duration,
     /// What workers pass lines on to.
     pub taps: Option<Taps>,
     /// What shards are.
@@ -110,7 +117,7 @@ impl fmt::Debug for Changeover {
 impl Changeover {
     /// Whether it concerns intervals, and so has to wait for the end of one.
     fn needs_tick(&self) -> bool {
-        let Changeover { listeners, drivers, taps, shards, registry, prepended, relays, commit: _ } = self;
+        let Changeover { listeners, drivers, taps, shards, registry, prepended, relays, grace: _, commit: _ } = self;
         let is_same = matches!(shards, NextShards::Same);
         listeners.is_some()
             || drivers.is_some()
@@ -135,7 +142,16 @@ pub(super) struct Before {
     /// What is known of listeners that leave: the last ones of all, in order.
     leaving: Vec<Leaving>,
     /// Sinks that get nothing more, and deliver what they have.
-    pub(super) drivers: Vec<SinkDriver>,
+    pub(super) drivers: Vec<LeavingSink>,
+}
+
+/// A sink that leaves.
+#[derive(Debug)]
+pub(super) struct LeavingSink {
+    /// `None` once it has ended; its account is in one more interval.
+    pub(super) driver: Option<SinkDriver>,
+    stats: SinkStats,
+    until: Instant,
 }
 
 /// A listener that leaves.
@@ -181,7 +197,7 @@ impl Flusher {
 
     /// After an interval was closed: lets those go that have nothing more for the next one.
     pub(super) async fn let_go(&mut self) {
-        self.before.drivers.retain(|driver| !driver.has_ended());
+        self.let_sinks_go();
         let is_read: Vec<bool> = self.before.leaving.iter().map(|leaving| leaving.is_read).collect();
         if !is_read.contains(&true) {
             return;
@@ -212,6 +228,39 @@ impl Flusher {
             tracing::info!(listener = url, "not listening any more");
         }
         self.publish_again();
+    }
+
+    /// Ends sinks that have delivered all they had, or whose time is over: what they have not delivered is on disk then, or
+    /// dropped and counted.
+    fn let_sinks_go(&mut self) {
+        if self.before.drivers.is_empty() {
+            return;
+        }
+        self.before.drivers.retain(|sink| sink.driver.is_some());
+        let now = Instant::now();
+        for sink in &mut self.before.drivers {
+            let until = sink.until;
+            if let Some(driver) = sink.driver.take_if(|driver| driver.has_ended() || now >= until) {
+                tokio::spawn(driver.finish(now));
+            }
+        }
+        self.account_for_sinks();
+    }
+
+    /// Hands out a sink that leaves: another one of its name goes on with what it has.
+    pub(super) fn take_leaving(&mut self, name: &str) -> Option<SinkDriver> {
+        let is_it = |sink: &LeavingSink| sink.stats.name() == name && sink.driver.is_some();
+        self.before.drivers.iter_mut().rfind(|sink| is_it(sink))?.driver.take()
+    }
+
+    /// These are the sinks that the ledger has: those that leave, too, unless another one has the name.
+    fn account_for_sinks(&mut self) {
+        let is_there = |name: &str| self.drivers.iter().any(|driver| driver.name() == name);
+        let leaving = self.before.drivers.iter().map(|sink| sink.stats.clone());
+        let leaving = leaving.filter(|stats| !is_there(stats.name()));
+        let sinks: Vec<SinkStats> = leaving.chain(self.drivers.iter().map(SinkDriver::stats)).collect();
+        self.counted.sinks.retain(|name, _| sinks.iter().any(|stats| stats.name() == name));
+        self.sources.sinks = sinks.into();
     }
 
     /// Publishes the last interval as it is seen now.
@@ -257,7 +306,7 @@ impl Flusher {
             self.senders.prepend(&prepended);
         }
         if let Some(drivers) = change.drivers.take() {
-            self.change_drivers(drivers);
+            self.change_drivers(drivers, change.grace);
         }
         if let Some((relays, anew)) = change.relays.take() {
             let goes_on = |name: &String| !anew.contains(name) && relays.iter().any(|relay| relay.name() == name);
@@ -354,7 +403,7 @@ impl Flusher {
         self.watch_queues();
     }
 
-    fn change_drivers(&mut self, next: Vec<NextDriver>) {
+    fn change_drivers(&mut self, next: Vec<NextDriver>, grace: Duration) {
         let mut before: Vec<Option<SinkDriver>> = std::mem::take(&mut self.drivers).into_iter().map(Some).collect();
         for one in next {
             match one {
@@ -375,11 +424,10 @@ impl Flusher {
         }
         for driver in before.into_iter().flatten() {
             driver.leave();
-            self.before.drivers.push(driver);
+            let (stats, until) = (driver.stats(), Instant::now() + grace);
+            self.before.drivers.push(LeavingSink { driver: Some(driver), stats, until });
         }
-        self.sources.sinks = self.drivers.iter().map(SinkDriver::stats).collect();
-        let drivers = &self.drivers;
-        self.counted.sinks.retain(|name, _| drivers.iter().any(|driver| driver.name() == name));
+        self.account_for_sinks();
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::aggregate::Class;
+use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
 use crate::telemetry::{Concern, Ledger, SinkAccount, Warning};
@@ -105,6 +106,7 @@ pub(super) enum Request {
     Stats(oneshot::Sender<Stats>),
     /// Be as this says from the next interval on; the answer comes when it is.
     ChangeOver(Box<Changeover>, oneshot::Sender<Vec<String>>),
+    TakeLeaving(String, oneshot::Sender<Option<SinkDriver>>),
     /// Read the counters of the open interval.
     Read(oneshot::Sender<Arc<Published>>),
     /// Duplicate the sockets of the listeners.
@@ -271,6 +273,11 @@ impl FlusherHandle {
         // Without a flusher the reply is dropped.
         let _ = self.requests.send(Request::ChangeOver(Box::new(change), reply)).await;
         answer
+    }
+
+    /// The sink of this name that was taken out and has not delivered all it had, if there is one. It is whoever asks who ends it.
+    pub async fn take_leaving(&self, name: String) -> Option<SinkDriver> {
+        self.ask(PATIENCE, |reply| Request::TakeLeaving(name, reply)).await.flatten()
     }
 
     /// Counts a request of HTTP that came to the management port.

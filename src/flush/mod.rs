@@ -375,7 +375,7 @@ impl Flusher {
             self.merge_again().await;
         }
         let mut drivers = std::mem::take(&mut self.drivers);
-        drivers.append(&mut self.before.drivers);
+        drivers.extend(self.before.drivers.drain(..).filter_map(|sink| sink.driver));
         (drivers, is_closed)
     }
 

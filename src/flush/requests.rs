@@ -75,6 +75,9 @@ impl Flusher {
                 let _ = reply.send(());
             }
             Request::ChangeOver(change, done) => self.plan_changeover(change, done),
+            Request::TakeLeaving(name, reply) => {
+                let _ = reply.send(self.take_leaving(&name));
+            }
             Request::Read(reply) => {
                 self.read_open().await;
                 let _ = reply.send(Arc::clone(&self.inbox.published.borrow()));

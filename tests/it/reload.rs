@@ -464,3 +464,102 @@ fn a_worker_that_does_not_answer_goes_on_as_before_until_it_does() {
     drop((stop, _steps));
     assert!(thread.join().expect("no panic"), "the last interval is closed");
 }
+
+/// A daemon with a file of records, and what else it has for sinks.
+fn with_sinks(more: &str) -> String {
+    format!(
+        "interval = \"100ms\"\nshutdown_grace = \"1s\"\nself_metrics = false\nstate_dir = \"DIR/state\"\n\
+         [[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [[sink]]\nname = \"main\"\ntype = \"file\"\npath = \"DIR/main.jsonl\"\n{more}"
+    )
+}
+
+fn graphite(to: SocketAddr, more: &str) -> String {
+    with_sinks(&format!("[[sink]]\nname = \"out\"\ntype = \"graphite\"\naddress = \"{to}\"\nqueue = 100\n{more}"))
+}
+
+/// What a receiver of Graphite's lines gets until there is this text in it.
+fn received(receiver: &TcpListener, expected: &str) {
+    let (mut stream, _) = receiver.accept().expect("it connects");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    let mut got = String::new();
+    while !got.contains(expected) {
+        let mut buffer = [0; 1000];
+        let count = std::io::Read::read(&mut stream, &mut buffer).expect("read");
+        assert!(count > 0, "{got}");
+        got.push_str(&text(&buffer[..count]));
+    }
+}
+
+#[test]
+fn what_a_sink_has_gathered_is_delivered_when_it_gets_each_interval_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let slow = |interval: &str| {
+        with_sinks(&format!("[[sink]]\nname = \"slow\"\ntype = \"file\"\npath = \"DIR/slow.jsonl\"\n{interval}"))
+    };
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &slow("interval = \"24h\"\n")));
+    daemon.send_udp(&[b"gathered:3|c"]);
+    daemon.closed(1);
+    configuration(dir.path(), &slow(""));
+    assert_eq!(paths(&reload(&daemon), "changes"), ["sink[1].interval"]);
+    poll("what was gathered", || {
+        let all = fs::read_to_string(dir.path().join("slow.jsonl")).unwrap_or_default();
+        if all.contains("gathered") { Ok(()) } else { Err(all) }
+    });
+    daemon.stop();
+    let all = records(&dir.path().join("slow.jsonl"));
+    let times: Vec<f64> = all.iter().filter(|r| r["type"] == "ledger").filter_map(|r| r["time"].as_f64()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+}
+
+#[test]
+fn a_sink_that_is_put_back_goes_on_with_what_it_had() {
+    for spool in ["", "spool = { path = \"DIR/spool\" }\n"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (nobody, receiver) = (free(), TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(nobody, spool)));
+        daemon.send_udp(&[b"kept:7|c"]);
+        daemon.closed(1);
+        configuration(dir.path(), &with_sinks("").replace("shutdown_grace = \"1s\"", "shutdown_grace = \"1h\""));
+        reload(&daemon);
+        let left = daemon.status()["sinks"]["out"].clone();
+        assert!(left["queued"].as_u64() > Some(0) || left["spooled"].as_u64() > Some(0), "it is still there: {left}");
+        configuration(dir.path(), &graphite(receiver.local_addr().expect("an address"), spool));
+        reload(&daemon);
+        received(&receiver, "kept");
+        daemon.stop();
+    }
+}
+
+#[test]
+fn what_a_sink_that_was_removed_does_not_deliver_is_counted() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(free(), "")));
+    daemon.send_udp(&[b"lost:7|c"]);
+    daemon.closed(1);
+    configuration(dir.path(), &with_sinks(""));
+    reload(&daemon);
+    daemon.status_when("its end", |status| status["sinks"]["out"].is_null());
+    daemon.stop();
+    let all = records(&dir.path().join("main.jsonl"));
+    let last = all.iter().rev().find(|r| r["type"] == "ledger" && r["sinks"]["out"].is_object());
+    let out = &last.expect("its last account")["sinks"]["out"];
+    assert!(out["dropped"]["shutdown"].as_u64() > Some(0), "{out}");
+    assert_eq!(out["queued"], 0, "{out}");
+}
+
+#[test]
+fn a_sink_that_is_added_goes_on_with_what_an_earlier_process_has_left() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(free(), "")));
+    daemon.send_udp(&[b"kept:7|c"]);
+    daemon.closed(1);
+    daemon.stop();
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &with_sinks("")));
+    daemon.next_flush();
+    configuration(dir.path(), &graphite(receiver.local_addr().expect("an address"), ""));
+    reload(&daemon);
+    received(&receiver, "kept");
+    daemon.stop();
+}

@@ -1,9 +1,11 @@
 //! The sinks of a reload: one of the same name keeps its queue, its account and its spool, whatever else changes.
 
+use std::time::Instant;
+
 use crate::assemble;
 use crate::config::{self, Config};
-use crate::flush::{NewDriver, NextDriver};
-use crate::sinks::{NextSink, SinkChange};
+use crate::flush::{FlusherHandle, NewDriver, NextDriver};
+use crate::sinks::{Handover, NextSink, SinkChange};
 
 use super::super::StartError;
 use super::super::sinks::{self as started, OpenSink};
@@ -19,7 +21,24 @@ pub(super) enum NextOpen {
     New(Box<OpenSink>),
 }
 
+/// Ends sinks of these names that were taken out and have not delivered all they had; what others go on with.
+pub(super) async fn end_leaving(flusher: FlusherHandle, names: Vec<String>) -> Vec<Handover> {
+    let mut handovers = Vec::new();
+    for name in names {
+        if let Some(driver) = flusher.take_leaving(name).await {
+            handovers.push(driver.hand_over(Instant::now()).await);
+        }
+    }
+    handovers
+}
+
 impl Reloader {
+    /// Names of sinks that there are none of.
+    pub(super) fn new_sinks(&self, next: &Config) -> Vec<String> {
+        let is_new = |sink: &&config::Sink| self.config.sinks.iter().all(|known| known.name != sink.name);
+        next.sinks.iter().filter(is_new).map(|sink| sink.name.clone()).collect()
+    }
+
     /// Opens what is new of the sinks.
     pub(super) fn open_sinks(&self, next: &Config) -> Result<Vec<NextOpen>, StartError> {
         next.sinks.iter().map(|sink| self.open_sink(next, sink)).collect()
@@ -60,8 +79,13 @@ impl Reloader {
         Ok(NextOpen::Changed(place, Box::new(SinkChange { options, sink: Some(next_sink) })))
     }
 
-    /// Starts the drivers of new sinks. `None` if all sinks are as they were.
-    pub(super) fn start_sinks(&self, sinks: Vec<NextOpen>) -> Result<Option<Vec<NextDriver>>, StartError> {
+    /// Starts the drivers of new sinks, which go on with what others of their names have left: in this process, or an earlier one.
+    /// `None` if all sinks are as they were.
+    pub(super) fn start_sinks(
+        &self,
+        sinks: Vec<NextOpen>,
+        handovers: &mut Vec<Handover>,
+    ) -> Result<Option<Vec<NextDriver>>, StartError> {
         let is_same = |(n, one): (usize, &NextOpen)| matches!(one, NextOpen::Same(place) if *place == n);
         if sinks.len() == self.config.sinks.len() && sinks.iter().enumerate().all(is_same) {
             return Ok(None);
@@ -76,6 +100,17 @@ impl Reloader {
                     NextDriver::New(NewDriver::new(driver))
                 }
             });
+        }
+        // All of them are started, so nothing stands in the way of those that have something to go on with.
+        let new = all.iter().filter_map(|next| match next {
+            NextDriver::New(new) => new.driver(),
+            NextDriver::Kept(..) => None,
+        });
+        for driver in new {
+            match handovers.iter().position(|one| one.name() == driver.name()) {
+                Some(at) => driver.resume(handovers.swap_remove(at)),
+                None => started::resume_one(driver, &self.memory, &self.state),
+            }
         }
         // Sinks that the program itself has added stay.
         let configured = self.config.sinks.len();

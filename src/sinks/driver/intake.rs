@@ -29,6 +29,8 @@ pub(super) struct Intake {
     waiting: VecDeque<Arc<Snapshot>>,
     /// One of them is being prepared.
     is_busy: bool,
+    /// The sink is driven in another way from now on: what it gets as one interval alone is not gathered any more.
+    is_changed: bool,
     /// Nothing more is offered.
     is_closed: bool,
     /// And all that was is prepared.
@@ -48,7 +50,7 @@ impl Shared {
         let options = self.options();
         let mut intake = self.intake();
         let is_ready = options.every == 1 && snapshot.is_whole_for(&options.name, &options.filter);
-        if is_ready && intake.waiting.is_empty() && !intake.is_busy {
+        if is_ready && intake.waiting.is_empty() && !intake.is_busy && !intake.is_changed {
             drop(intake);
             self.enqueue(Arc::clone(snapshot));
             return;
@@ -95,6 +97,21 @@ impl Shared {
         state.account.dropped.count("failed", records);
     }
 
+    /// The options are others.
+    pub(super) fn change_intake(&self) {
+        self.intake().is_changed = true;
+        self.accepted.notify_one();
+    }
+
+    /// What was gathered goes as it is, if the sink does not get several intervals as one any more.
+    fn end_gathering(&self, gathered: &mut Gathered) {
+        if self.options().every == 1
+            && let Some(part) = gathered.part.take()
+        {
+            self.enqueue(Arc::new(part));
+        }
+    }
+
     /// No more intervals follow.
     pub(super) fn close_intake(&self) {
         self.intake().is_closed = true;
@@ -126,14 +143,16 @@ impl Shared {
 
     async fn prepare_all(&self, gathered: &mut Gathered) {
         loop {
-            let (next, is_closed) = {
+            let (next, is_changed, is_closed) = {
                 let mut intake = self.intake();
                 let next = intake.waiting.pop_front();
-                intake.is_busy = next.is_some();
-                (next, intake.is_closed)
+                let is_changed = next.is_none() && std::mem::take(&mut intake.is_changed);
+                intake.is_busy = next.is_some() || is_changed;
+                (next, is_changed, intake.is_closed)
             };
             match next {
                 Some(snapshot) => {
+                    self.end_gathering(gathered);
                     gathered.in_work = Some(Arc::clone(&snapshot));
                     self.intake_part.alive();
                     let whole = run_in_place(|| self.gather(self.view(&snapshot), gathered));
@@ -142,6 +161,7 @@ impl Shared {
                         self.enqueue(whole);
                     }
                 }
+                None if is_changed => self.end_gathering(gathered),
                 None if is_closed => break,
                 None => self.accepted.notified().await,
             }

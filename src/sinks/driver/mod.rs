@@ -443,6 +443,7 @@ impl SinkDriver {
         if let Some(next) = change.sink {
             *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(Next(next));
         }
+        self.shared.change_intake();
         self.shared.changed.notify_one();
     }
 
