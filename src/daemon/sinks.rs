@@ -13,7 +13,7 @@ use crate::memory::Memory;
 use crate::ports::Ports;
 use crate::sinks::{DriverOptions, Handover, Reopen, Sink, SinkContext, SinkDriver};
 use crate::state::{Discarded, Limits, StateFolder, sink_part};
-use crate::supervise::Supervisor;
+use crate::supervise::{Gate, Supervisor};
 
 use super::StartError;
 
@@ -82,19 +82,24 @@ pub(super) fn start(
             return Err(StartError(format!("sink {}: there are two of this name", sink.options.name)));
         }
     }
-    let drivers = sinks.into_iter().map(|sink| start_one(sink, memory, supervisor)).collect::<Result<Vec<_>, _>>()?;
+    let gate = Gate::closed();
+    let start = |sink| start_one(sink, memory, supervisor, &gate);
+    let drivers: Result<Vec<_>, _> = sinks.into_iter().map(start).collect();
+    let drivers = drivers.inspect_err(|_| gate.open())?;
     resume(&drivers, memory, state);
+    gate.open();
     Ok(drivers)
 }
 
-/// Starts the tasks of a sink.
+/// Starts the tasks of a sink, which deliver when the gate is open.
 pub(super) fn start_one(
     OpenSink { options, sink, reopen }: OpenSink,
     memory: &Memory,
     supervisor: &Supervisor,
+    gate: &Gate,
 ) -> Result<SinkDriver, StartError> {
     let (name, spool) = (options.name.clone(), options.spool.clone());
-    SinkDriver::supervised(memory, options, sink, reopen, supervisor).map_err(|error| {
+    SinkDriver::supervised(memory, options, sink, reopen, supervisor, gate).map_err(|error| {
         let folder = spool.map_or_else(String::new, |spool| spool.path.display().to_string());
         StartError(format!(
             "sink {name}: cannot spool to {folder}: {error}; choose a folder of its own that can be written"

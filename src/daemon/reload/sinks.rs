@@ -6,6 +6,7 @@ use crate::assemble;
 use crate::config::{self, Config};
 use crate::flush::{FlusherHandle, NewDriver, NextDriver};
 use crate::sinks::{Handover, NextSink, SinkChange};
+use crate::supervise::Gate;
 
 use super::super::StartError;
 use super::super::sinks::{self as started, OpenSink};
@@ -90,17 +91,18 @@ impl Reloader {
         if sinks.len() == self.config.sinks.len() && sinks.iter().enumerate().all(is_same) {
             return Ok(None);
         }
-        let mut all: Vec<NextDriver> = Vec::new();
-        for one in sinks {
-            all.push(match one {
-                NextOpen::Same(place) => NextDriver::Kept(place, None),
-                NextOpen::Changed(place, change) => NextDriver::Kept(place, Some(change)),
-                NextOpen::New(open) => {
-                    let driver = started::start_one(*open, &self.memory, &self.supervisor)?;
-                    NextDriver::New(NewDriver::new(driver))
-                }
-            });
-        }
+        let gate = Gate::closed();
+        let start = |one| match one {
+            NextOpen::Same(place) => Ok(NextDriver::Kept(place, None)),
+            NextOpen::Changed(place, change) => Ok(NextDriver::Kept(place, Some(change))),
+            NextOpen::New(open) => {
+                let driver = started::start_one(*open, &self.memory, &self.supervisor, &gate)?;
+                Ok(NextDriver::New(NewDriver::new(driver)))
+            }
+        };
+        let all: Result<Vec<NextDriver>, StartError> = sinks.into_iter().map(start).collect();
+        // Those that have started end only then.
+        let mut all = all.inspect_err(|_| gate.open())?;
         // All of them are started, so nothing stands in the way of those that have something to go on with.
         let new = all.iter().filter_map(|next| match next {
             NextDriver::New(new) => new.driver(),
@@ -112,6 +114,7 @@ impl Reloader {
                 None => started::resume_one(driver, &self.memory, &self.state),
             }
         }
+        gate.open();
         // Sinks that the program itself has added stay.
         let configured = self.config.sinks.len();
         all.extend((configured..configured + self.own_sinks).map(|place| NextDriver::Kept(place, None)));

@@ -30,7 +30,7 @@ use tokio::time::timeout;
 
 use crate::memory::{Holder, Level, Memory};
 use crate::snapshot::{Filter, Snapshot};
-use crate::supervise::{Part, Role, Supervisor};
+use crate::supervise::{Gate, Part, Role, Supervisor};
 use crate::telemetry::SinkAccount;
 
 use super::Sink;
@@ -364,11 +364,12 @@ impl SinkDriver {
     /// If its spool cannot be used.
     #[cfg(feature = "internals")]
     pub fn start(options: DriverOptions, sink: Box<dyn Sink>) -> io::Result<SinkDriver> {
-        SinkDriver::supervised(&Memory::unlimited(), options, sink, None, &Supervisor::default())
+        SinkDriver::supervised(&Memory::unlimited(), options, sink, None, &Supervisor::default(), &Gate::default())
     }
 
     /// Starts a sink's tasks on the current runtime. What waits for it lies in this memory. After
-    /// a panic `reopen` makes another sink; without it this one goes on.
+    /// a panic `reopen` makes another sink; without it this one goes on. Nothing is delivered before `gate` is open: what lies in
+    /// the spool comes after what the sink has to know of earlier intervals ([`SinkDriver::resume`]).
     ///
     /// # Errors
     /// If its spool cannot be used.
@@ -378,6 +379,7 @@ impl SinkDriver {
         sink: Box<dyn Sink>,
         reopen: Option<Reopen>,
         supervisor: &Supervisor,
+        gate: &Gate,
     ) -> io::Result<SinkDriver> {
         let spool = match &options.spool {
             Some(spool) => {
@@ -421,7 +423,11 @@ impl SinkDriver {
             shared.follow(&mut spool);
             spooler.spool = Some(spool);
         }
-        let task = shared.part.task(run(Arc::clone(&shared), sink, reopen, spooler));
+        let (gate, work) = (gate.clone(), run(Arc::clone(&shared), sink, reopen, spooler));
+        let task = shared.part.task(async move {
+            gate.opened().await;
+            work.await;
+        });
         let intake = Arc::clone(&shared);
         let preparing = shared.intake_part.task(async move { intake.prepare().await });
         Ok(SinkDriver { shared, preparing, task })

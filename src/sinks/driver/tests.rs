@@ -412,8 +412,15 @@ async fn intervals_above_their_share_leave_the_oldest_first_and_are_counted() {
     let fake = Fake::default();
     *fake.mode.lock().expect("no panic") = Mode::Broken;
     let options = DriverOptions { queue: 100, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    let driver = SinkDriver::supervised(&memory, options, Box::new(fake.clone()), None, &Supervisor::default())
-        .expect("it has no spool");
+    let driver = SinkDriver::supervised(
+        &memory,
+        options,
+        Box::new(fake.clone()),
+        None,
+        &Supervisor::default(),
+        &Gate::default(),
+    )
+    .expect("it has no spool");
     for n in 1..=6 {
         driver.offer(&held(n, &memory));
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -448,8 +455,15 @@ async fn what_fails_and_is_on_disk_is_not_kept_in_memory_too_while_it_is_short()
     *fake.mode.lock().expect("no panic") = Mode::Broken;
     let spool = SpoolOptions { path: folder.path().to_path_buf(), ..SpoolOptions::default() };
     let options = DriverOptions { spool: Some(spool), ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    let driver = SinkDriver::supervised(&memory, options, Box::new(fake.clone()), None, &Supervisor::default())
-        .expect("a spool");
+    let driver = SinkDriver::supervised(
+        &memory,
+        options,
+        Box::new(fake.clone()),
+        None,
+        &Supervisor::default(),
+        &Gate::default(),
+    )
+    .expect("a spool");
     for n in 1..=3 {
         driver.offer(&held(n, &memory));
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -564,6 +578,32 @@ async fn what_was_not_delivered_comes_first_with_the_next_driver_and_once() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         assert_eq!((driver.account().delivered, *other.sum.lock().expect("no panic")), (6, 9));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lies_in_the_spool_comes_after_what_the_sink_knows_of_earlier_intervals() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let totals_driver = |totals: &Totals, gate: &Gate| {
+        let spool = SpoolOptions { path: folder.path().to_path_buf(), ..SpoolOptions::default() };
+        let options = DriverOptions { spool: Some(spool), ..DriverOptions::new("t", "fake", Duration::from_secs(10)) };
+        let (memory, sink) = (Memory::unlimited(), Box::new(totals.clone()));
+        SinkDriver::supervised(&memory, options, sink, None, &Supervisor::default(), gate).expect("a spool")
+    };
+    let before = Totals::default();
+    (*before.sum.lock().expect("no panic"), *before.fake.mode.lock().expect("no panic")) = (100, Mode::Broken);
+    let driver = totals_driver(&before, &Gate::default());
+    offer(&driver, 1).await;
+    assert_eq!(driver.account().spooled, 2);
+    let handover = driver.hand_over(Instant::now()).await;
+    let (after, gate) = (Totals::default(), Gate::closed());
+    let driver = totals_driver(&after, &gate);
+    // However long it takes until the state is read.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((driver.account().delivered, driver.account().spooled), (0, 2));
+    driver.resume(carried(&handover));
+    gate.open();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((driver.account().delivered, *after.sum.lock().expect("no panic")), (2, 101));
 }
 
 #[tokio::test(start_paused = true)]
