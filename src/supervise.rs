@@ -72,6 +72,11 @@ impl Gate {
         }
     }
 
+    /// Whether it is open.
+    pub fn is_open(&self) -> bool {
+        self.0.as_ref().is_none_or(|shared| *shared.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Resolves when it is open.
     pub async fn opened(&self) {
         let Some(shared) = &self.0 else { return };

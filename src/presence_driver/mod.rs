@@ -8,6 +8,7 @@ mod poller;
 mod state;
 mod state_file;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -44,6 +45,13 @@ pub const QUEUE: usize = 8192;
 
 /// Questions and everything else that may wait beside them.
 const OTHERS: usize = 256;
+
+/// Messages that may wait for an earlier process to leave, which takes some seconds: 50,000 instances with a heartbeat a
+/// second, for 5 s.
+const HELD: usize = 1 << 18;
+
+/// Longest time until it is seen that the earlier process has left.
+const HELD_POLL: Duration = Duration::from_millis(10);
 
 /// Time between two checks of what the queue lost.
 const LOST_EVERY: Duration = Duration::from_secs(1);
@@ -86,7 +94,7 @@ pub struct PresenceOptions {
     pub memory: Memory,
     /// Other observers of the same fleet.
     pub peering: Peering,
-    /// The state is read when this is open.
+    /// The state is read when this is open; what comes until then waits.
     pub gate: Gate,
 }
 
@@ -275,6 +283,7 @@ pub fn start(
     });
     let (newest, seen) = watch::channel(0);
     let presence = PresenceHandle { sender, shared: Arc::clone(&shared), newest: seen };
+    let (gate, waiting) = (options.gate.clone(), Arc::clone(&shared));
     let anew = move || {
         let mut options = options.clone();
         if let Some((policy, group_wait)) = &*shared.policy.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -282,13 +291,47 @@ pub fn start(
         }
         Driver::new(options, Arc::clone(&shared), outboxes.clone(), newest.clone())
     };
-    let thread = part.thread("presence", move |part| run(anew(), &anew, &inbox, part))?;
+    let thread = part.thread("presence", move |part| {
+        let mut held = hold(&gate, &inbox, &waiting.waiting);
+        run(anew(), &anew, (&inbox, &mut held), part);
+    })?;
     Ok((presence, thread))
 }
 
-/// Runs a driver until it is told to stop; `anew` makes one of what was saved.
-fn run(mut driver: Driver, anew: &impl Fn() -> Driver, inbox: &Receiver<Message>, part: &Part) {
-    while let Err(panic) = catch(|| driver.run(inbox, part)) {
+/// Holds what comes while the gate is closed, for the state is not there yet.
+fn hold(gate: &Gate, inbox: &Receiver<Message>, waiting: &AtomicUsize) -> VecDeque<Message> {
+    let mut held = VecDeque::new();
+    while !gate.is_open() {
+        if held.len() >= HELD {
+            gate.wait();
+            break;
+        }
+        match inbox.recv_timeout(HELD_POLL) {
+            Ok(message) => {
+                waiting.fetch_sub(usize::from(matches!(message, Message::Signal(_))), Ordering::Relaxed);
+                held.push_back(message);
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    held
+}
+
+/// Runs a driver until it is told to stop; `anew` makes one of what was saved. What was held comes before what is in the inbox.
+fn run(
+    mut driver: Driver,
+    anew: &impl Fn() -> Driver,
+    (inbox, held): (&Receiver<Message>, &mut VecDeque<Message>),
+    part: &Part,
+) {
+    let mut work = |driver: &mut Driver| {
+        while let Some(message) = held.pop_front() {
+            driver.apply(message);
+        }
+        driver.run(inbox, part);
+    };
+    while let Err(panic) = catch(|| work(&mut driver)) {
         driver.count_failed();
         let (is_stopping, is_ended) = (driver.is_stopping, driver.is_ended);
         part.restart_thread(&panic);
@@ -380,7 +423,6 @@ impl Driver {
     ) -> Driver {
         let PresenceOptions { policy, seed, identity, memory, .. } = options;
         let path = options.state_file.clone();
-        options.gate.wait();
         let (state_file, saved) = StateFile::open(options.state_file);
         let is_lost = saved.is_err();
         let has_saved = matches!(saved, Ok(Some(_)));
@@ -506,12 +548,17 @@ impl Driver {
         }
     }
 
+    /// Does what a message that waited says.
     fn take(&mut self, message: Message) {
+        self.shared.waiting.fetch_sub(usize::from(matches!(message, Message::Signal(_))), Ordering::Relaxed);
+        self.apply(message);
+    }
+
+    fn apply(&mut self, message: Message) {
         let now = self.clock();
         self.state.engine_mut().at(now);
         match message {
             Message::Signal(signal) => {
-                self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
                 self.has_signal = true;
                 fault::pass("heartbeat");
                 self.dirty = true;
@@ -711,6 +758,28 @@ mod tests {
         let report = next.blocking_recv().expect("an answer");
         let is_registered = |reason: Option<Cow<'_, str>>| reason.as_deref() == Some(Reason::Registered.as_str());
         assert!(report.events.iter().any(|event| is_registered(event.change.reason())), "{:?}", report.events);
+        presence.stop();
+        thread.join().expect("it ends");
+    }
+
+    #[test]
+    fn what_comes_before_an_earlier_process_has_left_waits_beside_the_queue() {
+        let gate = Gate::closed();
+        let options = PresenceOptions { gate: gate.clone(), ..options(None) };
+        let (queue, until) = (options.queue, Instant::now() + Duration::from_secs(20));
+        let (presence, thread) = start(options, Vec::new(), &Part::new("presence")).expect("started");
+        for n in 0..20 * queue {
+            while presence.shared.waiting.load(Ordering::Relaxed) >= queue {
+                assert!(Instant::now() < until, "nobody takes them");
+                std::thread::yield_now();
+            }
+            let Signal::Heartbeat(beat) = beat() else { panic!("a heartbeat") };
+            presence.signal(Signal::Heartbeat(Heartbeat { instance: format!("i{n}").into(), ..beat }));
+        }
+        let known = presence.ask(|state| state.engine().summary().present);
+        gate.open();
+        assert_eq!(known.blocking_recv(), Ok(20 * queue));
+        assert_eq!(presence.shared.lost.load(Ordering::Relaxed), 0);
         presence.stop();
         thread.join().expect("it ends");
     }
