@@ -206,14 +206,13 @@ async fn serve(
         }
     };
     let daemon = daemon(Box::new(note))?.taking_orders(orders);
-    let unwanted = daemon.unwanted_sockets();
     log.say(&daemon.summary());
     let running = daemon.with_part(service_manager.part()).start()?;
     let restored = running.restored().await;
     if !restored.is_empty() {
         log.say(&restored);
     }
-    let mut kept = HeldSockets::new(&service_manager, unwanted);
+    let mut kept = HeldSockets::new(&service_manager, running.unwanted_sockets());
     kept.renew(&running).await;
     service_manager.notify(NotifyState::Ready);
     let (mut stop, mut others) = (pin!(stop), pin!(attend(hangup, user1, running.reloads())));
@@ -272,9 +271,12 @@ struct HeldSockets<'a> {
 }
 
 impl HeldSockets<'_> {
-    /// Those that it has kept since an earlier process and that nobody wants any more have these names.
-    fn new(service_manager: &ServiceManager, unwanted: Vec<String>) -> HeldSockets<'_> {
-        HeldSockets { service_manager, names: unwanted.into_iter().collect() }
+    /// Has it close those that it has kept since an earlier process and that nobody reads any more.
+    fn new<'a>(service_manager: &'a ServiceManager, unwanted: &[String]) -> HeldSockets<'a> {
+        if service_manager.keeps_sockets() {
+            unwanted.iter().for_each(|name| service_manager.forget(name.clone()));
+        }
+        HeldSockets { service_manager, names: BTreeSet::new() }
     }
 
     /// Has it keep those of the listeners that there are now, and no others.

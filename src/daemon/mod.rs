@@ -303,11 +303,6 @@ impl Daemon {
         Daemon { reloading: Some(reloading), ..self }
     }
 
-    /// Names of sockets that the service manager has kept, and that no listener is at any more.
-    pub(crate) fn unwanted_sockets(&self) -> Vec<String> {
-        self.unwanted.clone()
-    }
-
     /// Watches this part of the process, too.
     #[must_use]
     pub(crate) fn with_part(self, part: Option<&crate::supervise::Part>) -> Daemon {
@@ -345,7 +340,8 @@ impl Daemon {
     pub fn start(self) -> Result<Running, StartError> {
         let Daemon { config, origins, started, memory, listeners, sinks, http, management, mut state, .. } = self;
         let Daemon { supervisor, ports, predecessor, orders, .. } = self;
-        let (capture, status_every, log, bus) = (self.capture, self.status_every, self.log, self.bus);
+        let (capture, status_every, log, bus, mut unwanted) =
+            (self.capture, self.status_every, self.log, self.bus, self.unwanted);
         let (reloads, reload_inbox) = crate::reloads::channel();
         let listening = listeners.listening(&config);
         let (seed, boot) = (random_seed(), unix_time() as u64);
@@ -392,7 +388,7 @@ impl Daemon {
         if handed_over.is_some() {
             state = state::open(&config, true);
             // Those are of listeners that are not configured any more.
-            close_untaken();
+            unwanted.extend(close_untaken());
         }
         let own_sinks = sinks.len() - config.sinks.len();
         gate.open();
@@ -459,6 +455,7 @@ impl Daemon {
             reloads,
             reload,
             grace,
+            unwanted,
             no_upgrade,
             is_drained: false,
             state: state.clone(),
@@ -493,6 +490,8 @@ pub struct Running {
     reload: Option<ReloadTask>,
     /// Longest stop, as it is configured.
     grace: Arc<Mutex<Duration>>,
+    /// Names of sockets that the service manager need not keep any more.
+    unwanted: Vec<String>,
     /// Why it cannot hand over to another process, if so.
     no_upgrade: Option<&'static str>,
     is_drained: bool,
@@ -583,6 +582,11 @@ impl Running {
             tracing::error!("the flusher does not answer: nothing is read any more");
         }
         reads
+    }
+
+    /// Names of sockets that the service manager keeps, and that no listener reads since the start.
+    pub(crate) fn unwanted_sockets(&self) -> &[String] {
+        &self.unwanted
     }
 
     /// The sockets of the listeners for the service manager, with names; a stop leaves them open from now on.

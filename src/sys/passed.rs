@@ -77,9 +77,12 @@ pub fn close_unwanted(is_wanted: impl Fn(&SockAddr) -> bool) -> Vec<String> {
     names
 }
 
-/// Closes what nobody has taken. Datagrams that wait in there are lost.
-pub fn close_untaken() {
-    PASSED.lock().unwrap_or_else(PoisonError::into_inner).clear();
+/// Closes what nobody has taken. Datagrams that wait in there are lost. Returns the names under which the service manager has
+/// those that it keeps.
+pub fn close_untaken() -> Vec<String> {
+    let untaken = std::mem::take(&mut *PASSED.lock().unwrap_or_else(PoisonError::into_inner));
+    // Without an address it is kept under no name.
+    untaken.iter().filter_map(|(_, socket)| kept_name(socket).ok()).collect()
 }
 
 /// Sends a message and descriptors, which the receiver has as well from then on.

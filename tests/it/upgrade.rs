@@ -320,6 +320,47 @@ fn a_new_process_that_fails_costs_nothing() {
 }
 
 #[test]
+fn the_service_manager_is_told_to_close_sockets_that_an_upgrade_gives_up() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = ports();
+    let path = dir.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_read_timeout(Some(Duration::from_secs(20))).expect("it can be set");
+    // Messages until one of them says this; the names of the sockets that it is to keep, or to close.
+    let names_until = |last: &str, what: &str| {
+        let mut names = Vec::new();
+        loop {
+            let mut buffer = [0; 256];
+            let count = manager.recv(&mut buffer).expect("a message");
+            let said = text(&buffer[..count]);
+            if said.contains(what) {
+                names.extend(said.lines().find_map(|line| line.strip_prefix("FDNAME=")).map(str::to_string));
+            }
+            if said.contains(last) {
+                return names;
+            }
+        }
+    };
+    let good = config(dir.path(), &ports);
+    let environment = [("NOTIFY_SOCKET", path.to_str().expect("a plain path")), ("FDSTORE", "8")];
+    let mut daemon = Daemon::start_in(dir.path(), &good, "", &environment);
+    let kept = names_until("READY=1", "FDSTORE=1");
+    // Two workers have one name.
+    assert!(kept.len() == 4 && kept[0] == kept[1] && kept[1] != kept[2], "{kept:?}");
+    let without = good.replace(&format!("[[listen]]\nurl = \"tcp://127.0.0.1:{}\"\n", ports.statsd), "");
+    assert_ne!(without, good);
+    std::fs::write(dir.path().join("systole.toml"), without).expect("written");
+    let (code, said) = upgrade(&ports, "secret");
+    assert_eq!(code, Some(0), "{said}");
+    let before = daemon.pid();
+    let heir = Heir(process(&status_when(ports.page, "another process", |status| status["pid"] != before)));
+    let forgotten = names_until("READY=1", "FDSTOREREMOVE=1");
+    assert!(forgotten.contains(&kept[2]) && !forgotten.contains(&kept[0]), "{forgotten:?} of {kept:?}");
+    assert_eq!(daemon.wait(Duration::from_secs(10)), Some(0));
+    heir.stop();
+}
+
+#[test]
 fn a_socket_of_the_service_manager_is_passed_on() {
     let dir = tempfile::tempdir().expect("a folder");
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
