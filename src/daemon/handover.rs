@@ -7,11 +7,14 @@
 //! |---|---|
 //! | reads its configuration, binds, opens its sinks, starts its workers, and says `bound` | goes on as ever |
 //! | waits | reads what the sockets hold, and nothing more: `stopped` |
-//! | reads the sockets: `reading` | waits; if the new one fails, it reads on as if nothing had been |
+//! | asks whether it may read: `ready` | lets it: `read` |
+//! | reads the sockets: `reading` | waits a moment; if the new one has ended, it reads on as if nothing had been |
 //! | waits; presence, spools and intervals stand still | saves the open interval and all else, lets its files go: `left` |
 //! | goes on with what was saved | ends |
 //!
 //! So what comes over one socket stays in order, and nobody reads for some milliseconds, in which the kernel holds what comes.
+//! With `read` the sockets are the new process's: the old one does not take them back while that lives, however long it is
+//! silent, for it may have read. Before that it reads nothing, and the old one ends it if it takes too long.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,6 +27,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Role};
+use crate::fault;
 use crate::http::{HandedOver, Upgrading};
 use crate::sys::{self, MOST_PASSED};
 
@@ -36,8 +40,11 @@ const VARIABLE: &str = "_SYSTOLE_PREDECESSOR";
 /// Longest time until the new process reads: it reads its configuration and binds what is new.
 const STARTING: Duration = Duration::from_secs(30);
 
-/// Longest time that it takes to read when it is ready.
-const TURN: Duration = Duration::from_secs(5);
+/// Longest time that it takes to ask for its turn, and to say that it reads.
+pub(super) const TURN: Duration = Duration::from_secs(5);
+
+/// What is said of a new process whose end of the link is closed.
+const ENDED: &str = "the new process has ended; its messages are in the log";
 
 /// Variables that the service manager has made for this process alone.
 const OF_THIS_PROCESS: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
@@ -55,6 +62,10 @@ enum Message {
     Bound { version: String },
     /// The old process has read for the last time, at this time on the clock that both have.
     Stopped { at: f64 },
+    /// The new process asks whether it may read.
+    Ready,
+    /// It may.
+    Read,
     /// The new process reads.
     Reading,
     /// The old process has saved its state, and ends.
@@ -174,7 +185,7 @@ impl Successor {
     fn next(&self) -> Result<Message, String> {
         match receive(&self.link) {
             Ok(Some((message, _))) => Ok(message),
-            Ok(None) => Err("the new process has ended; its messages are in the log".into()),
+            Ok(None) => Err(ENDED.into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 Err("the new process takes too long to read".into())
             }
@@ -182,17 +193,26 @@ impl Successor {
         }
     }
 
-    /// Says that this process reads nothing more, and waits until the new one reads.
+    /// Says that this process reads nothing more, and lets the new one read, which may wait for so long before each answer.
     ///
     /// # Errors
-    /// In words, if it does not; it has ended then.
-    pub(super) fn let_read(self) -> Result<Successor, String> {
+    /// In words, if it does not read; it has ended then.
+    pub(super) fn let_read(self, patience: Duration) -> Result<Successor, String> {
         // Nobody reads meanwhile.
-        let _ = self.link.set_read_timeout(Some(TURN));
-        let said = send(&self.link, &Message::Stopped { at: shared_clock() }, &[]);
-        let reads = said.map_err(|error| cannot_talk(&error)).and_then(|()| match self.next()? {
-            Message::Reading => Ok(()),
+        let timeouts = self.link.set_read_timeout(Some(patience)).and(self.link.set_write_timeout(Some(patience)));
+        let said = timeouts.and_then(|()| send(&self.link, &Message::Stopped { at: shared_clock() }, &[]));
+        let lets = said.map_err(|error| cannot_talk(&error)).and_then(|()| match self.next()? {
+            Message::Ready => send(&self.link, &Message::Read, &[]).map_err(|error| cannot_talk(&error)),
             _ => Err("the new process says something else than expected".into()),
+        });
+        // From here on it may read: only its end gives the sockets back.
+        let reads = lets.and_then(|()| match receive(&self.link) {
+            Ok(None) => Err(ENDED.into()),
+            Ok(Some(_)) => Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "the new process does not say that it reads; the sockets are its own all the same");
+                Ok(())
+            }
         });
         match reads {
             Ok(()) => Ok(self),
@@ -255,6 +275,11 @@ fn cannot_talk(error: &io::Error) -> String {
     format!("cannot talk to the other process: {error}")
 }
 
+/// Why a new process ends.
+fn goes_on() -> StartError {
+    StartError("the process before this one goes on, or is gone: it does not hand over".into())
+}
+
 /// The old process, as the new one sees it.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
@@ -294,16 +319,22 @@ impl Predecessor {
         }
     }
 
-    /// Says that this process is ready to read, and waits until the old one does not read any more.
+    /// Says that this process is ready to read, and waits until the old one does not read any more and lets it.
     ///
     /// # Errors
     /// If the old process goes on, or is gone.
     pub(super) fn await_turn(self) -> Result<Stopped, StartError> {
         let version = env!("CARGO_PKG_VERSION").to_string();
-        let heard = send(&self.link, &Message::Bound { version }, &[]).and_then(|()| receive(&self.link));
-        match heard {
-            Ok(Some((Message::Stopped { at }, _))) => Ok(Stopped { link: self.link, version: self.version, at }),
-            Ok(_) => Err(StartError("the process before this one goes on, or is gone: it does not hand over".into())),
+        let Message::Stopped { at } = self.ask(&Message::Bound { version })? else { return Err(goes_on()) };
+        let Message::Read = self.ask(&Message::Ready)? else { return Err(goes_on()) };
+        fault::pass("turn");
+        Ok(Stopped { link: self.link, version: self.version, at })
+    }
+
+    /// Says something; what the old process says to it.
+    fn ask(&self, message: &Message) -> Result<Message, StartError> {
+        match send(&self.link, message, &[]).and_then(|()| receive(&self.link)) {
+            Ok(answer) => answer.map(|(answer, _)| answer).ok_or_else(goes_on),
             Err(error) => Err(StartError(cannot_talk(&error))),
         }
     }
@@ -334,5 +365,67 @@ impl Stopped {
         let took_secs = began.elapsed().as_secs_f64();
         tracing::info!(from = self.version, pause_secs, took_secs, "took over from another process");
         Ok(HandedOver { from: self.version, pause_secs, took_secs, is_clean })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(50);
+
+    /// A process that only waits, and what it would say comes from the other end.
+    fn successor() -> (Successor, UnixStream) {
+        let (link, other) = sys::message_pair().expect("a pair");
+        let child = Command::new("sleep").arg("1000").spawn().expect("it starts");
+        (Successor { link, child, version: String::new() }, other)
+    }
+
+    fn says(other: &UnixStream) -> Message {
+        receive(other).expect("a message").expect("no end").0
+    }
+
+    fn is_alive(pid: u32) -> bool {
+        // It has no parent any more that would keep its number.
+        std::path::Path::new(&format!("/proc/{pid}")).exists()
+    }
+
+    #[test]
+    fn a_new_process_that_was_not_let_read_is_ended() {
+        for is_silent in [true, false] {
+            let (successor, other) = successor();
+            let pid = successor.child.id();
+            if !is_silent {
+                // As one of which nothing is known.
+                send(&other, &Message::Reading, &[]).expect("sent");
+            }
+            assert!(successor.let_read(PATIENCE).is_err());
+            assert!(!is_alive(pid));
+            assert!(matches!(says(&other), Message::Stopped { .. }));
+            assert!(receive(&other).expect("the end").is_none(), "it was not let read");
+        }
+    }
+
+    #[test]
+    fn a_new_process_that_was_let_read_is_not_ended_however_slow_it_is() {
+        let (successor, other) = successor();
+        send(&other, &Message::Ready, &[]).expect("sent");
+        let mut successor = successor.let_read(PATIENCE).expect("it may have read");
+        assert!(matches!(says(&other), Message::Stopped { .. }));
+        assert!(matches!(says(&other), Message::Read));
+        assert!(successor.child.try_wait().expect("a child").is_none(), "it lives");
+        successor.kill();
+    }
+
+    #[test]
+    fn a_new_process_that_ends_when_it_was_let_read_gives_the_sockets_back() {
+        let (successor, other) = successor();
+        send(&other, &Message::Ready, &[]).expect("sent");
+        let ends = std::thread::spawn(move || {
+            assert!(matches!(says(&other), Message::Stopped { .. }));
+            assert!(matches!(says(&other), Message::Read));
+        });
+        assert_eq!(successor.let_read(Duration::from_secs(20)).err().as_deref(), Some(ENDED));
+        ends.join().expect("it ends");
     }
 }

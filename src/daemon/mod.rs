@@ -381,7 +381,7 @@ impl Daemon {
             presence.look_with(listeners.look_at_watched());
         }
         let stopped = predecessor.map(Predecessor::await_turn).transpose()?;
-        listeners.begin_counting();
+        listeners.begin();
         let reading_since = Instant::now();
         drop(hold);
         let handed_over = stopped.map(|stopped| stopped.take_over()).transpose()?.map(Arc::new);
@@ -576,7 +576,7 @@ impl Running {
             successor.kill();
             return Err("the flusher does not answer".into());
         }
-        let reads = tokio::task::spawn_blocking(move || successor.let_read()).await;
+        let reads = tokio::task::spawn_blocking(move || successor.let_read(handover::TURN)).await;
         let reads = reads.map_err(|error| error.to_string()).and_then(|reads| reads);
         if reads.is_err() && self.flusher.resume_reading().await.is_none() {
             tracing::error!("the flusher does not answer: nothing is read any more");

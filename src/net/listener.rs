@@ -220,7 +220,7 @@ impl BoundListener {
             ListenAddress::Inherited(name) => name.clone(),
             ListenAddress::Ip(_) | ListenAddress::Path(..) => String::new(),
         };
-        is_kept.store(!name.is_empty(), Ordering::Relaxed);
+        is_kept.fetch_or(!name.is_empty(), Ordering::Relaxed);
         let deadline = ReadDeadline::default();
         let shared = Shared { url: url.into(), is_kept, queues, received: Arc::default(), deadline, hold };
         let taps = taps.of_listener(url, self.options.protocol);
@@ -486,8 +486,9 @@ impl Listener {
         self.is_kept.store(true, Ordering::Relaxed);
     }
 
-    /// What its sockets have dropped until now another process has counted, if it had them.
-    pub(super) fn begin_counting(&mut self) {
+    /// The sockets are this process's from now on: what they have dropped another one has counted, if it had them.
+    pub(super) fn begin(&mut self) {
+        self.is_kept.store(self.is_held, Ordering::Relaxed);
         let now = self.kernel_drop_counters();
         self.drops_seen[..self.passed].copy_from_slice(&now[..self.passed]);
     }

@@ -55,9 +55,9 @@ impl Listeners {
         stop(&self.0.iter().collect::<Vec<_>>(), deadline).await;
     }
 
-    /// What sockets of another process have dropped until now is counted there.
-    pub fn begin_counting(&mut self) {
-        self.0.iter_mut().for_each(Listener::begin_counting);
+    /// The sockets are this process's from now on; what those of another one have dropped is counted there.
+    pub fn begin(&mut self) {
+        self.0.iter_mut().for_each(Listener::begin);
     }
 
     /// Counts no more what the sockets drop, which another process does.

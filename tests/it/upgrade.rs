@@ -320,6 +320,33 @@ fn a_new_process_that_fails_costs_nothing() {
 }
 
 #[test]
+fn a_new_process_that_ends_when_its_turn_has_come_costs_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = ports();
+    // The old process has no turn to pass.
+    let mut daemon = Daemon::start_faulty(dir.path(), &config(dir.path(), &ports), &[], "turn@1");
+    let send = || {
+        daemon.send_udp(&[b"x:1|c"]);
+        let unix = UnixDatagram::unbound().expect("a socket");
+        unix.send_to(b"x:1|c", dir.path().join("s.sock")).expect("somebody has the socket");
+        let mut tcp = TcpStream::connect(("127.0.0.1", ports.statsd)).expect("somebody listens");
+        tcp.write_all(b"x:1|c\n").expect("sent");
+    };
+    send();
+    for n in 1..=2 {
+        let (code, said) = upgrade(&ports, "secret");
+        assert_eq!(code, Some(1), "{said}");
+        assert!(said.contains("the new process has ended"), "{said}");
+        send();
+        daemon.status_when("three lines", |status| status["lines"]["read"] == 3 * (n + 1));
+    }
+    daemon.next_flush();
+    daemon.signal("-TERM");
+    assert_eq!(daemon.wait(Duration::from_secs(10)), Some(0));
+    assert_eq!(sum(dir.path(), "x"), 9.0);
+}
+
+#[test]
 fn the_service_manager_is_told_to_close_sockets_that_an_upgrade_gives_up() {
     let dir = tempfile::tempdir().expect("a folder");
     let ports = ports();
