@@ -15,7 +15,7 @@ use super::{asking, print};
 const READING: Duration = Duration::from_secs(45);
 
 /// Longest wait for the new process to answer, and how often is asked meanwhile.
-const LEAVING: Duration = Duration::from_secs(10);
+const LEAVING: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Args)]
@@ -62,6 +62,12 @@ fn report(status: &Value, version: &str) -> String {
         text(&upgrade["from"]),
         secs("took_secs")
     );
+    if let Some(why) = upgrade["no_state"].as_str() {
+        let why = Escaped(why);
+        out.push_str(&format!(
+            "It does not go on with the state of the old process, which closed and delivered its interval itself: {why}.\n"
+        ));
+    }
     if upgrade["is_clean"] == false {
         out.push_str("The old process ended before it had saved its state: what it held is lost, see the log.\n");
     }

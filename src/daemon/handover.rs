@@ -12,6 +12,9 @@
 //! | waits; presence, spools and intervals stand still | saves the open interval and all else, lets its files go: `left` |
 //! | goes on with what was saved | ends |
 //!
+//! Both say first where their state is and which formats they know. If the new one does not find, or cannot read, what the old
+//! one would save, the old one closes the open interval itself, delivers it as at any stop, and both say so.
+//!
 //! So what comes over one socket stays in order, and nobody reads for some milliseconds, in which the kernel holds what comes.
 //! With `read` the sockets are the new process's: the old one does not take them back while that lives, however long it is
 //! silent, for it may have read. Before that it reads nothing, and the old one ends it if it takes too long.
@@ -32,6 +35,7 @@ use crate::http::{HandedOver, Upgrading};
 use crate::sys::{self, MOST_PASSED};
 
 use super::StartError;
+use super::state::Keeping;
 
 /// Tells a process that its standard input comes from the one that hands over to it. It is no setting, and so begins in
 /// another way than those.
@@ -56,10 +60,18 @@ const OF_THIS_PROCESS: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"
 enum Message {
     /// Sockets are in this message, with the names under which the service manager passed them.
     Sockets { names: Vec<String> },
-    /// There are no more. Who hands over.
-    Begin { version: String },
-    /// The new process is ready to read.
-    Bound { version: String },
+    /// There are no more. Who hands over, and where it saves its state.
+    Begin {
+        version: String,
+        #[serde(default)]
+        keeping: Keeping,
+    },
+    /// The new process is ready to read, and looks for its state there.
+    Bound {
+        version: String,
+        #[serde(default)]
+        keeping: Keeping,
+    },
     /// The old process has read for the last time, at this time on the clock that both have.
     Stopped { at: f64 },
     /// The new process asks whether it may read.
@@ -124,6 +136,8 @@ pub(crate) struct Successor {
     link: UnixStream,
     child: Child,
     version: String,
+    /// Why it does not go on with the state of this one, if so.
+    no_state: Option<String>,
 }
 
 impl Successor {
@@ -143,7 +157,7 @@ impl Successor {
         }
         let child = command.spawn().map_err(|error| format!("cannot run {}: {error}", program.display()))?;
         // With the command goes its copy of the other end: an end of the child is seen.
-        Ok(Successor { link, child, version: String::new() })
+        Ok(Successor { link, child, version: String::new(), no_state: None })
     }
 
     /// Ends the new process when this is dropped.
@@ -151,11 +165,11 @@ impl Successor {
         Ending(Some(self.child.id()))
     }
 
-    /// Passes sockets on, and waits until the new process is ready to read them.
+    /// Passes sockets on, and waits until the new process is ready to read them. The state of this one is kept like that.
     ///
     /// # Errors
     /// In words, if it fails, or takes too long; it has ended then.
-    pub(super) fn pass(mut self, mut sockets: Vec<(String, OwnedFd)>) -> Result<Successor, String> {
+    pub(super) fn pass(mut self, mut sockets: Vec<(String, OwnedFd)>, keeping: &Keeping) -> Result<Successor, String> {
         let mut pass = || {
             while !sockets.is_empty() {
                 let some = sockets.split_off(sockets.len().saturating_sub(MOST_PASSED));
@@ -163,15 +177,16 @@ impl Successor {
                 send(&self.link, &Message::Sockets { names }, &descriptors).map_err(|error| cannot_talk(&error))?;
             }
             let version = env!("CARGO_PKG_VERSION").to_string();
-            send(&self.link, &Message::Begin { version }, &[]).map_err(|error| cannot_talk(&error))?;
+            let begin = Message::Begin { version, keeping: keeping.clone() };
+            send(&self.link, &begin, &[]).map_err(|error| cannot_talk(&error))?;
             match self.next()? {
-                Message::Bound { version } => Ok(version),
+                Message::Bound { version, keeping: next } => Ok((version, keeping.obstacle(&next))),
                 _ => Err("the new process says something else than expected".into()),
             }
         };
         match pass() {
-            Ok(version) => {
-                self.version = version;
+            Ok((version, no_state)) => {
+                (self.version, self.no_state) = (version, no_state);
                 Ok(self)
             }
             Err(problem) => {
@@ -225,7 +240,8 @@ impl Successor {
 
     /// What is said of it.
     pub(crate) fn upgrading(&self) -> Upgrading {
-        Upgrading { pid: self.child.id(), version: self.version.clone(), from: env!("CARGO_PKG_VERSION") }
+        let (version, no_state) = (self.version.clone(), self.no_state.clone());
+        Upgrading { pid: self.child.id(), version, from: env!("CARGO_PKG_VERSION"), no_state }
     }
 
     /// Says that this process has saved everything.
@@ -285,6 +301,7 @@ fn goes_on() -> StartError {
 pub(crate) struct Predecessor {
     link: UnixStream,
     version: String,
+    keeping: Keeping,
 }
 
 /// The old process does not read any more.
@@ -294,6 +311,8 @@ pub(super) struct Stopped {
     version: String,
     /// When it read for the last time.
     at: f64,
+    /// Why this process does not go on with its state, if so.
+    no_state: Option<String>,
 }
 
 impl Predecessor {
@@ -312,23 +331,27 @@ impl Predecessor {
                 Some((Message::Sockets { names }, sockets)) => {
                     names.iter().zip(sockets).for_each(|(name, socket)| sys::offer_socket(name, socket));
                 }
-                Some((Message::Begin { version }, _)) => return Ok(Some(Predecessor { link, version })),
+                Some((Message::Begin { version, keeping }, _)) => {
+                    return Ok(Some(Predecessor { link, version, keeping }));
+                }
                 Some(_) => return Err("the process before this one says something else than expected".into()),
                 None => return Err("the process before this one has ended".into()),
             }
         }
     }
 
-    /// Says that this process is ready to read, and waits until the old one does not read any more and lets it.
+    /// Says that this process is ready to read, and waits until the old one does not read any more and lets it. The state of this
+    /// one is kept like that.
     ///
     /// # Errors
     /// If the old process goes on, or is gone.
-    pub(super) fn await_turn(self) -> Result<Stopped, StartError> {
+    pub(super) fn await_turn(self, keeping: Keeping) -> Result<Stopped, StartError> {
         let version = env!("CARGO_PKG_VERSION").to_string();
-        let Message::Stopped { at } = self.ask(&Message::Bound { version })? else { return Err(goes_on()) };
+        let no_state = self.keeping.obstacle(&keeping);
+        let Message::Stopped { at } = self.ask(&Message::Bound { version, keeping })? else { return Err(goes_on()) };
         let Message::Read = self.ask(&Message::Ready)? else { return Err(goes_on()) };
         fault::pass("turn");
-        Ok(Stopped { link: self.link, version: self.version, at })
+        Ok(Stopped { link: self.link, version: self.version, at, no_state })
     }
 
     /// Says something; what the old process says to it.
@@ -363,8 +386,14 @@ impl Stopped {
             }
         };
         let took_secs = began.elapsed().as_secs_f64();
-        tracing::info!(from = self.version, pause_secs, took_secs, "took over from another process");
-        Ok(HandedOver { from: self.version, pause_secs, took_secs, is_clean })
+        let Stopped { version: from, no_state, .. } = self;
+        match &no_state {
+            None => tracing::info!(from, pause_secs, took_secs, "took over from another process"),
+            Some(why) => {
+                tracing::warn!(from, pause_secs, took_secs, "took over from another process without its state: {why}")
+            }
+        }
+        Ok(HandedOver { from, pause_secs, took_secs, is_clean, no_state })
     }
 }
 
@@ -378,7 +407,7 @@ mod tests {
     fn successor() -> (Successor, UnixStream) {
         let (link, other) = sys::message_pair().expect("a pair");
         let child = Command::new("sleep").arg("1000").spawn().expect("it starts");
-        (Successor { link, child, version: String::new() }, other)
+        (Successor { link, child, version: String::new(), no_state: None }, other)
     }
 
     fn says(other: &UnixStream) -> Message {

@@ -83,6 +83,7 @@ use relays::Relays;
 use reload::{Receiving, ReloadTask, Reloader, Showing, Whole};
 use server::{BoundServer, Page, Server};
 use sinks::{OpenSink, Sinks};
+use state::Keeping;
 
 pub(crate) use cluster::connect as connect_bus;
 pub(crate) use handover::{Predecessor, Successor, program};
@@ -380,7 +381,7 @@ impl Daemon {
         if let Some(presence) = presence_handle.as_ref().filter(|_| !watches.is_empty()) {
             presence.look_with(listeners.look_at_watched());
         }
-        let stopped = predecessor.map(Predecessor::await_turn).transpose()?;
+        let stopped = predecessor.map(|before| before.await_turn(Keeping::configured(&config))).transpose()?;
         listeners.begin();
         let reading_since = Instant::now();
         drop(hold);
@@ -561,7 +562,8 @@ impl Running {
         // Threads for blocking work have a lower priority, which the new process would have, too.
         let successor = Successor::spawn()?;
         let ending = successor.kill_on_drop();
-        let passed = tokio::task::spawn_blocking(move || successor.pass(sockets)).await;
+        let keeping = Keeping::of(&self.state);
+        let passed = tokio::task::spawn_blocking(move || successor.pass(sockets, &keeping)).await;
         let passed = passed.map_err(|error| error.to_string())?;
         ending.disarm();
         passed
@@ -603,16 +605,29 @@ impl Running {
     }
 
     /// Saves what this process has for another one, which reads already, and ends. What sinks have not delivered soon is left to
-    /// that one as well.
+    /// that one as well. If that one does not go on with it, this is an ordinary stop.
     ///
     /// # Errors
     /// As of [`Running::stop`].
     pub(crate) async fn hand_over(mut self, successor: &Successor) -> Result<(), StopError> {
-        let Upgrading { pid, version, .. } = successor.upgrading();
-        tracing::info!(pid, version, "another process reads from now on; this one saves what it has and ends");
-        let deadline = Instant::now() + HANDING_OVER.min(self.grace());
-        self.parts.is_handed_over = true;
-        self.stop(deadline).await?;
+        let Upgrading { pid, version, no_state, .. } = successor.upgrading();
+        let grace = self.grace();
+        let patience = match &no_state {
+            None => {
+                tracing::info!(pid, version, "another process reads from now on; this one saves what it has and ends");
+                HANDING_OVER.min(grace)
+            }
+            Some(why) => {
+                tracing::warn!(
+                    pid,
+                    version,
+                    "another process reads from now on, without the state of this one, which closes its interval and ends: {why}"
+                );
+                grace
+            }
+        };
+        self.parts.is_handed_over = no_state.is_none();
+        self.stop(Instant::now() + patience).await?;
         successor.leave();
         Ok(())
     }

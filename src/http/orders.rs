@@ -49,6 +49,9 @@ pub struct Upgrading {
     pub version: String,
     /// The version of the one that answers.
     pub from: &'static str,
+    /// Why the new process does not go on with the state of the one that answers, which closes and delivers its open interval
+    /// itself; `null` if it does.
+    pub no_state: Option<String>,
 }
 
 /// How this process took over from another one.
@@ -62,6 +65,9 @@ pub struct HandedOver {
     pub took_secs: f64,
     /// Whether the other one said that it had saved everything.
     pub is_clean: bool,
+    /// Why this process does not go on with the state of the other one, which closed and delivered its open interval itself;
+    /// `null` if it does.
+    pub no_state: Option<String>,
 }
 
 /// Hands over to a new process of the program

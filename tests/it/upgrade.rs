@@ -289,6 +289,30 @@ fn an_interval_in_which_an_upgrade_falls_is_one_interval() {
 }
 
 #[test]
+fn a_process_without_the_state_of_the_one_before_goes_on_with_the_next_interval() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = ports();
+    let good = config(dir.path(), &ports).replace("interval = \"1s\"", "interval = \"1h\"");
+    let other = format!("state_dir = \"{}/other\"\n{good}", dir.path().display());
+    let mut daemon = Daemon::start(dir.path(), &good);
+    daemon.send_udp(&[b"x:3|c"]);
+    daemon.status_when("a line", |status| status["lines"]["read"] == 1);
+    std::fs::write(dir.path().join("systole.toml"), other).expect("written");
+    let (code, said) = upgrade(&ports, "secret");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("closed and delivered its interval itself: the new process keeps its state in "), "{said}");
+    assert_eq!(daemon.wait(Duration::from_secs(10)), Some(0));
+    assert_eq!(sum(dir.path(), "x"), 3.0, "it is delivered by now");
+    daemon.send_udp(&[b"x:1|c"]);
+    let status = status_when(ports.page, "a line", |status| status["lines"]["read"] == 1);
+    assert!(status["upgrade"]["no_state"].is_string(), "{status}");
+    Heir(process(&status)).stop();
+    assert_eq!(sum(dir.path(), "x"), 4.0);
+    let all = records(&dir.path().join("records.jsonl"));
+    assert_eq!(all.iter().filter(|record| record["type"] == "ledger").count(), 2);
+}
+
+#[test]
 fn a_new_process_that_fails_costs_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
     let ports = ports();
