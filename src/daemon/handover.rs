@@ -7,7 +7,7 @@
 //! |---|---|
 //! | reads its configuration, binds, opens its sinks, starts its workers, and says `bound` | goes on as ever |
 //! | waits | reads what the sockets hold, and nothing more: `stopped` |
-//! | asks whether it may read: `ready` | lets it: `read` |
+//! | asks whether it may read: `ready` | passes the connections on, and lets it: `read` |
 //! | reads the sockets: `reading` | waits a moment; if the new one has ended, it reads on as if nothing had been |
 //! | waits; presence, spools and intervals stand still | saves the open interval and all else, lets its files go: `left` |
 //! | goes on with what was saved | ends |
@@ -32,6 +32,8 @@ use serde::{Deserialize, Serialize};
 use crate::config::{Config, Role};
 use crate::fault;
 use crate::http::{HandedOver, Upgrading};
+use crate::net::framing::Begun;
+use crate::net::{NamedConnection, OpenConnection};
 use crate::sys::{self, MOST_PASSED};
 
 use super::StartError;
@@ -76,6 +78,8 @@ enum Message {
     Stopped { at: f64 },
     /// The new process asks whether it may read.
     Ready,
+    /// A connection is in this message, of the listener with this URL, and what it has sent of an unfinished line.
+    Connection { url: String, begun: Begun },
     /// It may.
     Read,
     /// The new process reads.
@@ -208,16 +212,24 @@ impl Successor {
         }
     }
 
-    /// Says that this process reads nothing more, and lets the new one read, which may wait for so long before each answer.
+    /// Says that this process reads nothing more, and lets the new one read, these connections, too. It may wait for so long before
+    /// each answer.
     ///
     /// # Errors
     /// In words, if it does not read; it has ended then.
-    pub(super) fn let_read(self, patience: Duration) -> Result<Successor, String> {
+    pub(super) fn let_read(self, connections: Vec<NamedConnection>, patience: Duration) -> Result<Successor, String> {
         // Nobody reads meanwhile.
         let timeouts = self.link.set_read_timeout(Some(patience)).and(self.link.set_write_timeout(Some(patience)));
         let said = timeouts.and_then(|()| send(&self.link, &Message::Stopped { at: shared_clock() }, &[]));
         let lets = said.map_err(|error| cannot_talk(&error)).and_then(|()| match self.next()? {
-            Message::Ready => send(&self.link, &Message::Read, &[]).map_err(|error| cannot_talk(&error)),
+            Message::Ready => {
+                let pass = |(url, OpenConnection { socket, begun })| {
+                    send(&self.link, &Message::Connection { url, begun }, &[socket])
+                };
+                let passed = connections.into_iter().try_for_each(pass);
+                let lets = passed.and_then(|()| send(&self.link, &Message::Read, &[]));
+                lets.map_err(|error| cannot_talk(&error))
+            }
             _ => Err("the new process says something else than expected".into()),
         });
         // From here on it may read: only its end gives the sockets back.
@@ -313,6 +325,8 @@ pub(super) struct Stopped {
     at: f64,
     /// Why this process does not go on with its state, if so.
     no_state: Option<String>,
+    /// Those that this process goes on with.
+    connections: Vec<NamedConnection>,
 }
 
 impl Predecessor {
@@ -348,22 +362,37 @@ impl Predecessor {
     pub(super) fn await_turn(self, keeping: Keeping) -> Result<Stopped, StartError> {
         let version = env!("CARGO_PKG_VERSION").to_string();
         let no_state = self.keeping.obstacle(&keeping);
-        let Message::Stopped { at } = self.ask(&Message::Bound { version, keeping })? else { return Err(goes_on()) };
-        let Message::Read = self.ask(&Message::Ready)? else { return Err(goes_on()) };
+        let bound = Message::Bound { version, keeping };
+        let (Message::Stopped { at }, _) = self.ask(&bound)? else { return Err(goes_on()) };
+        let (mut answer, mut connections) = (self.ask(&Message::Ready)?, Vec::new());
+        while let (Message::Connection { url, begun }, socket) = answer {
+            let socket = socket.into_iter().next().ok_or_else(goes_on)?;
+            connections.push((url, OpenConnection { socket, begun }));
+            answer = self.hear()?;
+        }
+        let (Message::Read, _) = answer else { return Err(goes_on()) };
         fault::pass("turn");
-        Ok(Stopped { link: self.link, version: self.version, at, no_state })
+        Ok(Stopped { link: self.link, version: self.version, at, no_state, connections })
     }
 
     /// Says something; what the old process says to it.
-    fn ask(&self, message: &Message) -> Result<Message, StartError> {
-        match send(&self.link, message, &[]).and_then(|()| receive(&self.link)) {
-            Ok(answer) => answer.map(|(answer, _)| answer).ok_or_else(goes_on),
-            Err(error) => Err(StartError(cannot_talk(&error))),
-        }
+    fn ask(&self, message: &Message) -> Result<(Message, Vec<OwnedFd>), StartError> {
+        send(&self.link, message, &[]).map_err(|error| StartError(cannot_talk(&error)))?;
+        self.hear()
+    }
+
+    /// What the old process says next.
+    fn hear(&self) -> Result<(Message, Vec<OwnedFd>), StartError> {
+        receive(&self.link).map_err(|error| StartError(cannot_talk(&error)))?.ok_or_else(goes_on)
     }
 }
 
 impl Stopped {
+    /// Connections that the old process has read so far.
+    pub(super) fn take_connections(&mut self) -> Vec<NamedConnection> {
+        std::mem::take(&mut self.connections)
+    }
+
     /// Says that this process reads, and waits until the old one has left, however it does.
     ///
     /// # Errors
@@ -428,7 +457,7 @@ mod tests {
                 // As one of which nothing is known.
                 send(&other, &Message::Reading, &[]).expect("sent");
             }
-            assert!(successor.let_read(PATIENCE).is_err());
+            assert!(successor.let_read(Vec::new(), PATIENCE).is_err());
             assert!(!is_alive(pid));
             assert!(matches!(says(&other), Message::Stopped { .. }));
             assert!(receive(&other).expect("the end").is_none(), "it was not let read");
@@ -439,7 +468,7 @@ mod tests {
     fn a_new_process_that_was_let_read_is_not_ended_however_slow_it_is() {
         let (successor, other) = successor();
         send(&other, &Message::Ready, &[]).expect("sent");
-        let mut successor = successor.let_read(PATIENCE).expect("it may have read");
+        let mut successor = successor.let_read(Vec::new(), PATIENCE).expect("it may have read");
         assert!(matches!(says(&other), Message::Stopped { .. }));
         assert!(matches!(says(&other), Message::Read));
         assert!(successor.child.try_wait().expect("a child").is_none(), "it lives");
@@ -454,7 +483,7 @@ mod tests {
             assert!(matches!(says(&other), Message::Stopped { .. }));
             assert!(matches!(says(&other), Message::Read));
         });
-        assert_eq!(successor.let_read(Duration::from_secs(20)).err().as_deref(), Some(ENDED));
+        assert_eq!(successor.let_read(Vec::new(), Duration::from_secs(20)).err().as_deref(), Some(ENDED));
         ends.join().expect("it ends");
     }
 }

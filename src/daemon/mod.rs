@@ -75,6 +75,7 @@ use crate::tail::Tail;
 use capture::Capture;
 use cluster::Cluster;
 use flush::FlushThread;
+use handover::Stopped;
 use history::History;
 use listeners::BoundListeners;
 use memory::MemoryMonitor;
@@ -381,8 +382,9 @@ impl Daemon {
         if let Some(presence) = presence_handle.as_ref().filter(|_| !watches.is_empty()) {
             presence.look_with(listeners.look_at_watched());
         }
-        let stopped = predecessor.map(|before| before.await_turn(Keeping::configured(&config))).transpose()?;
+        let mut stopped = predecessor.map(|before| before.await_turn(Keeping::configured(&config))).transpose()?;
         listeners.begin();
+        listeners.adopt(stopped.as_mut().map(Stopped::take_connections).unwrap_or_default());
         let reading_since = Instant::now();
         drop(hold);
         let handed_over = stopped.map(|stopped| stopped.take_over()).transpose()?.map(Arc::new);
@@ -574,11 +576,11 @@ impl Running {
     /// # Errors
     /// In words, why there is no upgrade.
     pub(crate) async fn let_read(&self, successor: Successor) -> Result<Successor, String> {
-        if self.flusher.pause_reading().await.is_none() {
+        let Some(connections) = self.flusher.pause_reading().await else {
             successor.kill();
             return Err("the flusher does not answer".into());
-        }
-        let reads = tokio::task::spawn_blocking(move || successor.let_read(handover::TURN)).await;
+        };
+        let reads = tokio::task::spawn_blocking(move || successor.let_read(connections, handover::TURN)).await;
         let reads = reads.map_err(|error| error.to_string()).and_then(|reads| reads);
         if reads.is_err() && self.flusher.resume_reading().await.is_none() {
             tracing::error!("the flusher does not answer: nothing is read any more");

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::aggregate::Class;
+use crate::net::NamedConnection;
 use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
@@ -114,7 +115,7 @@ pub(super) enum Request {
     /// Leave them open at the stop: the service manager holds them.
     KeepSockets(oneshot::Sender<()>),
     /// Read what they hold and nothing more, for another process is to read on.
-    PauseReading(oneshot::Sender<()>),
+    PauseReading(oneshot::Sender<Vec<NamedConnection>>),
     /// Read on after all.
     ResumeReading(oneshot::Sender<()>),
 }
@@ -249,8 +250,9 @@ impl FlusherHandle {
         self.ask(PATIENCE, Request::KeepSockets).await
     }
 
-    /// Reads what the sockets hold and nothing more, for another process is to read on: the stop leaves them open.
-    pub async fn pause_reading(&self) -> Option<()> {
+    /// Reads what the sockets hold and nothing more, for another process is to read on: the stop leaves them open. Those of the
+    /// connections that it can read on are in the answer.
+    pub async fn pause_reading(&self) -> Option<Vec<NamedConnection>> {
         self.ask(PATIENCE, Request::PauseReading).await
     }
 

@@ -449,8 +449,10 @@ impl Flusher {
             };
             match step {
                 StopStep::StopListeners(until) => {
-                    // Those that are paused have read what was theirs.
-                    if !self.is_paused {
+                    // Those that are paused have read what was theirs, but for connections that nobody goes on with.
+                    if self.is_paused {
+                        self.listeners.end_connections(until).await;
+                    } else {
                         self.listeners.stop(until).await;
                     }
                     have_stopped = true;

@@ -62,11 +62,11 @@ impl Flusher {
             }
             Request::PauseReading(reply) => {
                 self.is_paused = true;
-                self.listeners.pause(Instant::now() + PAUSING).await;
+                let connections = self.listeners.pause(Instant::now() + PAUSING).await;
                 self.read_drops();
                 self.listeners.end_counting();
                 // Whoever asked has given up, and nobody else reads.
-                if reply.send(()).is_err() {
+                if reply.send(connections).is_err() {
                     self.resume_reading();
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use rustls::{ServerConfig, ServerConnection};
@@ -14,12 +14,16 @@ use crate::senders::Origin;
 use crate::sys;
 
 use super::Transport;
+use super::framing::Begun;
 
 /// Reads of TLS before other connections have their turns.
 const TLS_READS: usize = 16;
 
 /// Bytes that the TLS of a connection allocates beside itself, as they were measured with 600 connections.
 const TLS_BYTES: usize = 7600;
+
+/// Most bytes of an unfinished line that are passed on with its connection.
+const MOST_BEGUN: usize = 8 << 10;
 
 /// How a connection is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +38,39 @@ pub(super) enum Way {
 pub(super) enum Acceptor {
     Tcp(TcpListener),
     Unix(UnixListener),
+}
+
+/// An open connection, for another process that reads on.
+#[derive(Debug)]
+pub struct OpenConnection {
+    /// The same socket.
+    pub socket: OwnedFd,
+    /// What it has sent of a line that is not whole.
+    pub begun: Begun,
+}
+
+impl OpenConnection {
+    /// Of this one; `None` if nobody else could read on: of TLS this process alone has the keys, and a line of which so much has
+    /// come is too long to be passed on.
+    pub(super) fn of(connection: &Connection, begun: Begun) -> Option<OpenConnection> {
+        if matches!(connection, Connection::Tls(_)) || begun.bytes.len() > MOST_BEGUN {
+            return None;
+        }
+        // Without a descriptor more it is read to its end here.
+        let socket = connection.as_fd().try_clone_to_owned().ok()?;
+        Some(OpenConnection { socket, begun })
+    }
+
+    /// To be read here, with where it comes from and what has come of a line.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(super) fn open(self, transport: Transport) -> io::Result<(Connection, Option<SocketAddr>, Begun)> {
+        let socket = Socket::from(self.socket);
+        // A client that has gone has none any more.
+        let from = socket.peer_addr().ok().and_then(|from| from.as_socket());
+        Ok((Connection::new(socket, transport)?, from, self.begun))
+    }
 }
 
 /// A connection.
@@ -69,11 +106,8 @@ impl Acceptor {
 /// `WouldBlock` if there is none, or what the kernel says.
 pub(super) fn accept_queued(listener: &Socket, transport: Transport) -> io::Result<(Connection, Option<SocketAddr>)> {
     let (socket, from) = listener.accept()?;
-    socket.set_nonblocking(true)?;
-    match transport {
-        Transport::Unix => UnixStream::from_std(socket.into()).map(|stream| (Connection::Unix(stream), None)),
-        _ => TcpStream::from_std(socket.into()).map(|stream| (Connection::Tcp(stream), from.as_socket())),
-    }
+    // A unix socket's address is no place.
+    Ok((Connection::new(socket, transport)?, from.as_socket()))
 }
 
 impl AsFd for Connection {
@@ -87,6 +121,15 @@ impl AsFd for Connection {
 }
 
 impl Connection {
+    /// Of a socket that is connected.
+    fn new(socket: Socket, transport: Transport) -> io::Result<Connection> {
+        socket.set_nonblocking(true)?;
+        match transport {
+            Transport::Unix => UnixStream::from_std(socket.into()).map(Connection::Unix),
+            _ => TcpStream::from_std(socket.into()).map(Connection::Tcp),
+        }
+    }
+
     /// The same with TLS, whose handshake is to come.
     ///
     /// # Errors

@@ -160,6 +160,8 @@ pub(super) fn run(
                 let _ = done.send(());
                 continue;
             }
+            // There are no connections.
+            Ok(WorkerCommand::Pause(_) | WorkerCommand::Adopt(_)) => continue,
             Ok(WorkerCommand::Resume) => {
                 stopped = false;
                 continue;

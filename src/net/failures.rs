@@ -152,7 +152,7 @@ impl Failures {
             match command {
                 WorkerCommand::Run(question) => self.run_question(question, shard),
                 // It reads nothing more in any case.
-                WorkerCommand::Resume => {}
+                WorkerCommand::Resume | WorkerCommand::Pause(_) | WorkerCommand::Adopt(_) => {}
                 WorkerCommand::Stop(done) => {
                     count_unread(shard);
                     let _ = done.send(());

@@ -1,6 +1,7 @@
 //! Cuts a stream into lines or frames. Pure: bytes in, whole lines out.
 
 use bytes::{Buf, BytesMut};
+use serde::{Deserialize, Serialize};
 
 use crate::memory::footprint;
 use crate::protocol::{BINARY_MAGIC, BinaryFrame, binary_frame, is_request_line, may_be_request_line, newlines};
@@ -28,6 +29,18 @@ enum Way {
     Binary(FrameBuffer),
 }
 
+/// What has come of a line or frame that is not whole, for whoever cuts the rest of the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Something was read before.
+    has_begun: bool,
+    is_binary: bool,
+    is_first: bool,
+    is_skipping: bool,
+}
+
 impl Cutter {
     /// Nothing was read yet. `binary` allows statsite's protocol in place of lines; `max` is the most bytes of a line or
     /// frame.
@@ -38,6 +51,43 @@ impl Cutter {
             Framing::Newline => Way::Lines(LineBuffer::new(max)),
         };
         Cutter { way, allocated: 0 }
+    }
+
+    /// What another cutter needs to go on.
+    pub fn begun(&self) -> Begun {
+        match &self.way {
+            Way::Undecided(_) => Begun::default(),
+            Way::Lines(LineBuffer { bytes, is_first, skipping, .. }) => Begun {
+                bytes: bytes.to_vec(),
+                has_begun: true,
+                is_binary: false,
+                is_first: *is_first,
+                is_skipping: *skipping,
+            },
+            Way::Frames(frames) => Begun { bytes: frames.bytes.to_vec(), ..Begun::default() },
+            Way::Binary(frames) => {
+                Begun { bytes: frames.bytes.to_vec(), has_begun: true, is_binary: true, ..Begun::default() }
+            }
+        }
+    }
+
+    /// Goes on where another cutter was, if it cut in the same way.
+    pub fn go_on(&mut self, begun: Begun) {
+        let Begun { bytes, has_begun, is_binary, is_first, is_skipping } = begun;
+        let bytes = BytesMut::from(&bytes[..]);
+        match &mut self.way {
+            Way::Frames(frames) => frames.bytes = bytes,
+            Way::Undecided(lines) | Way::Lines(lines) if has_begun => {
+                let max = lines.max_line;
+                self.way = if is_binary {
+                    Way::Binary(FrameBuffer { bytes, max })
+                } else {
+                    Way::Lines(LineBuffer { bytes, max_line: max, is_first, skipping: is_skipping })
+                };
+            }
+            Way::Undecided(_) | Way::Lines(_) | Way::Binary(_) => {}
+        }
+        self.allocated = self.way.buffer().capacity();
     }
 
     /// Appends bytes that were read.
@@ -347,8 +397,9 @@ mod tests {
         assert_eq!(chunks(&["GET / HTTP/1.1"], 100).1.as_deref(), Some("Http(b\"GET / HTTP/1.1\")"));
     }
 
-    /// The chunks of a stream that arrives in pieces: their kinds, and lines and frames joined.
-    fn cut(binary: bool, pieces: std::slice::Chunks<'_, u8>) -> Vec<(char, Vec<u8>)> {
+    /// The chunks of a stream that arrives in pieces: their kinds, and lines and frames joined. After each piece another cutter may
+    /// go on.
+    fn cut(binary: bool, pieces: std::slice::Chunks<'_, u8>, is_passed_on: bool) -> Vec<(char, Vec<u8>)> {
         let mut cutter = Cutter::new(Framing::Newline, binary, 20);
         let mut out: Vec<(char, Vec<u8>)> = Vec::new();
         for piece in pieces {
@@ -367,6 +418,11 @@ mod tests {
                 }
             }
             cutter.shrink();
+            if is_passed_on {
+                let begun = cutter.begun();
+                cutter = Cutter::new(Framing::Newline, binary, 20);
+                cutter.go_on(begun);
+            }
         }
         out.extend(cutter.rest().map(|rest| (if matches!(rest, Chunk::Http(_)) { 'h' } else { 'r' }, Vec::new())));
         out
@@ -383,7 +439,9 @@ mod tests {
             size in 1_usize..40,
         ) {
             let bytes = words.concat();
-            proptest::prop_assert_eq!(cut(binary, bytes.chunks(size)), cut(binary, bytes.chunks(1)));
+            let whole = cut(binary, bytes.chunks(size), false);
+            proptest::prop_assert_eq!(&whole, &cut(binary, bytes.chunks(1), false));
+            proptest::prop_assert_eq!(&whole, &cut(binary, bytes.chunks(size), true));
         }
     }
 

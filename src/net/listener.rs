@@ -23,7 +23,7 @@ use super::bind::SocketFile;
 use super::failures::Failures;
 use super::queue::{QueueWatch, Queues};
 use super::taps::Taps;
-use super::{BoundListener, ListenAddress, ListenerOptions, Transport, datagrams, streams};
+use super::{BoundListener, ListenAddress, ListenerOptions, OpenConnection, Transport, datagrams, streams};
 
 /// Commands that may wait for a worker.
 const COMMANDS: usize = 4;
@@ -37,8 +37,12 @@ pub(super) enum WorkerCommand {
     Run(Box<dyn FnOnce(&mut Shard) + Send>),
     /// Read what the kernel holds, then report and read nothing more.
     Stop(oneshot::Sender<()>),
-    /// Read on after a stop.
+    /// Read nothing more of the connections for now. The answer has those that another process can go on with.
+    Pause(oneshot::Sender<Vec<OpenConnection>>),
+    /// Read on after a stop or a pause.
     Resume,
+    /// Read on with these connections.
+    Adopt(Vec<OpenConnection>),
 }
 
 /// When the workers of a listener stop reading: set when a stop begins, and none again if they are to read on.
@@ -680,6 +684,29 @@ impl Listener {
             finished
         };
         self.workers.iter().map(stop).collect()
+    }
+
+    /// Makes the worker of a stream listener read nothing more until [`Listener::resume`]; what is to end is read until
+    /// `deadline`. The receiver yields the connections that another process can go on with.
+    pub(super) fn pause(&self, deadline: Instant) -> oneshot::Receiver<Vec<OpenConnection>> {
+        self.deadline.set(Some(deadline));
+        let (done, paused) = oneshot::channel();
+        self.command(WorkerCommand::Pause(done));
+        paused
+    }
+
+    /// Goes on with connections that another process has read so far.
+    pub(super) fn adopt(&self, connections: Vec<OpenConnection>) {
+        self.command(WorkerCommand::Adopt(connections));
+    }
+
+    /// A command to the worker of a stream listener, which has one.
+    fn command(&self, command: WorkerCommand) {
+        let Some(worker) = self.workers.first() else { return };
+        if worker.commands.try_send(command).is_err() {
+            tracing::error!(listener = self.url, "a receive worker does not take what it is told");
+        }
+        worker.wake();
     }
 
     /// Ends the workers and closes the sockets. A worker that has not ended at the deadline is left running.

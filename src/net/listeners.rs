@@ -3,14 +3,18 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 
 use crate::sys;
 
 use super::listener::WatchedWorker;
-use super::{Listener, Transport};
+use super::{Listener, OpenConnection, Transport};
 
 /// A worker looks at the deadline of a stop after each datagram; one that is so much later does not answer.
 const STOP_SLACK: Duration = Duration::from_millis(100);
+
+/// A connection, with the URL of its listener.
+pub type NamedConnection = (String, OpenConnection);
 
 /// Running listeners, each with its URL, in the order in which they were added: that of their workers' shards.
 #[derive(Debug, Default)]
@@ -48,11 +52,43 @@ impl Listeners {
         stop(&self.0.iter().collect::<Vec<_>>(), deadline).await;
     }
 
-    /// Makes all workers read what the kernel holds, at most until `deadline`, for another process is to go on with the sockets: they
-    /// stay open.
-    pub async fn pause(&mut self, deadline: Instant) {
+    /// Makes all workers read what the kernel holds of datagrams, at most until `deadline`, and nothing more of connections, for another
+    /// process is to go on with the sockets: they stay open. Returns the connections that it can go on with.
+    pub async fn pause(&mut self, deadline: Instant) -> Vec<NamedConnection> {
         self.0.iter().for_each(Listener::give_away);
-        stop(&self.0.iter().collect::<Vec<_>>(), deadline).await;
+        let (datagrams, streams): (Vec<&Listener>, Vec<&Listener>) =
+            self.0.iter().partition(|listener| listener.transport.has_datagrams());
+        let paused: Vec<_> = streams.iter().map(|listener| (listener.url(), listener.pause(deadline))).collect();
+        let mut connections = Vec::new();
+        for (url, paused) in paused {
+            match timeout_at((deadline + STOP_SLACK / 2).into(), paused).await {
+                Ok(Ok(open)) => connections.extend(open.into_iter().map(|open| (url.to_string(), open))),
+                Ok(Err(_)) | Err(_) => tracing::error!(listener = url, "a receive worker does not pause"),
+            }
+        }
+        stop(&datagrams, deadline).await;
+        connections
+    }
+
+    /// After a pause: reads those connections to their ends that no other process goes on with.
+    pub async fn end_connections(&self, deadline: Instant) {
+        let streams: Vec<&Listener> = self.0.iter().filter(|listener| !listener.transport.has_datagrams()).collect();
+        stop(&streams, deadline).await;
+    }
+
+    /// Goes on with connections that another process has read so far, each with the URL of its listener. Those of listeners that are
+    /// not there are closed.
+    pub fn adopt(&self, mut connections: Vec<NamedConnection>) {
+        for listener in self.0.iter().filter(|listener| !listener.transport.has_datagrams()) {
+            let own: Vec<_> =
+                connections.extract_if(.., |(url, _)| *url == listener.url()).map(|(_, open)| open).collect();
+            if !own.is_empty() {
+                listener.adopt(own);
+            }
+        }
+        if !connections.is_empty() {
+            tracing::warn!(closed = connections.len(), "connections of listeners that are gone are closed");
+        }
     }
 
     /// The sockets are this process's from now on; what those of another one have dropped is counted there.
@@ -102,7 +138,7 @@ pub async fn stop(listeners: &[&Listener], deadline: Instant) -> usize {
 async fn wait_for_workers(workers: Vec<oneshot::Receiver<()>>, latest: Instant) -> usize {
     let mut hung = 0;
     for worker in workers {
-        if !matches!(tokio::time::timeout_at(latest.into(), worker).await, Ok(Ok(()))) {
+        if !matches!(timeout_at(latest.into(), worker).await, Ok(Ok(()))) {
             tracing::error!("a receive worker does not stop; what it has not read is lost, and in no count");
             hung += 1;
         }

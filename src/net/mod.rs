@@ -60,8 +60,9 @@ use crate::protocol::Options;
 use crate::telemetry::Tally;
 
 pub use bind::{BoundListener, bind};
+pub use connection::OpenConnection;
 pub use listener::{Hold, Listener, NextShards, WorkerChange};
-pub use listeners::{Listeners, stop};
+pub use listeners::{Listeners, NamedConnection, stop};
 pub use queue::QueueWatch;
 pub use taps::Taps;
 

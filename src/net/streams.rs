@@ -4,10 +4,13 @@
 //! When there is no slot for a new connection, another gives way ([`super::slots`]). It is read for what the kernel has of it,
 //! so that no whole line is lost, and so is one that sends no whole line for `idle_timeout`.
 //!
+//! While another process is about to go on, connections are paused: nothing is read of them, and each is ready to be passed on
+//! with what it has sent of an unfinished line. Those that are passed on are closed here, which their clients do not see.
+//!
 //! At a stop the connections that the kernel has queued are accepted, and it refuses later ones. Every connection is read for
 //! what the kernel has received until then, and on until it is silent for [`QUIET`], at most for [`LINGER`] longer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
@@ -16,7 +19,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use socket2::Socket;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{sleep_until, timeout, timeout_at};
 
@@ -29,9 +32,9 @@ use crate::supervise::caught;
 use crate::sys::{Descriptors, unix_time, unread_bytes};
 use crate::telemetry::{Refusal, Tally};
 
-use super::connection::{Acceptor, Connection, Way, accept_queued, is_temporary};
+use super::connection::{Acceptor, Connection, OpenConnection, Way, accept_queued, is_temporary};
 use super::failures::Failures;
-use super::framing::{Chunk, Cutter};
+use super::framing::{Begun, Chunk, Cutter};
 use super::listener::{Changes, Outlives, ReadDeadline, WorkerChange, WorkerCommand, attend};
 use super::slots::{HeldSlot, Slots, YOUNG};
 use super::taps::{Progress, Taps};
@@ -69,6 +72,20 @@ const LEAVE_PATIENCE: Duration = Duration::from_secs(2);
 /// At a stop, all queued connections together wait at most this long, and at most half of the time that is left.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(1);
 
+/// What connections are to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Read.
+    Read,
+    /// Wait: another process may go on.
+    Pause,
+    /// Read what is there, and end.
+    End,
+}
+
+/// A connection that waits, until it is passed on.
+type Passable = Rc<Cell<Option<OpenConnection>>>;
+
 /// State that all connections of a listener share.
 pub(super) struct Shared {
     /// Names the listener in the log.
@@ -85,6 +102,29 @@ pub(super) struct Shared {
     deadline: ReadDeadline,
     /// Whether the next process goes on with the socket that accepts.
     is_kept: Outlives,
+    /// How many connections do not wait, and who is told that one does.
+    busy: Cell<usize>,
+    has_paused: Notify,
+    /// Those that wait, and whether somebody has taken them.
+    passable: RefCell<Vec<Passable>>,
+    is_passed_on: Cell<bool>,
+}
+
+/// Counts a connection among those that do not wait.
+struct Busy<'a>(&'a Shared);
+
+impl<'a> Busy<'a> {
+    fn new(shared: &'a Shared) -> Busy<'a> {
+        shared.busy.set(shared.busy.get() + 1);
+        Busy(shared)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get() - 1);
+        self.0.has_paused.notify_one();
+    }
 }
 
 impl Shared {
@@ -106,7 +146,30 @@ impl Shared {
             scratch: RefCell::new(vec![0; READ_BYTES].into_boxed_slice()),
             deadline,
             is_kept,
+            busy: Cell::new(0),
+            has_paused: Notify::new(),
+            passable: RefCell::default(),
+            is_passed_on: Cell::new(false),
         })
+    }
+
+    /// Waits until the pause is over; whether another process reads the connection then.
+    async fn pause(&self, stream: &Connection, begun: Begun, phase: &mut watch::Receiver<Phase>) -> bool {
+        let open = OpenConnection::of(stream, begun);
+        let is_passable = open.is_some();
+        let passable = Passable::new(Cell::new(open));
+        self.passable.borrow_mut().push(Rc::clone(&passable));
+        // If nobody can end the pause any more, that is the end.
+        let is_end = phase.wait_for(|phase| *phase != Phase::Pause).await.is_ok_and(|phase| *phase == Phase::End);
+        is_end && is_passable && self.is_passed_on.get() && passable.take().is_none()
+    }
+
+    /// Waits until all connections wait, and takes those that can be passed on.
+    async fn all_paused(&self) -> Vec<OpenConnection> {
+        while self.busy.get() > 0 {
+            self.has_paused.notified().await;
+        }
+        self.passable.borrow().iter().filter_map(|passable| passable.take()).collect()
     }
 
     /// How connections are read.
@@ -203,22 +266,15 @@ pub(super) async fn run(shared: Rc<Shared>, socket: &Arc<Socket>, inbox: &mut mp
             return shared.failures.borrow_mut().give_up(&why);
         }
     };
-    let (stopping, stop) = watch::channel(false);
+    let (phase, its_phase) = watch::channel(Phase::Read);
     let slots = {
         let options = shared.options();
         let memory = shared.shard.borrow().memory().clone();
         Slots::new(options.max_connections, options.max_connections_per_address, Descriptors::for_port(), &memory)
     };
-    let connections = Connections { shared: Rc::clone(&shared), slots, stop, tasks: JoinSet::new() };
-    let mut worker = Worker {
-        shared: Rc::clone(&shared),
-        listener,
-        socket,
-        stopping,
-        connections,
-        waiting: None,
-        has_failed: false,
-    };
+    let connections = Connections { shared: Rc::clone(&shared), slots, phase: its_phase, tasks: JoinSet::new() };
+    let mut worker =
+        Worker { shared: Rc::clone(&shared), listener, socket, phase, connections, waiting: None, has_failed: false };
     let tasks = LocalSet::new();
     tasks
         .run_until(async {
@@ -236,7 +292,7 @@ struct Worker<'a> {
     shared: Rc<Shared>,
     listener: Acceptor,
     socket: &'a Socket,
-    stopping: watch::Sender<bool>,
+    phase: watch::Sender<Phase>,
     connections: Connections,
     /// A connection that waits for a slot, and since when.
     waiting: Option<(Accepted, Instant)>,
@@ -247,7 +303,7 @@ struct Worker<'a> {
 impl Worker<'_> {
     /// Accepts connections, and does what the flusher asks for, until nobody can ask any more.
     async fn attend(&mut self, inbox: &mut mpsc::Receiver<WorkerCommand>) {
-        let Worker { shared, listener, socket, stopping, connections, waiting, has_failed } = self;
+        let Worker { shared, listener, socket, phase, connections, waiting, has_failed } = self;
         loop {
             if let Some((accepted, since)) = waiting.take() {
                 *waiting = connections.place(accepted).err().map(|(accepted, _)| (accepted, since));
@@ -268,8 +324,11 @@ impl Worker<'_> {
                     Some(WorkerCommand::Stop(done)) => {
                         let waiting = waiting.take().map(|(accepted, _)| accepted);
                         let before = shared.unread_so_far();
-                        connections.admit_queued(socket, waiting).await;
-                        let _ = stopping.send(true);
+                        // After a pause another process accepts those.
+                        if *phase.borrow() == Phase::Read {
+                            connections.admit_queued(socket, waiting).await;
+                        }
+                        phase.send_replace(Phase::End);
                         while connections.end_of_one().await {}
                         let unread = shared.unread_so_far().saturating_sub(before);
                         if unread > 0 {
@@ -277,7 +336,24 @@ impl Worker<'_> {
                         }
                         let _ = done.send(());
                     }
-                    Some(WorkerCommand::Resume) => _ = stopping.send(false),
+                    Some(WorkerCommand::Pause(paused)) => {
+                        // It has no slot yet, and has a moment to get one.
+                        if let Some((accepted, _)) = waiting.take()
+                            && let Err((_, why)) = connections.place(accepted)
+                        {
+                            shared.refuse(why);
+                        }
+                        phase.send_replace(Phase::Pause);
+                        let patience = shared.deadline.get().unwrap_or_else(Instant::now);
+                        let open = timeout_at(patience.into(), shared.all_paused()).await.unwrap_or_default();
+                        shared.is_passed_on.set(paused.send(open).is_ok());
+                    }
+                    Some(WorkerCommand::Resume) => {
+                        shared.passable.borrow_mut().clear();
+                        shared.is_passed_on.set(false);
+                        phase.send_replace(Phase::Read);
+                    }
+                    Some(WorkerCommand::Adopt(open)) => open.into_iter().for_each(|open| connections.adopt(open)),
                     None => return,
                 },
                 true = connections.end_of_one() => {}
@@ -290,7 +366,7 @@ impl Worker<'_> {
                         }
                     }
                 }
-                accepted = listener.accept(), if waiting.is_none() && !*has_failed && !*stopping.borrow() => match accepted {
+                accepted = listener.accept(), if waiting.is_none() && !*has_failed && *phase.borrow() == Phase::Read => match accepted {
                     Ok(accepted) if !connections.admits(&accepted) => shared.refuse(Refusal::NotAllowed),
                     Ok(accepted) => {
                         *waiting = Some((accepted, Instant::now()));
@@ -313,7 +389,7 @@ type Accepted = (Connection, Option<SocketAddr>);
 struct Connections {
     shared: Rc<Shared>,
     slots: Slots,
-    stop: watch::Receiver<bool>,
+    phase: watch::Receiver<Phase>,
     tasks: JoinSet<()>,
 }
 
@@ -328,7 +404,8 @@ impl Connections {
         let (from, now) = (accepted.1.map(|from| from.ip()), Instant::now());
         match self.slots.take(from, now) {
             Ok(slot) => {
-                self.admit(accepted, slot);
+                self.shared.shard.borrow_mut().tally().listener.connections += 1;
+                self.admit(accepted, slot, Begun::default());
                 Ok(())
             }
             Err(why) => {
@@ -338,15 +415,35 @@ impl Connections {
         }
     }
 
-    fn admit(&mut self, (stream, from): Accepted, slot: HeldSlot) {
-        self.shared.shard.borrow_mut().tally().listener.connections += 1;
+    /// Reads on with a connection that another process has accepted, and counted.
+    fn adopt(&mut self, open: OpenConnection) {
+        let options = self.shared.options();
+        if options.tls.is_some() {
+            // It has none.
+            return self.shared.refuse(Refusal::Tls);
+        }
+        let (stream, from, begun) = match open.open(options.transport) {
+            Ok(opened) => opened,
+            Err(error) => return tracing::warn!(%error, "a connection of the process before this one cannot be read"),
+        };
+        let accepted = (stream, from);
+        if !self.admits(&accepted) {
+            return self.shared.refuse(Refusal::NotAllowed);
+        }
+        match self.slots.take(from.map(|from| from.ip()), Instant::now()) {
+            Ok(slot) => self.admit(accepted, slot, begun),
+            Err(why) => self.shared.refuse(why),
+        }
+    }
+
+    fn admit(&mut self, (stream, from): Accepted, slot: HeldSlot, begun: Begun) {
         let secured = match &self.shared.options().tls {
             Some(tls) => stream.secured(Arc::clone(tls.acceptor().config())),
             None => Ok(stream),
         };
         match secured {
             Ok(stream) => {
-                let task = serve(Rc::clone(&self.shared), stream, slot, from, self.stop.clone());
+                let task = serve(Rc::clone(&self.shared), (stream, begun), slot, from, self.phase.clone());
                 self.slots.note_task(size_of_val(&task));
                 self.tasks.spawn_local(task);
             }
@@ -471,14 +568,14 @@ async fn set_up(
     stream: &mut Connection,
     slot: &HeldSlot,
     from: Option<SocketAddr>,
-    mut stop: watch::Receiver<bool>,
+    mut phase: watch::Receiver<Phase>,
 ) -> Result<(), Refusal> {
     if !stream.is_handshaking() {
         return Ok(());
     }
     let past_stop = async {
         // If nobody can stop us any more, that is a stop.
-        let _ = stop.wait_for(|stop| *stop).await;
+        let _ = phase.wait_for(|phase| *phase == Phase::End).await;
         let limit = Instant::now() + LINGER;
         sleep_until(shared.deadline.get().map_or(limit, |deadline| limit.min(deadline)).into()).await;
     };
@@ -508,28 +605,39 @@ struct Peer {
     origin: Origin,
 }
 
-/// Reads a connection to its end.
+/// Reads a connection, of which something may have begun, to its end.
 async fn serve(
     shared: Rc<Shared>,
-    mut stream: Connection,
+    (mut stream, begun): (Connection, Begun),
     slot: HeldSlot,
     from: Option<SocketAddr>,
-    mut stop: watch::Receiver<bool>,
+    mut phase: watch::Receiver<Phase>,
 ) {
     slot.hold(stream.heap_bytes());
-    if let Err(why) = set_up(&shared, &mut stream, &slot, from, stop.clone()).await {
+    if let Err(why) = set_up(&shared, &mut stream, &slot, from, phase.clone()).await {
         return shared.refuse(why);
     }
     let peer = Peer { from, origin: stream.origin(from) };
     let options = shared.options();
     let mut cutter = Cutter::new(options.framing, options.protocol.binary, options.max_datagram);
+    cutter.go_on(begun);
+    let mut busy = Some(Busy::new(&shared));
     let (mut ended, mut since_turn) = (false, 0);
     let mut final_read: Option<FinalRead> = None;
     loop {
         let now = Instant::now();
         let idle_end = slot.last_line() + shared.options().idle_timeout;
         if final_read.is_none() {
-            final_read = shared.last_reading(&mut stream, &slot, now >= idle_end, *stop.borrow_and_update());
+            let is = *phase.borrow_and_update();
+            if is == Phase::Pause {
+                drop(busy.take());
+                if shared.pause(&stream, cutter.begun(), &mut phase).await {
+                    return;
+                }
+                busy = Some(Busy::new(&shared));
+                continue;
+            }
+            final_read = shared.last_reading(&mut stream, &slot, now >= idle_end, is == Phase::End);
         }
         let patience = match &mut final_read {
             Some(final_read) => {
@@ -548,7 +656,7 @@ async fn serve(
             biased;
             () = std::future::ready(()), if is_parting => Ok(Ok(())),
             ready = timeout_at(patience.into(), stream.readable()) => ready,
-            _ = stop.changed(), if final_read.is_none() => continue,
+            _ = phase.changed(), if final_read.is_none() => continue,
             () = slot.wait(), if final_read.is_none() => continue,
         };
         match ready {

@@ -2,7 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -349,7 +349,11 @@ fn a_new_process_that_ends_when_its_turn_has_come_costs_nothing() {
     let ports = ports();
     // The old process has no turn to pass.
     let mut daemon = Daemon::start_faulty(dir.path(), &config(dir.path(), &ports), &[], "turn@1");
+    let tcp = TcpStream::connect(("127.0.0.1", ports.statsd)).expect("somebody listens");
+    // One connection stays open.
+    (&tcp).write_all(b"x:0|c\nx:").expect("sent");
     let send = || {
+        (&tcp).write_all(b"1|c\nx:").expect("sent");
         daemon.send_udp(&[b"x:1|c"]);
         let unix = UnixDatagram::unbound().expect("a socket");
         unix.send_to(b"x:1|c", dir.path().join("s.sock")).expect("somebody has the socket");
@@ -362,12 +366,63 @@ fn a_new_process_that_ends_when_its_turn_has_come_costs_nothing() {
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains("the new process has ended"), "{said}");
         send();
-        daemon.status_when("three lines", |status| status["lines"]["read"] == 3 * (n + 1));
+        daemon.status_when("four lines", |status| status["lines"]["read"] == 4 * (n + 1) + 1);
     }
+    drop(tcp);
     daemon.next_flush();
     daemon.signal("-TERM");
     assert_eq!(daemon.wait(Duration::from_secs(10)), Some(0));
-    assert_eq!(sum(dir.path(), "x"), 9.0);
+    assert_eq!(sum(dir.path(), "x"), 12.0);
+}
+
+#[test]
+fn connections_are_passed_on_in_the_middle_of_a_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = ports();
+    let path = dir.path().join("stream.sock");
+    let config = format!(
+        "{}[[listen]]\nurl = \"unix://{}\"\nframing = \"length\"\n",
+        config(dir.path(), &ports).replace("interval = \"1s\"", "interval = \"1h\""),
+        path.display()
+    );
+    let mut daemon = Daemon::start(dir.path(), &config);
+    let tcp = TcpStream::connect(("127.0.0.1", ports.statsd)).expect("somebody listens");
+    let unix = UnixStream::connect(&path).expect("somebody listens");
+    let silent: Vec<_> = (0..100).map(|_| TcpStream::connect(("127.0.0.1", ports.statsd)).expect("a socket")).collect();
+    // What does not fit into a message is read to its end by the process that has begun.
+    let long = TcpStream::connect(("127.0.0.1", ports.statsd)).expect("somebody listens");
+    (&long).write_all(&[b"x:0|c\n".to_vec(), vec![b'l'; 9000]].concat()).expect("sent");
+    (&tcp).write_all(b"x:1|c\nx:1").expect("sent");
+    (&unix).write_all(b"\x05\0\0\0x:1|c\x05\0\0\0x:").expect("sent");
+    daemon.status_when("three lines", |status| status["lines"]["read"] == 3);
+    let mut heir: Option<Heir> = None;
+    for n in 1..=2 {
+        let (code, said) = upgrade(&ports, "secret");
+        assert_eq!(code, Some(0), "{said}");
+        (&tcp).write_all(b"0|c\nx:1").expect("sent");
+        (&unix).write_all(b"1|c\x05\0\0\0x:").expect("sent");
+        let before = heir.as_ref().map_or(daemon.pid(), |heir| heir.0);
+        let next = |status: &Value| status["pid"] != before && status["lines"]["read"] == 2;
+        heir = Some(Heir(process(&status_when(ports.page, &format!("two lines after upgrade {n}"), next))));
+    }
+    assert_eq!(daemon.wait(Duration::from_secs(10)), Some(0));
+    for silent in &silent {
+        let mut silent = silent;
+        silent.write_all(b"y:1|c\n").expect("sent");
+    }
+    status_when(ports.page, "all lines", |status| status["lines"]["read"] == 102);
+    drop((tcp, unix, long, silent));
+    heir.expect("two took over").stop();
+    assert_eq!((sum(dir.path(), "x"), sum(dir.path(), "y")), (24.0, 100.0));
+    let all = records(&dir.path().join("records.jsonl"));
+    let counted = |of: &str| -> f64 {
+        let ledgers = all.iter().filter(|record| record["type"] == "ledger");
+        ledgers
+            .flat_map(|ledger| ledger["listeners"].as_array().cloned().unwrap_or_default())
+            .filter_map(|one| one[of].as_f64())
+            .sum()
+    };
+    assert_eq!(counted("connections"), 103.0, "each is counted where it was accepted");
 }
 
 #[test]
