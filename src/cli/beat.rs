@@ -199,8 +199,7 @@ impl Voice {
 pub(super) fn run(args: &BeatArgs) -> u8 {
     match begin(args) {
         Ok(sender) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let outcome = runtime.and_then(|runtime| {
+            let outcome = super::runtime().map_err(io::Error::other).and_then(|runtime| {
                 let outcome = runtime.block_on(async {
                     if args.job { beat_job::run(args.as_job(), sender).await } else { beat(args, sender).await }
                 });

@@ -57,8 +57,7 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
         }
     };
     let _ending = log.ending();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+    let outcome = super::runtime().and_then(|runtime| {
         runtime.block_on(async {
             // Before it reports that it listens, because it may be stopped right after that.
             let listen = |kind| signal(kind).map_err(|error| format!("cannot listen for signals: {error}"));

@@ -98,9 +98,7 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
 
 /// Tries the bus: connects and reads, and changes nothing.
 fn bus(config: &Config) -> Result<String, String> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| error.to_string())?;
-    runtime.block_on(async {
+    super::runtime()?.block_on(async {
         let bus = connect_bus(config)?;
         let began = tokio::time::Instant::now();
         while !bus.status().connected {

@@ -18,7 +18,7 @@ use crate::untrusted::Escaped;
 
 use super::client::{ClientArgs, refusal};
 use super::figures::{bytes, clock, delay, percent};
-use super::{ConfigArgs, FAILED, load_config, print, print_error, sources};
+use super::{ConfigArgs, asking, load_config, print, print_error, sources};
 
 /// Longest wait of `init` for the bus.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -72,30 +72,22 @@ enum Ask {
 }
 
 pub(super) fn run(args: &ClusterArgs) -> u8 {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            print_error(error);
-            return FAILED;
-        }
+    let config = match &args.command {
+        Ask::Init { config } | Ask::Explain { config, .. } => Some(configured(config)),
+        Ask::Status { .. } | Ask::Drain { .. } => None,
     };
-    let outcome = runtime.block_on(async {
+    let config = match config.transpose() {
+        Ok(config) => config.unwrap_or_default(),
+        Err(code) => return code,
+    };
+    asking(async {
         match &args.command {
-            Ask::Init { config } => init(&configured(config)?).await,
+            Ask::Init { .. } => init(&config).await,
             Ask::Status { json, daemon } => status(daemon, *json).await,
             Ask::Drain { daemon } => drain(daemon).await,
-            Ask::Explain { config, daemon, line } => explain(&configured(config)?, daemon, line).await,
+            Ask::Explain { daemon, line, .. } => explain(&config, daemon, line).await,
         }
-        .map_err(|problem| {
-            print_error(problem);
-            FAILED
-        })
-    });
-    match outcome {
-        Ok(true) => 0,
-        Ok(false) => FAILED,
-        Err(code) => code,
-    }
+    })
 }
 
 fn configured(args: &ConfigArgs) -> Result<Config, u8> {

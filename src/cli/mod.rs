@@ -184,11 +184,14 @@ pub fn main() -> ExitCode {
     ExitCode::from(code)
 }
 
+/// What a command runs on: its own thread.
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| format!("cannot start: {error}"))
+}
+
 /// Runs what a command asks of a daemon; its exit code. `false` is a failure that was reported.
 fn asking(asks: impl Future<Output = Result<bool, String>>) -> u8 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("cannot start: {error}"));
-    match runtime.and_then(|runtime| runtime.block_on(asks)) {
+    match runtime().and_then(|runtime| runtime.block_on(asks)) {
         Ok(true) => 0,
         Ok(false) => FAILED,
         Err(problem) => {

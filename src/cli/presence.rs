@@ -163,8 +163,7 @@ fn patience(text: &str) -> Result<Duration, String> {
 
 pub(super) fn run(args: &PresenceArgs) -> u8 {
     let is_plugin = matches!(args.command, Ask::Check { .. } | Ask::Wait { .. });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| {
+    let outcome = super::runtime().and_then(|runtime| {
         let daemon = args.daemon.client()?;
         runtime.block_on(run_command(&args.command, daemon))
     });

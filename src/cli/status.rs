@@ -39,9 +39,7 @@ pub(super) struct StatusArgs {
 }
 
 pub(super) fn run(args: &StatusArgs) -> u8 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(ask(args)));
-    let (status, presence) = match outcome {
+    let (status, presence) = match super::runtime().and_then(|runtime| runtime.block_on(ask(args))) {
         Ok(answers) => answers,
         Err(problem) => {
             print_error(problem);

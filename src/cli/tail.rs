@@ -10,7 +10,7 @@ use crate::presence::rfc3339;
 use crate::untrusted::{Escaped, in_url};
 
 use super::client::{ClientArgs, refusal};
-use super::{FAILED, print_error};
+use super::{asking, print_error};
 
 /// Longest line of an answer, in bytes; those of a daemon are far shorter.
 const MOST_ROW: usize = 1 << 20;
@@ -54,15 +54,7 @@ enum Shown {
 }
 
 pub(super) fn run(args: &TailArgs) -> u8 {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.map_err(|error| error.to_string()).and_then(|runtime| runtime.block_on(follow(args)));
-    match outcome {
-        Ok(()) => 0,
-        Err(problem) => {
-            print_error(problem);
-            FAILED
-        }
-    }
+    asking(async { follow(args).await.map(|()| true) })
 }
 
 fn path(args: &TailArgs) -> String {

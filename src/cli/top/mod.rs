@@ -107,8 +107,7 @@ fn has_colours() -> bool {
 
 /// A thread that asks the daemon, and hears signals.
 fn ask_beside(client: DaemonClient, wished: watch::Receiver<Wish>, out: Sender<Message>) -> Result<(), String> {
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let runtime = super::runtime()?;
     let asks = move || {
         let _end = End(out.clone());
         runtime.block_on(async {
