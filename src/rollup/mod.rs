@@ -4,6 +4,8 @@
 //! that are flushed only in every n-th interval. [`SavedRegistry`] is that as plain data, for another process or other rules.
 #![deny(clippy::disallowed_methods)]
 
+#[cfg(test)]
+mod fixture;
 mod gauges;
 mod multi_interval;
 mod own_shard;

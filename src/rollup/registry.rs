@@ -687,8 +687,9 @@ fn most(partials: &[Partial], cells: impl Fn(&Partial) -> usize) -> usize {
 mod tests {
     use super::*;
     use crate::aggregate::rules::Rule;
-    use crate::aggregate::{Columns, GaugePolicy, Quota, Shard, ShardOptions, TimeWindow, TimerPolicy};
+    use crate::aggregate::{Columns, GaugePolicy, Shard};
     use crate::protocol::{GaugeOp, Options};
+    use crate::rollup::fixture;
 
     struct Fixture {
         shards: Vec<Shard>,
@@ -705,20 +706,8 @@ mod tests {
                 ..RegistryOptions::default()
             };
             change(&mut options);
-            let quota = Quota::new(100);
-            let shard = |seed| {
-                Shard::new(ShardOptions {
-                    timers: TimerPolicy::default(),
-                    fold_histograms: false,
-                    quota: quota.clone(),
-                    seed,
-                    rules: options.rules.clone(),
-                    heartbeats: None,
-                    times: TimeWindow::ANY,
-                })
-            };
             Fixture {
-                shards: (0..shards as u64).map(shard).collect(),
+                shards: fixture::shards(shards, &options, 100),
                 registry: Registry::new(options, shards),
                 spare: Vec::new(),
                 now: 0.0,
@@ -732,11 +721,7 @@ mod tests {
 
         /// Closes an interval, and has the own series added.
         fn close_part(&mut self) -> Snapshot {
-            let mut partials: Vec<Partial> = Vec::new();
-            for n in 0..self.shards.len() {
-                let retire = self.registry.retirements(n, self.now);
-                partials.push(self.shards[n].close(retire, Columns::default()));
-            }
+            let mut partials = fixture::close(&mut self.shards, &self.registry, self.now, &mut Vec::new());
             self.now += 10.0;
             let interval = Interval::new(self.now, 10.0, self.now, Duration::from_secs(10));
             let mut snapshot = self.registry.close(&mut partials, interval);
@@ -745,12 +730,7 @@ mod tests {
         }
 
         fn close(&mut self) -> Vec<String> {
-            let mut partials: Vec<Partial> = Vec::new();
-            for n in 0..self.shards.len() {
-                let retire = self.registry.retirements(n, self.now);
-                let spare = self.spare.pop().unwrap_or_default();
-                partials.push(self.shards[n].close(retire, spare));
-            }
+            let mut partials = fixture::close(&mut self.shards, &self.registry, self.now, &mut self.spare);
             self.now += 10.0;
             let snapshot =
                 self.registry.close(&mut partials, Interval::new(self.now, 10.0, self.now, Duration::from_secs(10)));

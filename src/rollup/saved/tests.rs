@@ -3,12 +3,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::aggregate::rules::Rule;
-use crate::aggregate::{
-    Columns, GaugePolicy, Partial, Quota, SeriesOverrides, Shard, ShardOptions, TimeWindow, TimerPolicy,
-};
+use crate::aggregate::{Columns, GaugePolicy, Partial, SeriesOverrides, Shard};
 use crate::protocol::{Kind, Options};
 use crate::random::Random;
-use crate::rollup::{GaugeLife, Interval};
+use crate::rollup::{GaugeLife, Interval, fixture};
 use crate::snapshot::Snapshot;
 use crate::telemetry::SampleAccount;
 
@@ -25,20 +23,8 @@ struct Node {
 
 impl Node {
     fn new(shards: usize, options: &RegistryOptions, clock: f64, tick: u64) -> Node {
-        let quota = Quota::new(1000);
-        let shard = |seed| {
-            Shard::new(ShardOptions {
-                timers: TimerPolicy::default(),
-                fold_histograms: false,
-                quota: quota.clone(),
-                seed,
-                rules: options.rules.clone(),
-                heartbeats: None,
-                times: TimeWindow::ANY,
-            })
-        };
-        let shards_made = (0..shards as u64).map(shard).collect();
-        Node { shards: shards_made, registry: Registry::new(options.clone(), shards), clock, tick }
+        let registry = Registry::new(options.clone(), shards);
+        Node { shards: fixture::shards(shards, options, 1000), registry, clock, tick }
     }
 
     /// A line goes to the shard of its series.
@@ -56,11 +42,7 @@ impl Node {
     }
 
     fn close(&mut self) -> Snapshot {
-        let mut partials = Vec::new();
-        for n in 0..self.shards.len() {
-            let retire = self.registry.retirements(n, self.clock);
-            partials.push(self.shards[n].close(retire, Columns::default()));
-        }
+        let mut partials = fixture::close(&mut self.shards, &self.registry, self.clock, &mut Vec::new());
         self.clock += SECS;
         self.tick += 1;
         let end = self.tick as f64 * SECS;
