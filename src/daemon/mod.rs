@@ -90,6 +90,8 @@ pub(crate) use cluster::connect as connect_bus;
 pub(crate) use handover::{Predecessor, Successor, program};
 pub use health::Health;
 pub(crate) use reload::{Loaded, Reloading, Step};
+#[cfg(feature = "internals")]
+pub use sinks::{end as end_sink, resume as resume_sinks};
 
 /// Why the daemon cannot start: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]

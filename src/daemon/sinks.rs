@@ -5,7 +5,7 @@ use std::fmt;
 use std::time::Instant;
 
 use tokio::sync::oneshot;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 
 use crate::assemble;
 use crate::config::{self, Config};
@@ -108,7 +108,7 @@ pub(super) fn start_one(
 }
 
 /// Lets sinks go on where those of the same names have stopped in an earlier process. To be called before the first interval.
-fn resume(drivers: &[SinkDriver], memory: &Memory, state: &StateFolder) {
+pub fn resume(drivers: &[SinkDriver], memory: &Memory, state: &StateFolder) {
     drivers.iter().for_each(|driver| resume_one(driver, memory, state));
     let parts: HashSet<String> = drivers.iter().map(|driver| sink_part(driver.name())).collect();
     for part in state.others("sink-", &parts, Handover::FORMAT, Limits::default()) {
@@ -165,7 +165,7 @@ impl Sinks {
 }
 
 /// Ends a sink. What it has not delivered is kept for the next start, if that is possible.
-async fn end(driver: SinkDriver, state: StateFolder, deadline: Instant) {
+pub async fn end(driver: SinkDriver, state: StateFolder, deadline: Instant) {
     if !state.is_kept() {
         driver.finish(deadline).await;
         return;
@@ -174,6 +174,7 @@ async fn end(driver: SinkDriver, state: StateFolder, deadline: Instant) {
     if handover.is_empty() {
         return;
     }
+    let disk = state.disk();
     let keep = move || {
         let (sink, intervals, records) = (handover.name(), handover.intervals(), handover.records());
         if !state.write(&sink_part(sink), Handover::FORMAT, |out| handover.write(out)) {
@@ -189,7 +190,7 @@ async fn end(driver: SinkDriver, state: StateFolder, deadline: Instant) {
             );
         }
     };
-    if let Err(error) = spawn_blocking(keep).await {
-        tracing::error!(%error, "what a sink has not delivered could not be kept");
+    if disk.work(Box::new(keep)).await.is_err() {
+        tracing::error!("what a sink has not delivered could not be kept");
     }
 }

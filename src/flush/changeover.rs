@@ -17,6 +17,7 @@ use crate::net::relay::RelayStats;
 use crate::net::{Hold, Listener, ListenerOptions, Listeners, NextShards, Taps, WorkerChange};
 use crate::rollup::RegistryOptions;
 use crate::sinks::{SinkChange, SinkDriver, SinkStats};
+use crate::sys::now;
 use crate::telemetry::{ListenerAccount, Tally};
 
 use super::{Flusher, account_of};
@@ -191,7 +192,7 @@ impl Flusher {
     pub(super) fn look_at_leaving(&mut self) {
         for leaving in &mut self.before.leaving {
             leaving.reading.retain_mut(|worker| matches!(worker.try_recv(), Err(oneshot::error::TryRecvError::Empty)));
-            leaving.is_read = leaving.reading.is_empty() || Instant::now() >= leaving.until;
+            leaving.is_read = leaving.reading.is_empty() || now() >= leaving.until;
         }
     }
 
@@ -224,7 +225,7 @@ impl Flusher {
             drop_aside(shards);
             listener.leave();
             // Its workers have nothing left to do.
-            listener.join(Instant::now() + super::CLOSING).await;
+            listener.join(now() + super::CLOSING).await;
             tracing::info!(listener = url, "not listening any more");
         }
         self.publish_again();
@@ -367,7 +368,7 @@ impl Flusher {
         }
         let mut leaving = Vec::new();
         for (listener, places) in before.drain(..active).flatten() {
-            let until = Instant::now() + LEAVING;
+            let until = now() + LEAVING;
             leaving.push(Leaving { reading: listener.begin_leaving(until), until, is_read: false });
             order.extend(places.map(of_worker));
             listeners.add(listener);

@@ -39,7 +39,7 @@ use crate::senders::Senders;
 use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
 use crate::supervise::{Panic, Part, Role, Supervisor, catch, caught};
-use crate::sys::unix_time;
+use crate::sys::{self, since, unix_time};
 use crate::telemetry::{Account, Ledger, ListenerAccount, PresenceAccount, Tally};
 use crate::untrusted::excerpt;
 
@@ -226,7 +226,7 @@ impl Flusher {
             http_requests: Arc::clone(&inbox.http_requests),
             ..Sources::default()
         };
-        let now = Instant::now();
+        let now = sys::now();
         let flusher = Flusher {
             interval,
             drops: vec![0; listeners.iter().len()],
@@ -411,18 +411,20 @@ impl Flusher {
             }
             let pause = Duration::from_secs_f64((due - now).max(0.0)).min(DROPS_EVERY);
             tokio::select! {
+                // What can come again and again is last, so that it holds up nothing.
+                biased;
+                // That nobody can set it any more is a stop, too.
+                _ = stop.wait_for(Option::is_some) => break,
                 () = tokio::time::sleep(pause) => {
                     self.read_drops();
                     self.drivers.iter().for_each(SinkDriver::give_way);
                 }
+                event = state::next_event(&mut self.keeper) => self.handle_state(event).await,
+                merged = self.cluster.next_merged() => self.hand_on_merged(merged),
                 request = next_request(&mut self.inbox.requests) => match request {
                     Some(request) => self.handle_request(request).await,
                     None => self.inbox.requests = None,
                 },
-                merged = self.cluster.next_merged() => self.hand_on_merged(merged),
-                event = state::next_event(&mut self.keeper) => self.handle_state(event).await,
-                // That nobody can set it any more is a stop, too.
-                _ = stop.wait_for(Option::is_some) => break,
             }
         }
     }
@@ -432,7 +434,7 @@ impl Flusher {
         // Nobody is answered any more, and nobody waits for that.
         self.inbox.requests = None;
         self.waiting_change = None;
-        let now = Instant::now();
+        let now = sys::now();
         let (mut have_stopped, mut is_closed) = (false, false);
         while !is_closed {
             let step = tokio::select! {
@@ -464,7 +466,7 @@ impl Flusher {
                         self.save_last_state().await;
                     }
                     let deadline = self.inputs.deadline.borrow().unwrap_or(now);
-                    std::mem::take(&mut self.listeners).join(deadline.max(Instant::now() + CLOSING)).await;
+                    std::mem::take(&mut self.listeners).join(deadline.max(sys::now() + CLOSING)).await;
                     is_closed = true;
                 }
             }
@@ -497,7 +499,7 @@ impl Flusher {
     /// Closes the open interval, which ended at `end` Unix seconds, `late` seconds ago.
     async fn close(&mut self, end: f64, late: f64, is_last: bool) {
         self.await_state().await;
-        let began = Instant::now();
+        let began = sys::now();
         let (pending, partials) = (VecDeque::new(), Vec::new());
         self.closing = Some(Closing { pending, partials, end, is_last, began, late });
         self.ask_workers();
@@ -509,7 +511,7 @@ impl Flusher {
         self.collect().await;
         self.read_drops();
         let Some(Closing { partials, end, is_last, began, late, .. }) = self.closing.take() else { return };
-        let closed = Instant::now();
+        let closed = sys::now();
         let carried_secs = self.keeper.as_mut().map_or(0.0, state::StateWriter::take_carried);
         let length_secs = closed.duration_since(self.last_close).as_secs_f64() + carried_secs;
         self.last_close = closed;
@@ -581,7 +583,7 @@ impl Flusher {
         let restored = std::mem::replace(&mut ledger.listeners, collected.listeners.clone());
         ledger.unite_listeners(&restored);
         ledger.unclean_stop = self.unclean_stop.take();
-        ledger.flush.duration_secs = collected.began.elapsed().as_secs_f64();
+        ledger.flush.duration_secs = since(collected.began).as_secs_f64();
         ledger.flush.late_secs = collected.late.max(0.0);
         ledger.flush.failed = u64::from(has_failed);
         (collected.snapshot, collected.is_merging) = (Some(snapshot), false);
@@ -697,7 +699,7 @@ impl Flusher {
             closing,
             leaving: self.leaving(),
             behind: self.behind(),
-            at: Some(Instant::now()),
+            at: Some(sys::now()),
             as_of,
         }));
     }
@@ -744,8 +746,8 @@ impl Flusher {
         let shown =
             if self.cluster.is_global() { self.inbox.published.borrow().snapshot.clone() } else { Some(snapshot) };
         self.publish(shown, false, Some(end));
-        if self.status_every.is_some_and(|every| self.last_status.elapsed() >= every) {
-            self.last_status = Instant::now();
+        if self.status_every.is_some_and(|every| since(self.last_status) >= every) {
+            self.last_status = sys::now();
             self.log_status();
         }
         outcome

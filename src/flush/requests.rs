@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::aggregate::{Class, Gauge, Inspected, Shard};
 use crate::glob::Prefixes;
@@ -12,6 +12,7 @@ use crate::rollup::SelfMetrics;
 use crate::series::Series;
 use crate::sinks::SinkDriver;
 use crate::snapshot::Deletion;
+use crate::sys::{now, since};
 use crate::telemetry::{Ledger, ListenerAccount, Tally};
 
 use super::handle::{Deleted, Listing, MAX_ITEMS, MAX_LISTING_BYTES, MAX_SERIES, OpenValue, Request, Stats};
@@ -62,7 +63,7 @@ impl Flusher {
             }
             Request::PauseReading(reply) => {
                 self.is_paused = true;
-                let connections = self.listeners.pause(Instant::now() + PAUSING).await;
+                let connections = self.listeners.pause(now() + PAUSING).await;
                 self.read_drops();
                 self.listeners.end_counting();
                 // Whoever asked has given up, and nobody else reads.
@@ -113,7 +114,7 @@ impl Flusher {
     /// Reads the counters of the open interval and publishes them, unless that was done a moment ago. For a worker that does
     /// not answer the last reading stays: what is shown never falls.
     async fn read_open(&mut self) {
-        if self.last_reading.is_some_and(|at| at.elapsed() < READING_EVERY) {
+        if self.last_reading.is_some_and(|at| since(at) < READING_EVERY) {
             return;
         }
         let tallies = self.ask_each(READING_PATIENCE, |shard| shard.open_tally().clone()).await;
@@ -128,7 +129,7 @@ impl Flusher {
         {
             self.open_presence = account;
         }
-        self.last_reading = Some(Instant::now());
+        self.last_reading = Some(now());
         let totals = self.totals_with_open();
         self.inbox.published.send_modify(|published| Arc::make_mut(published).totals = totals);
     }

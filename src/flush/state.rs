@@ -28,7 +28,7 @@ use crate::rollup::{Registry, Restored, SavedInterval, SavedRegistry};
 use crate::series::Series;
 use crate::snapshot::Snapshot;
 use crate::state::{Discarded, Limits, StateFolder, Turn};
-use crate::sys::unix_time;
+use crate::sys::{self, since, unix_time};
 use crate::telemetry::{Account, Ledger, PresenceAccount, Tally};
 
 use super::{Flusher, PRESENCE_PATIENCE, WORKER_PATIENCE, account_of, next_tick};
@@ -214,7 +214,7 @@ impl StateWriter {
             to_take_back: Taken::default(),
             has_warned: false,
             ends_longer: false,
-            next: Instant::now() + options.every,
+            next: sys::now() + options.every,
             last_end: 0.0,
             has_open: false,
             has_longer: false,
@@ -252,7 +252,7 @@ impl StateWriter {
 /// Writes what is handed to it.
 async fn work(folder: StateFolder, mut queue: Receiver<Job>) {
     while let Some(Job { registry, open, done }) = queue.recv().await {
-        let (mut is_written, began) = (true, Instant::now());
+        let (mut is_written, began) = (true, sys::now());
         if let Some(kept) = registry {
             is_written &= folder.write(REGISTRY, FORMAT, |out| encode(&kept, out));
         }
@@ -261,7 +261,7 @@ async fn work(folder: StateFolder, mut queue: Receiver<Job>) {
             is_written &= folder.write_turn(turn, FORMAT, |out| encode(&kept, out));
         }
         folder.touch();
-        tracing::debug!(took_secs = began.elapsed().as_secs_f64(), "wrote the state");
+        tracing::debug!(took_secs = since(began).as_secs_f64(), "wrote the state");
         if let Some(done) = done {
             let _ = done.send(is_written);
         }
@@ -351,6 +351,7 @@ pub(super) async fn next_event(keeper: &mut Option<StateWriter>) -> StateEvent {
     let is_kept = keeper.jobs.is_some() && keeper.options.folder.is_kept();
     let due = tokio::time::sleep_until(keeper.next.into());
     tokio::select! {
+        biased;
         loaded = keeper.loaded() => StateEvent::Loaded(loaded),
         () = due, if is_kept => StateEvent::Due,
         else => std::future::pending().await,
@@ -398,7 +399,7 @@ impl Flusher {
         let Flusher { keeper: Some(keeper), registry, started, last_close, carried_presence, .. } = self else {
             return;
         };
-        let (now, clock) = (unix_time(), started.elapsed().as_secs_f64());
+        let (now, clock) = (unix_time(), since(*started).as_secs_f64());
         let Loaded { registry: kept, open, closed } = loaded;
         let last_end = kept.as_ref().map_or(0.0, |kept| kept.last_end).max(closed.end);
         keeper.last_end = keeper.last_end.max(last_end);
@@ -429,7 +430,7 @@ impl Flusher {
         // The time before it was taken is in its length.
         keeper.carried_secs += interval.length_secs;
         let since = Duration::try_from_secs_f64(now - taken.max(keeper.options.receives_since)).unwrap_or_default();
-        *last_close = Instant::now().checked_sub(since).unwrap_or(*last_close);
+        *last_close = sys::now().checked_sub(since).unwrap_or(*last_close);
         let (series, values) = interval.counts();
         registry.restore_open(interval);
         *carried_presence = presence;
@@ -439,12 +440,12 @@ impl Flusher {
     /// Takes out what outlives the process, and has it written.
     pub(super) async fn save_state(&mut self) {
         let Some(keeper) = &mut self.keeper else { return };
-        keeper.next = Instant::now() + keeper.options.every;
+        keeper.next = sys::now() + keeper.options.every;
         // What is there is not to be replaced before it is read.
         if keeper.loaded.is_some() {
             return;
         }
-        let began = Instant::now();
+        let began = sys::now();
         let keeps_open = keeper.options.keeps_open && !self.cluster.is_edge() && !self.cluster.is_global();
         if keeps_open {
             self.cut_open().await;
@@ -452,7 +453,7 @@ impl Flusher {
         let open = keeps_open.then(|| self.kept_interval());
         let registry = Box::new(self.kept_registry());
         let Some(keeper) = &mut self.keeper else { return };
-        let held_up_secs = began.elapsed().as_secs_f64();
+        let held_up_secs = since(began).as_secs_f64();
         tracing::debug!(held_up_secs, "took the state out of the registry");
         let has_longer = registry.registry.has_longer();
         let open = open.and_then(|open| Some((keeper.options.folder.begin(OPEN)?, Box::new(open))));
@@ -465,7 +466,7 @@ impl Flusher {
     /// What goes over intervals, as of now.
     fn kept_registry(&self) -> KeptRegistry {
         let last_end = self.keeper.as_ref().map_or(0.0, |keeper| keeper.last_end);
-        let registry = self.registry.save(self.started.elapsed().as_secs_f64());
+        let registry = self.registry.save(since(self.started).as_secs_f64());
         KeptRegistry { taken: unix_time(), last_end, registry }
     }
 
@@ -475,8 +476,7 @@ impl Flusher {
         let keeper = self.keeper.as_ref();
         let mut interval = self.registry.save_open();
         interval.end = next_tick(now, self.interval);
-        interval.length_secs =
-            keeper.map_or(0.0, |keeper| keeper.carried_secs) + self.last_close.elapsed().as_secs_f64();
+        interval.length_secs = keeper.map_or(0.0, |keeper| keeper.carried_secs) + since(self.last_close).as_secs_f64();
         let mut read = Ledger::default();
         let mut workers = self.open.iter();
         for (listener, drops) in self.listeners.iter().zip(&self.drops) {

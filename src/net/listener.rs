@@ -26,7 +26,7 @@ use super::taps::Taps;
 use super::{BoundListener, ListenAddress, ListenerOptions, OpenConnection, Transport, datagrams, streams};
 
 /// Commands that may wait for a worker.
-const COMMANDS: usize = 4;
+pub(super) const COMMANDS: usize = 4;
 
 /// Pause between two looks at a worker that ends.
 const JOIN_PAUSE: Duration = Duration::from_millis(1);
@@ -427,41 +427,41 @@ impl WatchedWorker {
 pub(super) struct Worker {
     pub(super) commands: mpsc::Sender<WorkerCommand>,
     /// Wakes the worker while it waits for its socket.
-    wake: Arc<UnixStream>,
-    thread: JoinHandle<()>,
-    part: Part,
-    changes: Changes,
+    pub(super) wake: Arc<UnixStream>,
+    pub(super) thread: JoinHandle<()>,
+    pub(super) part: Part,
+    pub(super) changes: Changes,
     /// It was asked for a sign of life and has not answered yet.
-    is_asked: Arc<AtomicBool>,
+    pub(super) is_asked: Arc<AtomicBool>,
 }
 
 /// A running listener.
 #[derive(Debug)]
 pub struct Listener {
-    url: String,
+    pub(super) url: String,
     /// How its lines are read.
-    protocol: Options,
-    receive_buffer: u64,
+    pub(super) protocol: Options,
+    pub(super) receive_buffer: u64,
     /// The socket file, if this listener created one.
-    _file: Option<SocketFile>,
+    pub(super) _file: Option<SocketFile>,
     pub(super) transport: Transport,
     pub(super) sockets: Vec<Arc<Socket>>,
     /// The name under which the service manager passed its socket; empty if it did not.
-    name: String,
-    is_kept: Outlives,
+    pub(super) name: String,
+    pub(super) is_kept: Outlives,
     /// The service manager holds the sockets.
-    is_held: bool,
-    is_paused: bool,
+    pub(super) is_held: bool,
+    pub(super) is_paused: bool,
     pub(super) workers: Vec<Worker>,
-    deadline: ReadDeadline,
-    queues: Arc<Queues>,
+    pub(super) deadline: ReadDeadline,
+    pub(super) queues: Arc<Queues>,
     /// Kernel drops counted so far, by socket.
-    drops_seen: Vec<u32>,
+    pub(super) drops_seen: Vec<u32>,
     /// The first so many sockets were another process's.
-    passed: usize,
+    pub(super) passed: usize,
     /// Messages that all workers have read.
-    received: Arc<AtomicU64>,
-    received_seen: u64,
+    pub(super) received: Arc<AtomicU64>,
+    pub(super) received_seen: u64,
 }
 
 impl Listener {

@@ -43,6 +43,8 @@ mod listener;
 mod listeners;
 mod queue;
 pub mod relay;
+#[cfg(feature = "internals")]
+mod simulated;
 mod slots;
 mod streams;
 mod taps;
@@ -64,6 +66,8 @@ pub use connection::OpenConnection;
 pub use listener::{Hold, Listener, NextShards, WorkerChange};
 pub use listeners::{Listeners, NamedConnection, stop};
 pub use queue::QueueWatch;
+#[cfg(feature = "internals")]
+pub use simulated::Inlet;
 pub use taps::Taps;
 
 /// Most connections that the kernel queues before they are accepted; `net.core.somaxconn` may be lower. One more is not

@@ -5,6 +5,7 @@
 //! The benches use it too, so its items are public.
 
 mod allocator;
+mod clock;
 mod descriptors;
 mod memory;
 mod passed;
@@ -15,7 +16,7 @@ use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::AsFd;
 use std::process::Command;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
@@ -26,6 +27,9 @@ use socket2::Socket;
 use raw::with_first_limits;
 
 pub use allocator::CountingAllocator;
+#[cfg(feature = "internals")]
+pub use clock::set_unix_time;
+pub use clock::{now, since, unix_time};
 pub use descriptors::{Descriptors, KEPT_BACK, OF_EACH_PORT, Permit, count_own_descriptors, raise_descriptor_limit};
 pub use memory::{Available, live_bytes, private_bytes, resident_bytes};
 pub use passed::{
@@ -204,9 +208,4 @@ pub fn process_name(pid: u32) -> Option<String> {
     let name = std::fs::read(format!("/proc/{pid}/comm")).ok()?;
     let name = String::from_utf8_lossy(name.trim_ascii()).into_owned();
     (!name.is_empty()).then_some(name)
-}
-
-/// Wall time in Unix seconds; 0 if the clock is before 1970.
-pub fn unix_time() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }

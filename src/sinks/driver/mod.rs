@@ -31,6 +31,7 @@ use tokio::time::timeout;
 use crate::memory::{Holder, Level, Memory};
 use crate::snapshot::{Filter, Snapshot};
 use crate::supervise::{Gate, Part, Role, Supervisor};
+use crate::sys::{now, since};
 use crate::telemetry::SinkAccount;
 
 use super::Sink;
@@ -266,8 +267,8 @@ impl Shared {
     fn squeeze(&self, state: &mut State, records: u64) {
         state.account.dropped.count("memory", records);
         state.squeezed += records;
-        if records > 0 && state.squeezed_at.is_none_or(|last| last.elapsed() >= self.options().interval) {
-            state.squeezed_at = Some(Instant::now());
+        if records > 0 && state.squeezed_at.is_none_or(|last| since(last) >= self.options().interval) {
+            state.squeezed_at = Some(now());
             let records = std::mem::take(&mut state.squeezed);
             tracing::warn!(sink = self.name, records, "memory is short: what waits longest for the sink is dropped");
         }
@@ -339,7 +340,7 @@ impl SinkStats {
 impl State {
     /// Whether the time for deliveries is over.
     fn is_over(&self) -> bool {
-        self.is_over || self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+        self.is_over || self.deadline.is_some_and(|deadline| now() >= deadline)
     }
 
     fn push(&mut self, snapshot: Arc<Snapshot>, most: usize) {
@@ -548,7 +549,7 @@ impl SinkDriver {
 
     /// Lets the tasks end by a deadline. What waits then is in the queue, or in delivery if the sink did not end in time.
     async fn end(self, deadline: Instant) -> Arc<Shared> {
-        let began = Instant::now();
+        let began = now();
         self.shared.part.stop();
         self.shared.intake_part.stop();
         // What was offered is prepared first; that only computes, and ends by itself.
@@ -558,7 +559,7 @@ impl SinkDriver {
         }
         self.shared.state().deadline = Some(deadline);
         self.shared.changed.notify_one();
-        let patience = deadline.saturating_duration_since(Instant::now());
+        let patience = deadline.saturating_duration_since(now());
         let mut task = self.task;
         if timeout(patience, &mut task).await.is_err() {
             self.shared.state().is_over = true;
@@ -580,7 +581,7 @@ impl SinkDriver {
         }
         {
             let mut state = self.shared.state();
-            (state.is_settled, state.waited_secs) = (true, began.elapsed().as_secs_f64());
+            (state.is_settled, state.waited_secs) = (true, since(began).as_secs_f64());
         }
         self.shared
     }

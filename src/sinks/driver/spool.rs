@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::fault;
 use crate::snapshot::Snapshot;
-use crate::sys::unix_time;
+use crate::sys::{now, since, unix_time};
 
 use super::super::spool::{Changes, Order, Spool};
 use super::{EXPOSED, Shared};
@@ -205,8 +205,8 @@ impl Spooler {
                 state.account.last_error = Some(format!("spool: {error}"));
                 state.account.last_failure = unix_time();
                 drop(state);
-                if self.logged_at.is_none_or(|last| last.elapsed() >= self.shared.options().interval) {
-                    self.logged_at = Some(Instant::now());
+                if self.logged_at.is_none_or(|last| since(last) >= self.shared.options().interval) {
+                    self.logged_at = Some(now());
                     tracing::warn!(sink = self.shared.name, %error, "the spool takes nothing; intervals stay in memory");
                 }
                 None

@@ -2,12 +2,12 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
 use crate::supervise::{Panic, catch, caught};
-use crate::sys::unix_time;
+use crate::sys::{self, now, unix_time};
 
 use super::super::blocking::run_in_place;
 use super::super::spool::Order;
@@ -210,6 +210,7 @@ impl Driver {
                 let due = replayed.map(|last| last + spooler.replay_pause());
                 if let Some(due) = due.filter(|due| *due > tokio::time::Instant::now()) {
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep_until(due) => {}
                         () = shared.changed.notified() => {}
                     }
@@ -250,7 +251,7 @@ impl Driver {
         item: &mut Item,
     ) -> Option<SinkError> {
         loop {
-            let began = Instant::now();
+            let began = now();
             let since = tokio::time::Instant::now();
             let options = shared.options();
             shared.part.alive();
@@ -271,6 +272,7 @@ impl Driver {
                             if !spooler.save(Some(item)).await {
                                 // The disk takes nothing: no busy loop.
                                 tokio::select! {
+                                    biased;
                                     outcome = &mut attempt => break outcome,
                                     () = tokio::time::sleep(FIRST_PAUSE) => {}
                                 }
@@ -286,7 +288,7 @@ impl Driver {
             });
             match outcome {
                 Ok(receipt) => {
-                    self.count_success(shared, item, receipt, began.elapsed());
+                    self.count_success(shared, item, receipt, sys::since(began));
                     item.is_done = true;
                     if let Some(position) = item.position {
                         spooler.remove(position).await;
@@ -379,9 +381,9 @@ impl Driver {
         account.last_success = unix_time();
         account.last_error = receipt.named;
         if let Some(first) = &account.last_error
-            && self.named.is_none_or(|last| last.elapsed() >= shared.options().interval)
+            && self.named.is_none_or(|last| sys::since(last) >= shared.options().interval)
         {
-            self.named = Some(Instant::now());
+            self.named = Some(now());
             tracing::warn!(
                 sink = shared.name,
                 records = unencodable,
@@ -405,6 +407,7 @@ impl Driver {
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         loop {
             tokio::select! {
+                biased;
                 () = tokio::time::sleep_until(end) => return,
                 () = shared.changed.notified() => {
                     spooler.save(None).await;
@@ -427,10 +430,10 @@ struct FailureLog {
 impl FailureLog {
     fn failed(&mut self, options: &DriverOptions, error: &SinkError, waiting: usize) {
         self.failures += 1;
-        if self.last.is_some_and(|last| last.elapsed() < options.interval) {
+        if self.last.is_some_and(|last| sys::since(last) < options.interval) {
             return;
         }
-        self.last = Some(Instant::now());
+        self.last = Some(now());
         tracing::warn!(
             sink = options.name,
             error = %error,
@@ -451,6 +454,6 @@ impl FailureLog {
 
 /// Between half and all of a pause, so that sinks do not come back in step.
 fn jittered(pause: Duration) -> Duration {
-    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
-    pause.mul_f64(0.5 + 0.5 * f64::from(nanos % 1000) / 1000.0)
+    // Microseconds of the clock are as good as chance.
+    pause.mul_f64(0.5 + 0.5 * (unix_time() * 1000.0).fract())
 }
