@@ -104,6 +104,7 @@ impl MultiInterval {
         self.sets.retain(|series, _| stays(series));
         self.kvs.retain(|series, _| stays(series));
         self.lengths.retain(|every, _| is_open(*every));
+        self.last_tick = closed;
     }
 
     /// Puts earlier points before those that are here.
