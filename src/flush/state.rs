@@ -396,7 +396,8 @@ impl Flusher {
 
     /// Goes on with what the last process has left.
     pub(super) fn take_in(&mut self, loaded: Loaded) {
-        let Flusher { keeper: Some(keeper), registry, started, last_close, carried_presence, .. } = self else {
+        let Flusher { keeper: Some(keeper), registry, started, last_close, carried_presence, unclean_stop, .. } = self
+        else {
             return;
         };
         let (now, clock) = (unix_time(), since(*started).as_secs_f64());
@@ -432,6 +433,8 @@ impl Flusher {
         let since = Duration::try_from_secs_f64(now - taken.max(keeper.options.receives_since)).unwrap_or_default();
         *last_close = sys::now().checked_sub(since).unwrap_or(*last_close);
         let (series, values) = interval.counts();
+        // No interval has said it yet.
+        *unclean_stop = unclean_stop.or(interval.ledger.unclean_stop);
         registry.restore_open(interval);
         *carried_presence = presence;
         tracing::info!(series, values, "went on with an interval that the last process had not closed");
@@ -486,6 +489,7 @@ impl Flusher {
             read.listeners.push(account_of(listener, &tally, *drops, listener.queue_peak()));
         }
         interval.ledger.unite(&read);
+        interval.ledger.unclean_stop = self.unclean_stop;
         let last_end = keeper.map_or(0.0, |keeper| keeper.last_end);
         KeptInterval { taken: now, last_end, interval, presence: CarriedPresence::default() }
     }
