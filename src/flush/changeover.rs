@@ -238,7 +238,7 @@ impl Flusher {
             return;
         }
         self.before.drivers.retain(|sink| sink.driver.is_some());
-        let now = Instant::now();
+        let now = now();
         for sink in &mut self.before.drivers {
             let until = sink.until;
             if let Some(driver) = sink.driver.take_if(|driver| driver.has_ended() || now >= until) {
@@ -425,7 +425,7 @@ impl Flusher {
         }
         for driver in before.into_iter().flatten() {
             driver.leave();
-            let (stats, until) = (driver.stats(), Instant::now() + grace);
+            let (stats, until) = (driver.stats(), now() + grace);
             self.before.drivers.push(LeavingSink { driver: Some(driver), stats, until });
         }
         self.account_for_sinks();

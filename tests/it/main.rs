@@ -64,6 +64,7 @@ mod reload;
 mod remote_write;
 mod replay;
 mod restart;
+mod restart_sim;
 mod restart_sinks;
 mod rules;
 mod senders;
