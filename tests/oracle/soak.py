@@ -31,7 +31,7 @@ class Control(threading.Thread):
     CODE = """import sys, time
 while True:
     due = int(time.time()) + 1
-    time.sleep(due - time.time())
+    time.sleep(max(0, due - time.time()))
     print(time.time() - due, flush=True)
 """
 
@@ -103,6 +103,10 @@ include = ["tcp", "systole.*"]
 spool = {{ path = "{folder}/spool" }}
 [http]
 address = "127.0.0.1:{page}"
+# The history grows until it has as many intervals as it may: that is before memory is looked at.
+[history]
+intervals = 120
+minutes = 5
 """)
     with Processes() as processes:
         env = {**os.environ, "XDG_STATE_HOME": folder}
