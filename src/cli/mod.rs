@@ -12,6 +12,7 @@ mod explain;
 mod figures;
 mod import;
 mod load;
+mod man;
 mod presence;
 mod reload;
 mod replay;
@@ -106,8 +107,8 @@ enum Command {
         /// Which one
         shell: clap_complete::Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print a manual page, or write all of them
+    Man(man::ManArgs),
 }
 
 #[derive(Args, Clone, Debug, Default)]
@@ -174,12 +175,7 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "systole", &mut text);
             written(&text)
         }
-        Command::Man => {
-            let mut text = Vec::new();
-            // Writing to memory cannot fail.
-            let _ = clap_mangen::Man::new(Cli::command()).render(&mut text);
-            written(&text)
-        }
+        Command::Man(args) => man::run(&args),
     };
     ExitCode::from(code)
 }

@@ -224,3 +224,36 @@ fn completions_and_the_manual_name_every_command() {
         assert!(output.status.success() && said.contains("capture") && said.contains("presence"), "{args:?}");
     }
 }
+
+#[test]
+fn every_command_has_a_manual_page() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = dir.path().to_str().expect("plain");
+    let output = systole(&["man", "--out", folder], b"");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).expect(name);
+    for (command, name) in
+        [("run", "systole-run.1"), ("presence list", "systole-presence-list.1"), ("man", "systole-man.1")]
+    {
+        let args: Vec<_> = ["man"].into_iter().chain(command.split(' ')).collect();
+        assert_eq!(page(name), text(&systole(&args, b"").stdout));
+        assert!(page(name).contains(&format!("systole {command}")), "its synopsis has its name: {}", page(name));
+    }
+    // Each page that one names is there: `help` is no command of its own.
+    for file in std::fs::read_dir(dir.path()).expect("a folder") {
+        let page = std::fs::read_to_string(file.expect("a file").path()).expect("a page").replace("\\-", "-");
+        for name in page.split_whitespace().filter_map(|word| word.strip_suffix("(1)")) {
+            assert!(dir.path().join(format!("{name}.1")).exists(), "{name}");
+        }
+    }
+    let unknown = systole(&["man", "presence", "lst"], b"");
+    assert_eq!(unknown.status.code(), Some(2));
+    assert!(
+        text(&unknown.stderr).contains("`systole presence` has no command `lst`, but list, "),
+        "{}",
+        text(&unknown.stderr)
+    );
+    let nowhere = systole(&["man", "--out", &format!("{folder}/missing")], b"");
+    assert_eq!(nowhere.status.code(), Some(1));
+    assert!(text(&nowhere.stderr).contains("missing: No such file"), "{}", text(&nowhere.stderr));
+}
