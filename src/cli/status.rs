@@ -11,7 +11,7 @@ use crate::untrusted::Escaped;
 use super::account::{self, Flow, SinkState};
 use super::client::{ClientArgs, refusal};
 use super::figures::{Grade, bytes, clock, delay, grouped, interval, is_utf8, percent, up_for};
-use super::{print, print_error};
+use super::{asking, print, print_error};
 
 /// Nothing is wrong.
 const FINE: u8 = 0;
@@ -20,6 +20,8 @@ const WRONG: u8 = 1;
 /// The daemon does not answer, or not to us.
 const UNKNOWN: u8 = 2;
 
+const NOT_OURS: &str = "it answers, but not as systole does";
+
 /// Rows of each list; of the rest the number is shown.
 const MAX_ROWS: usize = 8;
 
@@ -27,6 +29,7 @@ const MAX_ROWS: usize = 8;
 #[command(
     after_help = "Exit codes: 0 nothing is wrong; 1 data is lost, a warning, a part that does not work, a sink that takes nothing, alerts that are not delivered, \
                         or an equation of the ledger that does not hold; 2 the daemon does not answer, or wants a token. \
+                        With `--ready` 0 it works; 1 it does not, or does not answer. \
                         A loss counts for a minute after its last interval; for the rest of the hour it is shown, and the code is 0. \
                         A service that is down is shown, but is not the daemon's fault: for it there is `systole presence check`."
 )]
@@ -34,11 +37,17 @@ pub(super) struct StatusArgs {
     /// As JSON, as the daemon gives it
     #[arg(long)]
     json: bool,
+    /// Ask no more than whether it works, which takes no token: the health check of a container
+    #[arg(long, conflicts_with = "json")]
+    ready: bool,
     #[command(flatten)]
     daemon: ClientArgs,
 }
 
 pub(super) fn run(args: &StatusArgs) -> u8 {
+    if args.ready {
+        return asking(ready(&args.daemon));
+    }
     let (status, presence) = match super::runtime().and_then(|runtime| runtime.block_on(ask(args))) {
         Ok(answers) => answers,
         Err(problem) => {
@@ -51,6 +60,17 @@ pub(super) fn run(args: &StatusArgs) -> u8 {
     if is_wrong(&status) || !is_written { WRONG } else { FINE }
 }
 
+/// Prints what `/ready` says; whether it says that the daemon works.
+async fn ready(daemon: &ClientArgs) -> Result<bool, String> {
+    let answer = daemon.client()?.request(Method::GET, "/ready", None).await?;
+    let text = String::from_utf8_lossy(&answer.body);
+    if answer.status == 200 && text.starts_with("ready") {
+        return Ok(print(Escaped(text.trim_end()).to_string().as_bytes()) && print(b"\n"));
+    }
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
+    if answer.status == 200 { Err(NOT_OURS.into()) } else { Err(refusal(answer.status, &body)) }
+}
+
 /// The status, and the services if the daemon has presence.
 async fn ask(args: &StatusArgs) -> Result<(Value, Option<Value>), String> {
     let daemon = args.daemon.client()?;
@@ -59,7 +79,7 @@ async fn ask(args: &StatusArgs) -> Result<(Value, Option<Value>), String> {
         return Err(refusal(code, &status));
     }
     if !status["lines"].is_object() {
-        return Err("it answers, but not as systole does".into());
+        return Err(NOT_OURS.into());
     }
     let presence = if args.json { None } else { daemon.good(Method::GET, "/api/v1/presence", None).await.ok() };
     Ok((status, presence))

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::support::sources::rust_files;
-use crate::support::{Daemon, get, pause_ms, poll, records, until};
+use crate::support::{self, Daemon, get, pause_ms, poll, records, until};
 
 /// Within this time of a failure `/ready` must say so.
 const NOTICED_SECS: f64 = 1.0;
@@ -412,6 +412,10 @@ fn a_sink_that_fails_each_time_stays_restarting_and_its_intervals_are_counted() 
     assert_eq!(status["parts"]["sink:good"]["state"], "running");
     let (code, body) = daemon.get("/ready");
     assert!(code == 503 && body.contains("restarting: sink:bad"), "{body}");
+    let url = format!("http://{}", daemon.http.expect("a page"));
+    let output = support::systole(&["status", "--ready", "--url", &url], b"");
+    let problem = support::text(&output.stderr);
+    assert!(output.status.code() == Some(1) && problem.contains("restarting: sink:bad"), "{problem}");
     let bad = daemon.status()["sinks"]["bad"].clone();
     let known = number(&bad["delivered"]) + number(&bad["queued"]) + total(&bad["dropped"]);
     assert_eq!((number(&bad["offered"]), number(&bad["delivered"])), (known, 0), "{bad}");

@@ -52,11 +52,18 @@ fn a_sink_that_takes_nothing_and_a_missing_token_have_codes_of_their_own() {
     let (code, screen, problem) = status(&["--url", &url]);
     assert_eq!((code, screen.as_str()), (Some(2), ""));
     assert!(problem.contains("token"), "{problem}");
+    // Whether it works may be asked without one.
+    let ready = ["--url", &url, "--ready"];
+    assert_eq!(status(&ready), (Some(0), "ready\n".into(), String::new()));
     let given = ["--url", &url, "--token", "a-token-of-ours"];
     until("the sink has failed", || status(&given).0 == Some(1));
     let (_, screen, _) = status(&given);
     assert!(screen.contains("graphite  takes nothing yet: "), "{screen}");
     let by_variable = command(&["status", "--url", &url]).env("SYSTOLE_TOKEN", "a-token-of-ours").output();
     assert_eq!(by_variable.expect("it runs").status.code(), Some(1));
+    // A sink whose receiver is away is no fault of the daemon.
+    assert_eq!(status(&ready).0, Some(0));
     daemon.stop();
+    let (code, _, problem) = status(&ready);
+    assert!(code == Some(1) && problem.contains("is the daemon running"), "{code:?}: {problem}");
 }
