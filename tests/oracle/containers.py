@@ -237,7 +237,7 @@ def compose(image, args):
             lay(folder / secret["file"], f"/run/secrets/{name}")
         token = pathlib.Path("/run/secrets/token").read_text().strip()
         daemon = image.start(processes)
-        send("hello:1|c", "api.time:12:7:31|ms", "heartbeat.checkout.web-1:5|g")
+        send("hello:1|c", "api.time:12:7:31|ms", "heartbeat.checkout.web-1:300|g")
         scraped(9125, "hello_total 1", token, "systole")
         check(answer("http://systole:9125/metrics")[0] == 401, "a scrape takes the token")
 
