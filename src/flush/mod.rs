@@ -836,7 +836,7 @@ impl Flusher {
                 let retire = self.registry.retirements(pending.len(), now);
                 let spare = self.spare.pop().unwrap_or_default();
                 if let Some(change) = self.worker_change(n) {
-                    listener.plan(worker, change);
+                    listener.leave_change(worker, change);
                 }
                 pending.push_back(listener.close(worker, retire, spare));
             }

@@ -117,7 +117,7 @@ impl Changes {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn plan(&self, change: WorkerChange) {
+    fn leave_change(&self, change: WorkerChange) {
         let mut next = self.lock();
         next.planned = Some(match next.planned.take() {
             Some(before) => before.then(change),
@@ -540,11 +540,11 @@ impl Listener {
     }
 
     /// From the interval on that a worker closes next it is as `change` says, however late that is.
-    pub fn plan(&self, worker: usize, mut change: WorkerChange) {
+    pub fn leave_change(&self, worker: usize, mut change: WorkerChange) {
         // Of each listener lines are shown with its name, as it reads them.
         let protocol = change.options.as_ref().map_or(self.protocol, |options| options.protocol);
         change.taps = change.taps.map(|taps| taps.of_listener(&self.url, protocol));
-        self.workers[worker].changes.plan(change);
+        self.workers[worker].changes.leave_change(change);
     }
 
     /// Workers that go on as before: they have closed no interval since a change was planned.
