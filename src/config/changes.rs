@@ -23,7 +23,7 @@ const WHOLE: [&str; 3] = ["interval", "profile", "cluster"];
 type Part = fn(&Config, &mut Config);
 
 /// What stays as it was at the start, whatever a file says later.
-const STAYS: [Part; 7] = [
+const STAYS: [Part; 6] = [
     |was, is| is.history = was.history.clone(),
     |was, is| is.management = was.management.clone(),
     |was, is| {
@@ -33,17 +33,14 @@ const STAYS: [Part; 7] = [
     |was, is| is.log.format = was.log.format,
     |was, is| {
         (is.http.address, is.http.limits) = (was.http.address, was.http.limits);
-        // A notification has its links.
-        is.http.external_url.clone_from(&was.http.external_url);
         if was.http.tls.is_on() != is.http.tls.is_on() {
             is.http.tls = was.http.tls.clone();
         }
     },
-    |was, is| is.notify.clone_from(&was.notify),
     |was, is| is.presence = presence(&was.presence, &is.presence),
 ];
 
-/// How silence is judged changes; what a line is a heartbeat of, who else observes and who is notified stays.
+/// How silence is judged and who is notified changes; what a line is a heartbeat of and who else observes stays.
 fn presence(was: &Presence, is: &Presence) -> Presence {
     let policy = Policy {
         names: was.policy.names.clone(),
@@ -54,7 +51,8 @@ fn presence(was: &Presence, is: &Presence) -> Presence {
         watches: Arc::clone(&was.policy.watches),
         ..is.policy.clone()
     };
-    Presence { policy, group_wait: is.group_wait, ..was.clone() }
+    let (alertmanager, webhook) = (is.alertmanager.clone(), is.webhook.clone());
+    Presence { policy, group_wait: is.group_wait, alertmanager, webhook, ..was.clone() }
 }
 
 /// What a reload changes.

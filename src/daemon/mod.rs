@@ -81,7 +81,7 @@ use listeners::BoundListeners;
 use memory::MemoryMonitor;
 use presence::Presence;
 use relays::Relays;
-use reload::{Receiving, ReloadTask, Reloader, Showing, Whole};
+use reload::{Notifying, Receiving, ReloadTask, Reloader, Showing, Whole};
 use server::{BoundServer, Page, Server};
 use sinks::{OpenSink, Sinks};
 use state::Keeping;
@@ -112,6 +112,9 @@ pub enum StopError {
 
 /// Longest wait for what presence had saved: it is only told.
 const RESTORING: Duration = Duration::from_secs(1);
+
+/// So long after the interval the account of a target that was removed is there: that interval has what became of it.
+const ACCOUNT_LINGERS: Duration = Duration::from_secs(1);
 
 /// Longest time for a process that hands over to end: intervals stand still meanwhile.
 const HANDING_OVER: Duration = Duration::from_secs(5);
@@ -354,15 +357,17 @@ impl Daemon {
         let journal = journal(&memory, &listeners);
         log.iter().for_each(|log| supervisor.adopt(log.part()));
         let page = http.as_ref().map(|http| http.url().to_string());
-        let outboxes = Outboxes::new(assemble::targets(&config, &identity, page))
+        let outboxes = Outboxes::new(assemble::targets(&config, &identity, page.clone()))
             .map_err(|error| StartError(format!("cannot send alerts: {error}")))?;
         let gate = ports.gate().clone();
-        let mut presence = Presence::start(&config, &memory, (seed, identity), outboxes.queues(), &gate, &supervisor)?;
+        let mut presence =
+            Presence::start(&config, &memory, (seed, identity.clone()), outboxes.list().queues(), &gate, &supervisor)?;
         let presence_handle = presence.as_ref().map(Presence::handle);
         let watchdog =
             health::watchdog(flusher_handle.clone(), config.interval, presence_handle.clone(), supervisor.clone());
-        let (notifier_stats, tester) = (outboxes.stats(), outboxes.tester());
-        let notifiers = outboxes.start(watchdog, &supervisor);
+        let (target_list, tester) = (outboxes.list(), outboxes.tester());
+        let notifiers = outboxes.start(watchdog, &supervisor, config.interval + ACCOUNT_LINGERS);
+        let notifying = Notifying { notifiers: notifiers.clone(), identity, page };
 
         let no_upgrade = handover::obstacle(&config, capture.is_some());
         let (capture, capture_writer) = Capture::start(capture.as_deref(), &memory, &supervisor)?.unzip();
@@ -408,7 +413,7 @@ impl Daemon {
         let flusher =
             Flusher::new(config.interval, listeners, registry, drivers, inbox, status_every, presence_handle.clone())
                 .accounting_for(relays.stats(), log, capture_counter, ports)
-                .accounting_for_targets(notifier_stats)
+                .accounting_for_targets(target_list)
                 .in_memory(&memory)
                 .writing(journal.clone())
                 .publishing_senders(&senders, &config.prefix)
@@ -440,6 +445,7 @@ impl Daemon {
             supervisor: supervisor.clone(),
             flusher: handle,
             state: state.clone(),
+            notifying,
         };
         let receiving = Receiving { quota, seed, listening, relaying, relays: relays.shared() };
         let showing =

@@ -25,7 +25,9 @@ use crate::journal::{Journal, Severity};
 use crate::memory::Memory;
 use crate::net::relay::{self, RelayHandle, RelaySpec, RelayStats};
 use crate::net::{self, BoundListener, ListenerOptions, NextShards, Taps};
+use crate::notify::{NextTargets, Notifiers, Targets};
 use crate::ports::{OtherFiles, Ports, ServerTls};
+use crate::presence::Identity;
 use crate::reloads::{Outcome, Reloads, Report, Request};
 use crate::sinks::Handover;
 use crate::state::StateFolder;
@@ -42,6 +44,9 @@ const ENDING: Duration = Duration::from_millis(500);
 
 /// Longest wait for listeners that leave, beside two intervals.
 const LEAVING: Duration = Duration::from_secs(10);
+
+/// Longest wait until presence puts nothing into the queues of targets that are gone.
+const NOTIFYING: Duration = Duration::from_secs(5);
 
 /// What is read for a start, and again for each reload.
 #[derive(Debug)]
@@ -104,6 +109,21 @@ pub(super) struct Whole {
     pub(super) supervisor: Supervisor,
     pub(super) flusher: FlusherHandle,
     pub(super) state: StateFolder,
+    pub(super) notifying: Notifying,
+}
+
+/// Of who is notified.
+pub(super) struct Notifying {
+    pub(super) notifiers: Notifiers,
+    pub(super) identity: Identity,
+    /// URL of the page as it is bound.
+    pub(super) page: Option<String>,
+}
+
+impl Notifying {
+    fn targets(&self, config: &Config) -> Targets {
+        assemble::targets(config, &self.identity, self.page.clone())
+    }
 }
 
 /// Of what is received.
@@ -133,6 +153,7 @@ pub(super) struct Reloader {
     reloads: Reloads,
     flusher: FlusherHandle,
     state: StateFolder,
+    notifying: Notifying,
     memory: Memory,
     ports: Ports,
     supervisor: Supervisor,
@@ -156,6 +177,8 @@ struct Prepared {
     listening: Vec<Listening>,
     relaying: Vec<Relaying>,
     threads: Vec<JoinHandle<()>>,
+    /// The targets of notifications, if they are others.
+    targets: Option<NextTargets>,
 }
 
 impl Reloader {
@@ -165,7 +188,7 @@ impl Reloader {
         receiving: Receiving,
         showing: Showing,
     ) -> Reloader {
-        let Whole { config, own_sinks, memory, ports, supervisor, flusher, state } = whole;
+        let Whole { config, own_sinks, memory, ports, supervisor, flusher, state, notifying } = whole;
         let Receiving { quota, seed, listening, relaying, relays } = receiving;
         let Showing { reloads, journal, page, shown, grace } = showing;
         Reloader {
@@ -174,6 +197,7 @@ impl Reloader {
             reloads,
             flusher,
             state,
+            notifying,
             memory,
             ports,
             supervisor,
@@ -248,7 +272,7 @@ impl Reloader {
             Ok(prepared) => prepared,
             Err(problem) => return Some(self.refuse(file, vec![problem.to_string()])),
         };
-        let Prepared { change, listening, relaying, threads } = prepared;
+        let Prepared { change, listening, relaying, threads, targets } = prepared;
         let waiting_for = self.flusher.change_over(change).await.await.ok()?;
         if self.config.presence != config.presence
             && let Some(presence) = self.taps.presence.clone()
@@ -257,6 +281,9 @@ impl Reloader {
             // Its queue may be full for a moment.
             let _ = spawn_blocking(move || presence.set_policy(policy, group_wait)).await;
         }
+        if let Some(targets) = targets {
+            self.change_targets(targets, config.shutdown_grace).await;
+        }
         (self.listening, self.relaying, self.config) = (listening, relaying, config);
         self.relays.replace(self.relaying.iter().map(|relay| relay.stats.clone()).collect(), threads);
         let result = Outcome::Applied;
@@ -264,6 +291,19 @@ impl Reloader {
         let report = Report { result, file, loaded_at, changes, needs_restart, waiting_for, problems, warnings };
         self.log_outcome(&report);
         Some(report)
+    }
+
+    /// Has these notified, and those that are gone end.
+    async fn change_targets(&mut self, targets: NextTargets, grace: Duration) {
+        let notifiers = self.notifying.notifiers.clone();
+        let removed = notifiers.change(targets);
+        if let Some(presence) = self.taps.presence.clone() {
+            let queues = notifiers.queues();
+            // Its queue may be full for a moment.
+            let set = spawn_blocking(move || presence.set_targets(queues));
+            let _ = timeout(NOTIFYING, async { set.await.ok()?.await.ok() }).await;
+        }
+        removed.end(grace);
     }
 
     fn refuse(&self, file: Option<String>, problems: Vec<String>) -> Report {
@@ -314,6 +354,10 @@ impl Reloader {
         let cannot = |error| StartError(format!("cannot set up TLS of the page: {error}"));
         let has_other_files = next.http.tls.is_on() && next.http.tls != was.http.tls;
         let files = has_other_files.then(|| ServerTls::read(&next.http.tls).map_err(cannot)).transpose()?;
+        let targets = self.notifying.targets(next);
+        let targets_differ = targets != self.notifying.targets(was);
+        let cannot = |error| StartError(format!("cannot send alerts: {error}"));
+        let targets = targets_differ.then(|| self.notifying.notifiers.open(targets).map_err(cannot)).transpose()?;
         let relays_differ = relays_anew.is_some();
         let taps = Taps { relays: relaying.iter().map(|relay| relay.handle.clone()).collect(), ..self.taps.clone() };
 
@@ -329,7 +373,7 @@ impl Reloader {
         };
         change.listeners = self.start_listeners(bound, next, &taps)?;
         change.drivers = self.start_sinks(sinks, handovers)?;
-        Ok(Prepared { change, listening, relaying, threads })
+        Ok(Prepared { change, listening, relaying, threads, targets })
     }
 
     /// For each listener the place of the one that it was, with other options if it has them, or a new one that is bound.

@@ -31,7 +31,7 @@ use crate::log::Log;
 use crate::memory::{Holder, Holding, Level, Memory};
 use crate::net::relay::RelayStats;
 use crate::net::{Listener, Listeners, QueueWatch};
-use crate::notify::NotifierStats;
+use crate::notify::TargetList;
 use crate::ports::Ports;
 use crate::presence_driver::{PresenceHandle, PresenceState};
 use crate::rollup::{Interval, Registry};
@@ -297,8 +297,8 @@ impl Flusher {
 
     /// Accounts for these targets of notifications.
     #[must_use]
-    pub fn accounting_for_targets(mut self, targets: Vec<NotifierStats>) -> Flusher {
-        self.sources.targets = targets.into();
+    pub fn accounting_for_targets(mut self, targets: TargetList) -> Flusher {
+        self.sources.targets = targets;
         self.publish(None, false, None);
         self
     }

@@ -8,7 +8,7 @@ use crate::history::History;
 use crate::log::Log;
 use crate::memory::{Holder, Memory};
 use crate::net::relay::RelayStats;
-use crate::notify::NotifierStats;
+use crate::notify::TargetList;
 use crate::ports::Ports;
 use crate::sinks::SinkStats;
 use crate::state::{PartStatus, StateFolder};
@@ -22,7 +22,7 @@ use super::cluster::ClusterProblems;
 pub(super) struct Sources {
     pub(super) sinks: Arc<[SinkStats]>,
     pub(super) relays: Arc<[RelayStats]>,
-    pub(super) targets: Arc<[NotifierStats]>,
+    pub(super) targets: TargetList,
     pub(super) log: Option<Log>,
     pub(super) capture: Option<CaptureCounter>,
     pub(super) ports: Ports,
@@ -39,7 +39,7 @@ impl Sources {
     pub(super) fn read_into(&self, ledger: &mut Ledger) {
         ledger.sinks = self.sinks.iter().map(|sink| (sink.name().to_string(), sink.account())).collect();
         ledger.relays = self.relays.iter().map(|relay| (relay.name().to_string(), relay.account())).collect();
-        ledger.notify = self.targets.iter().map(|target| (target.name().to_string(), target.account())).collect();
+        ledger.notify = self.targets.accounts();
         ledger.parts = self.parts.as_ref().map(Supervisor::accounts).unwrap_or_default();
         ledger.log = self.log.as_ref().map(Log::account).unwrap_or_default();
         ledger.capture = self.capture.as_ref().map(CaptureCounter::account);

@@ -81,6 +81,10 @@ async fn deliver(line: &mut Target, alerts: &mut Alerts) {
     let mut due = Instant::now();
     loop {
         let now = UnixTime::from_secs(unix_time());
+        if line.renew() {
+            // It may be another one, which knows nothing.
+            (due, pause) = (Instant::now(), FIRST_PAUSE);
+        }
         if line.outbox.take_stand_down() {
             *alerts = Alerts::default();
         }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::http_client::HttpClient;
 use crate::supervise::{Part, caught};
 
-use super::{DEADLINE, Outbox};
+use super::{DEADLINE, TargetList};
 
 /// Checks the daemon's health; `None`, or the problem.
 pub type Watchdog = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Option<&'static str>> + Send>> + Send + Sync>;
@@ -25,8 +25,8 @@ pub(super) struct DeadManSwitch {
     pub(super) client: HttpClient,
     pub(super) stop: watch::Receiver<bool>,
     pub(super) watchdog: Watchdog,
-    /// The queues of all targets.
-    pub(super) outboxes: Vec<Arc<Outbox>>,
+    /// All targets.
+    pub(super) targets: TargetList,
     pub(super) part: Part,
 }
 
@@ -40,7 +40,7 @@ impl DeadManSwitch {
     /// Why it is not requested, if it is not.
     async fn problem(&self) -> Option<&'static str> {
         match (self.watchdog)().await {
-            None if self.outboxes.iter().any(|outbox| outbox.fails()) => Some("alerts cannot be delivered"),
+            None if self.targets.queues().iter().any(|outbox| outbox.fails()) => Some("alerts cannot be delivered"),
             problem => problem,
         }
     }
@@ -87,14 +87,14 @@ mod tests {
             client: HttpClient::new().expect("a client"),
             stop: watch::channel(false).1,
             watchdog: Arc::new(|| Box::pin(async { None })),
-            outboxes: outboxes.queues(),
+            targets: outboxes.list(),
             part: Part::new("notify"),
         };
         assert_eq!(switch.problem().await, None);
         outboxes.targets[0].note(Err("nobody is there"));
         assert_eq!(switch.problem().await, Some("alerts cannot be delivered"));
         // As the test notes it.
-        switch.outboxes[0].note_success();
+        switch.targets.queues()[0].note_success();
         assert_eq!(switch.problem().await, None);
     }
 }

@@ -126,7 +126,7 @@ impl Work {
         self.alone = self.alone.saturating_sub(1);
     }
 
-    /// The receiver is back: what was set aside because it failed is tried at once.
+    /// The receiver is back, or another one: what was set aside because it failed is tried at once.
     fn hurry(&mut self) {
         let now = Instant::now();
         for one in &mut self.aside {
@@ -146,6 +146,10 @@ async fn deliver(target: &mut Target) {
     let mut work = Work::default();
     let mut pause = FIRST_PAUSE;
     loop {
+        if target.renew() {
+            work.hurry();
+            pause = FIRST_PAUSE;
+        }
         target.outbox.keep_wanted(&mut work.batch);
         let is_stopping = *target.stop.borrow();
         if work.batch.is_empty() {

@@ -65,6 +65,10 @@ async fn deliver(target: &mut Target) {
     let mut work = Work::default();
     loop {
         target.part.alive();
+        if target.renew() {
+            let now = Instant::now();
+            work.waiting.iter_mut().for_each(|(due, _)| *due = now);
+        }
         if work.running.is_empty() && work.waiting.is_empty() {
             target.recover();
         }
@@ -79,7 +83,7 @@ async fn deliver(target: &mut Target) {
         let due = work.waiting.iter().map(|(due, _)| *due).min().filter(|_| work.running.len() < target.places());
         let pause = due.map_or(LONGEST_PAUSE, |due| due.saturating_duration_since(Instant::now()));
         let outbox = Arc::clone(&target.outbox);
-        let mut stop = target.stop.clone();
+        let (mut stop, mut newest) = (target.stop.clone(), target.newest.clone());
         tokio::select! {
             Some(ended) = work.running.join_next() => match ended {
                 Ok(attempt) => work.note(target, attempt),
@@ -92,6 +96,7 @@ async fn deliver(target: &mut Target) {
             },
             () = tokio::time::sleep(pause.min(LONGEST_PAUSE)) => {}
             () = outbox.wait() => {}
+            Ok(()) = newest.changed() => {}
             _ = stop.wait_for(|stop| *stop), if !is_stopping => {}
         }
     }

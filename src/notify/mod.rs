@@ -8,6 +8,7 @@
 //! | [`outbox`] | its queue, what it knows to be told, and its account |
 //! | `message` | the words, the same for all |
 //! | `sender` | one request over HTTP, by type, and what an answer means |
+//! | `running` | which targets there are, and what a reload changes of them |
 //! | `driver` | delivers a queue over HTTP; retries |
 //! | `exec` | runs a command for each notification |
 //! | `alertmanager` | repeats what fires, and what ended |
@@ -21,6 +22,7 @@ mod exec;
 mod message;
 mod outbox;
 mod route;
+mod running;
 mod sender;
 mod trial;
 
@@ -29,21 +31,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
 use crate::http_client::{HttpClient, Tls, masked};
 use crate::named::named_enum;
 use crate::presence::{Identity, Notification};
-use crate::supervise::{Panic, Part, Role, Supervisor};
-use crate::telemetry::NotifierAccount;
+use crate::supervise::{Panic, Part, Supervisor};
 
 use dead_man_switch::DeadManSwitch;
+use running::Listed;
 use sender::Sender;
-use trial::Tested;
 
 pub use dead_man_switch::Watchdog;
 pub use outbox::{Loss, Outbox, Outcome, SavedTarget};
 pub use route::Route;
+pub use running::{NextTargets, Notifiers, Removed, TargetList};
 pub use trial::{NoTest, TestAttempt, TestReport, Tester};
 
 /// Longest wait for a response of the dead man's switch, and of a target unless it is configured.
@@ -134,7 +135,7 @@ impl TargetOptions {
 }
 
 /// Who is notified.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Targets {
     /// The targets, their names all different.
     pub all: Vec<TargetOptions>,
@@ -146,29 +147,12 @@ pub struct Targets {
     pub identity: Option<Identity>,
 }
 
-/// A view of the account of a target. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct NotifierStats {
-    name: String,
-    outbox: Arc<Outbox>,
-}
-
-impl NotifierStats {
-    /// The target's name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Its account since the start.
-    pub fn account(&self) -> NotifierAccount {
-        self.outbox.account()
-    }
-}
-
 /// State of a target's task.
 #[derive(Debug)]
 struct Target {
     sender: Sender,
+    /// What it sends with from the next attempt on.
+    newest: watch::Receiver<Sender>,
     outbox: Arc<Outbox>,
     stop: watch::Receiver<bool>,
     /// When an attempt found nobody last.
@@ -183,6 +167,21 @@ struct Target {
 impl Target {
     fn name(&self) -> &str {
         &self.sender.options.name
+    }
+
+    /// Whether a reload has changed it.
+    fn is_changed(&self) -> bool {
+        self.newest.has_changed().unwrap_or(false)
+    }
+
+    /// Takes over what a reload has changed; whether it has.
+    fn renew(&mut self) -> bool {
+        let is_changed = self.is_changed();
+        if is_changed {
+            self.sender = self.newest.borrow_and_update().clone();
+            self.refused = None;
+        }
+        is_changed
     }
 
     /// Records whether the receiver could be reached, and logs a change.
@@ -242,7 +241,7 @@ impl Target {
         tracing::error!(
             to = self.name(),
             notifications = lost,
-            "the target does not answer; these are told after the next start, if they are not over then"
+            "the target does not answer; these are told after the next start, if it is configured and they are not over then"
         );
     }
 
@@ -255,11 +254,14 @@ impl Target {
         self.part.restart(panic).await;
     }
 
-    /// Waits for a timeout, a notification, or the stop; `true` for the stop.
+    /// Waits for a timeout, a notification, a reload, or the stop; `true` for the stop.
     async fn rest(&mut self, longest: Duration, for_notification: bool) -> bool {
         let outbox = Arc::clone(&self.outbox);
+        // What a clone has seen is news here still.
+        let mut newest = self.newest.clone();
         tokio::select! {
             () = tokio::time::sleep(longest) => false,
+            Ok(()) = newest.changed() => false,
             () = outbox.wait(), if for_notification => false,
             _ = self.stop.wait_for(|stop| *stop) => true,
         }
@@ -267,10 +269,11 @@ impl Target {
 }
 
 impl Target {
-    /// Waits until notifications that were taken are to be tried again, some of them is not to be sent any more, or the stop.
+    /// Waits until notifications that were taken are to be tried again, some of them is not to be sent any more, a reload, or the
+    /// stop.
     async fn rest_with(&mut self, taken: &mut Vec<Notification>, longest: Duration) {
         let (until, count) = (Instant::now() + longest, taken.len());
-        while Instant::now() < until && taken.len() == count && !*self.stop.borrow() {
+        while Instant::now() < until && taken.len() == count && !self.is_changed() && !*self.stop.borrow() {
             self.rest(until.saturating_duration_since(Instant::now()), true).await;
             self.outbox.keep_wanted(taken);
         }
@@ -281,8 +284,8 @@ impl Target {
 #[derive(Debug)]
 pub struct Outboxes {
     targets: Vec<Target>,
+    list: TargetList,
     dead_man_switch: Option<(String, HttpClient)>,
-    stop: watch::Sender<bool>,
 }
 
 impl Outboxes {
@@ -291,96 +294,46 @@ impl Outboxes {
     /// # Errors
     /// If a file of TLS cannot be read, or TLS cannot be set up.
     pub fn new(targets: Targets) -> std::io::Result<Outboxes> {
-        let (stop, stopped) = watch::channel(false);
-        let mut outboxes = Outboxes { targets: Vec::new(), dead_man_switch: None, stop };
-        let Targets { all, dead_man_switch, page, identity } = targets;
-        let is_any = !all.is_empty() || dead_man_switch.is_some();
-        let (Some(identity), true) = (identity, is_any) else { return Ok(outboxes) };
+        let mut outboxes = Outboxes { targets: Vec::new(), list: TargetList::default(), dead_man_switch: None };
+        let is_any = !targets.all.is_empty() || targets.dead_man_switch.is_some();
+        if targets.identity.is_none() || !is_any {
+            return Ok(outboxes);
+        }
         let client = HttpClient::new()?;
-        for options in all {
-            let own = if options.tls.is_default() { client.clone() } else { HttpClient::with(&options.tls)? };
-            let (name, kind) = (options.name.clone(), options.kind);
-            let (route, forgets) = (options.route.clone(), kind == TargetKind::Alertmanager);
-            let (options, page, identity) = (Arc::new(options), page.clone(), identity.clone());
-            outboxes.targets.push(Target {
-                sender: Sender { options, client: own, page, identity },
-                // An incident stays open until it is resolved; Alertmanager is told the end with the problem.
-                outbox: Arc::new(Outbox::new(&name, route, kind == TargetKind::PagerDuty, forgets)),
-                stop: stopped.clone(),
-                failed_at: None,
-                took_at: None,
-                refused: None,
-                part: Part::new("notify"),
-            });
+        let dead_man_switch = targets.dead_man_switch.clone();
+        for sender in NextTargets::open(targets, &outboxes.list, &client)?.into_senders() {
+            let (target, listed) = Listed::new(sender);
+            outboxes.targets.push(target);
+            outboxes.list.add(listed);
         }
         outboxes.dead_man_switch = dead_man_switch.map(|url| (url, client));
         Ok(outboxes)
     }
 
-    /// The queue of each target; every notification is offered to all.
-    pub fn queues(&self) -> Vec<Arc<Outbox>> {
-        self.targets.iter().map(|target| Arc::clone(&target.outbox)).collect()
-    }
-
-    /// Views of the accounts.
-    pub fn stats(&self) -> Vec<NotifierStats> {
-        let stats =
-            |target: &Target| NotifierStats { name: target.name().to_string(), outbox: Arc::clone(&target.outbox) };
-        self.targets.iter().map(stats).collect()
+    /// All targets.
+    pub fn list(&self) -> TargetList {
+        self.list.clone()
     }
 
     /// What sends test alerts to the targets.
     pub fn tester(&self) -> Tester {
-        let tested = |target: &Target| Tested { sender: target.sender.clone(), outbox: Arc::clone(&target.outbox) };
-        Tester::new(self.targets.iter().map(tested).collect())
+        Tester::new(self.list.clone())
     }
 
     /// Starts a task for each target on the current runtime, which `supervisor` watches. `watchdog` checks the daemon's
-    /// health.
-    pub fn start(self, watchdog: Watchdog, supervisor: &Supervisor) -> Notifiers {
-        let part = |name: &str| supervisor.part(&format!("notify:{name}"), Role::Ordinary);
-        let (mut tasks, outboxes) = (Vec::new(), self.queues());
-        for target in self.targets {
-            let part = part(target.name());
-            let target = Target { part: part.clone(), ..target };
-            tasks.push(match target.sender.options.kind {
-                TargetKind::Alertmanager => part.task(alertmanager::run(target)),
-                TargetKind::Exec => part.task(exec::run(target)),
-                TargetKind::Webhook | TargetKind::Slack | TargetKind::PagerDuty | TargetKind::Ntfy => {
-                    part.task(driver::run(target))
-                }
-            });
+    /// health. The account of a target that a reload removes is there for `linger` after its end.
+    pub fn start(self, watchdog: Watchdog, supervisor: &Supervisor, linger: Duration) -> Notifiers {
+        let (stop, stopped) = watch::channel(false);
+        let notifiers = Notifiers::new(self.list.clone(), stop, supervisor, linger);
+        for (target, listed) in self.targets.into_iter().zip(self.list.configured()) {
+            notifiers.start_one(target, &listed);
         }
         if let Some((url, client)) = self.dead_man_switch {
-            let part = part("dead_man_switch");
-            let stop = self.stop.subscribe();
-            let switch = DeadManSwitch { url, client, stop, watchdog, outboxes, part: part.clone() };
-            tasks.push(part.task(switch.run()));
+            let part = notifiers.part("dead_man_switch");
+            let targets = self.list;
+            let switch = DeadManSwitch { url, client, stop: stopped, watchdog, targets, part: part.clone() };
+            notifiers.keep(part.task(switch.run()));
         }
-        Notifiers { tasks, stop: self.stop }
-    }
-}
-
-/// The tasks of all targets.
-#[derive(Debug)]
-pub struct Notifiers {
-    tasks: Vec<JoinHandle<()>>,
-    stop: watch::Sender<bool>,
-}
-
-impl Notifiers {
-    /// Stops all tasks: each tries once more to deliver its queue, until `deadline`.
-    pub async fn stop(self, deadline: Instant) {
-        let _ = self.stop.send(true);
-        let mut late = 0;
-        for mut task in self.tasks {
-            if tokio::time::timeout_at(deadline.into(), &mut task).await.is_err() {
-                task.abort();
-                late += 1;
-            }
-        }
-        if late > 0 {
-            tracing::warn!("some alerts were not delivered before the stop; they are told after the next start");
-        }
+        notifiers
     }
 }

@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -121,7 +121,7 @@ struct SavedAlarm {
 #[derive(Debug)]
 pub struct Outbox {
     name: String,
-    route: Route,
+    route: RwLock<Arc<Route>>,
     /// Whether the receiver wants an end of what ends by itself.
     ends_passing: bool,
     /// Whether it forgets what is not repeated.
@@ -141,6 +141,8 @@ struct Inner {
     fails: bool,
     /// It went on from an earlier start.
     is_resumed: bool,
+    /// It has another route, and was not told yet what fires and is on that.
+    is_rerouted: bool,
     /// Another node notifies, since this was last asked.
     stands_down: bool,
     /// This node speaks to it.
@@ -155,7 +157,7 @@ impl Outbox {
     pub fn new(name: &str, route: Route, ends_passing: bool, forgets: bool) -> Outbox {
         Outbox {
             name: name.to_string(),
-            route,
+            route: RwLock::new(Arc::new(route)),
             ends_passing,
             forgets,
             inner: Mutex::default(),
@@ -174,12 +176,43 @@ impl Outbox {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn route(&self) -> Arc<Route> {
+        Arc::clone(&self.route.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes what this route lets through from now on. What the receiver has been told is ended all the same.
+    pub(super) fn set_route(&self, route: &Route) {
+        if *self.route() != *route {
+            *self.route.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(route.clone());
+            self.lock().is_rerouted = true;
+        }
+    }
+
+    /// After a reload: a target that is new, or has another route, is told what fires and what it was not told of.
+    pub fn catch_up(&self, firing: &[Notification]) {
+        let route = self.route();
+        let mut inner = self.lock();
+        let is_new = !std::mem::replace(&mut inner.is_resumed, true);
+        if !std::mem::take(&mut inner.is_rerouted) && !is_new {
+            return;
+        }
+        for notification in firing {
+            if !inner.told.contains_key(&notification.alarm.key) {
+                inner.put(notification, &route);
+            }
+        }
+        drop(inner);
+        self.version.fetch_add(1, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
     /// Queues what this target is to be sent: problems that its route takes, and ends of those. A problem that ends before it was
     /// sent is told to nobody, and so is its end. When the queue is full the newest problem of the lowest severity is given up, and
     /// its end with it unless the receiver has it already; the end of a problem that the receiver has is never given up.
     pub fn put(&self, notifications: &[Notification]) {
+        let route = self.route();
         let mut inner = self.lock();
-        notifications.iter().for_each(|notification| inner.put(notification, &self.route));
+        notifications.iter().for_each(|notification| inner.put(notification, &route));
         drop(inner);
         // What it is about is to be on disk when it is sent, or soon after.
         self.version.fetch_add(1, Ordering::Relaxed);
@@ -188,14 +221,16 @@ impl Outbox {
 
     /// Notes that the receiver knows these alarms, whoever has told it.
     pub fn adopt<'a>(&self, alarms: impl IntoIterator<Item = &'a Alarm>) {
+        let route = self.route();
         let mut inner = self.lock();
-        for alarm in alarms.into_iter().filter(|alarm| self.route.takes(alarm)) {
+        for alarm in alarms.into_iter().filter(|alarm| route.takes(alarm)) {
             inner.note(alarm).delivered = true;
         }
     }
 
     /// Lets time pass: what ends by itself is over, and the receiver is told so if it does not find out by itself.
     pub fn tick(&self, now: UnixTime) {
+        let route = self.route();
         let mut inner = self.lock();
         // What waits still is told first: it is news, however late.
         let is_over =
@@ -207,7 +242,7 @@ impl Outbox {
         }
         for alarm in over {
             if self.ends_passing {
-                inner.put(&ended(alarm), &self.route);
+                inner.put(&ended(alarm), &route);
             } else {
                 inner.told.remove(&alarm.key);
             }
@@ -220,6 +255,7 @@ impl Outbox {
     /// After a start: `saved` is what the receiver was told before, `None` if nobody knows, and `firing` what is notified
     /// and not over. What it was not told is queued, and so is the end of what is over; who forgets is told everything.
     pub fn resume(&self, saved: Option<&[SavedTarget]>, firing: &[Notification]) {
+        let route = self.route();
         let mut inner = self.lock();
         // When presence alone starts again, this queue knows better than what was saved.
         let known = inner.is_resumed.then(|| inner.told.iter().map(saved_alarm).collect::<Vec<_>>());
@@ -229,11 +265,11 @@ impl Outbox {
         for notification in firing {
             let alarm = &notification.alarm;
             let is_told = own.is_none_or(|own| own.iter().any(|one| one.key == alarm.key && one.ending.is_none()));
-            if is_told && (self.route.takes(alarm) || own.is_some()) {
+            if is_told && (route.takes(alarm) || own.is_some()) {
                 inner.note(alarm).delivered = true;
             }
             if !is_told || self.forgets {
-                inner.put(notification, &self.route);
+                inner.put(notification, &route);
             }
         }
         for one in own.unwrap_or_default() {
@@ -248,7 +284,7 @@ impl Outbox {
                     inner.told.insert(one.key.clone(), told);
                 }
                 if !is_passing {
-                    inner.put(&end, &self.route);
+                    inner.put(&end, &route);
                 }
             }
         }
@@ -256,8 +292,8 @@ impl Outbox {
         let of_file = saved.filter(|_| known.is_none()).into_iter().flatten().filter(|one| one.target == self.name);
         for news in of_file.flat_map(|one| &one.news) {
             let is_firing = firing.iter().any(|firing| firing.alarm.key == news.alarm.key);
-            if !is_firing && self.route.takes(&news.alarm) {
-                inner.put(&news.notification(), &self.route);
+            if !is_firing && route.takes(&news.alarm) {
+                inner.put(&news.notification(), &route);
             }
         }
         drop(inner);
@@ -278,10 +314,11 @@ impl Outbox {
 
     /// What of alarms that fire its receiver knows, by what was saved; all that it is sent if nobody knows.
     pub fn known_of(&self, saved: Option<&[SavedTarget]>, firing: &[Alarm]) -> Vec<Alarm> {
+        let route = self.route();
         let own = saved.map(|saved| saved.iter().filter(|one| one.target == self.name).flat_map(|one| &one.alarms));
         let own: Option<BTreeSet<&AlertKey>> =
             own.map(|all| all.filter(|one| one.ending.is_none()).map(|one| &one.key).collect());
-        let is_known = |alarm: &&Alarm| own.as_ref().map_or(self.route.takes(alarm), |own| own.contains(&alarm.key));
+        let is_known = |alarm: &&Alarm| own.as_ref().map_or(route.takes(alarm), |own| own.contains(&alarm.key));
         firing.iter().filter(is_known).cloned().collect()
     }
 
@@ -888,6 +925,26 @@ mod tests {
         let new = Outbox::new("new", Route::default(), false, false);
         new.resume(Some(&saved), &firing);
         assert_eq!(numbers(&new.take(9)).len(), 2);
+    }
+
+    #[test]
+    fn a_reload_tells_what_another_route_takes_and_ends_what_it_does_not_take_any_more() {
+        let route = |name: &str| Route { instances: vec![name.into()], ..Route::default() };
+        let firing = [notification(1, false), notification(2, false)];
+        // One that is new is told what fires, once.
+        let outbox = outbox(route("1"));
+        outbox.catch_up(&firing);
+        assert_eq!(numbers(&outbox.take(9)), [("1".to_string(), false)]);
+        outbox.finish_all(Outcome::Delivered);
+        outbox.set_route(&route("1"));
+        outbox.catch_up(&firing);
+        assert!(outbox.is_empty());
+        outbox.set_route(&route("2"));
+        outbox.catch_up(&firing);
+        assert_eq!(numbers(&outbox.take(9)), [("2".to_string(), false)]);
+        outbox.put(&[notification(1, true), notification(3, false)]);
+        assert_eq!(numbers(&outbox.take(9)), [("1".to_string(), true)]);
+        balanced(&outbox);
     }
 
     #[test]

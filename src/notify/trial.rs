@@ -10,7 +10,7 @@ use crate::presence::{Alarm, AlertKey, AlertName, AlertState, Notification, Seve
 use crate::supervise::caught;
 use crate::sys::unix_time;
 
-use super::outbox::Outbox;
+use super::running::{Listed, TargetList};
 use super::sender::Sender;
 use super::{TargetKind, alertmanager, driver, exec};
 
@@ -71,23 +71,16 @@ pub enum NoTest {
     Busy,
 }
 
-/// A target that is tested, and its queue, which hears of what arrives.
-#[derive(Clone, Debug)]
-pub(super) struct Tested {
-    pub(super) sender: Sender,
-    pub(super) outbox: Arc<Outbox>,
-}
-
 /// Sends test alerts. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Tester {
-    pub(super) targets: Arc<[Tested]>,
+    targets: TargetList,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Tester {
-    pub(super) fn new(targets: Vec<Tested>) -> Tester {
-        Tester { targets: targets.into(), turn: Arc::default() }
+    pub(super) fn new(targets: TargetList) -> Tester {
+        Tester { targets, turn: Arc::default() }
     }
 
     /// Sends a problem of a severity, and its end, to all targets that take such a severity, or to the one with a name. A test
@@ -96,19 +89,19 @@ impl Tester {
     /// # Errors
     /// Why nothing was sent.
     pub async fn test(&self, only: Option<&str>, severity: Severity) -> Result<Vec<TestReport>, NoTest> {
-        if self.targets.is_empty() {
+        let all = self.targets.configured();
+        if all.is_empty() {
             return Err(NoTest::NoTargets);
         }
-        let name = |target: &Tested| target.sender.options.name.clone();
-        let tested: Vec<Tested> =
-            self.targets.iter().filter(|target| only.is_none_or(|only| name(target) == only)).cloned().collect();
+        let is_tested = |target: &&Listed| only.is_none_or(|only| target.outbox.name() == only);
+        let tested: Vec<Listed> = all.iter().filter(is_tested).cloned().collect();
         if tested.is_empty() {
-            return Err(NoTest::Unknown(self.targets.iter().map(name).collect()));
+            return Err(NoTest::Unknown(all.iter().map(|target| target.outbox.name().to_string()).collect()));
         }
         let Ok(_turn) = self.turn.try_lock() else { return Err(NoTest::Busy) };
         let mut tests = tokio::task::JoinSet::new();
-        for (n, Tested { sender, outbox }) in tested.into_iter().enumerate() {
-            let is_asked_for = only.is_some();
+        for (n, target) in tested.into_iter().enumerate() {
+            let (sender, outbox, is_asked_for) = (target.sender(), target.outbox, only.is_some());
             tests.spawn(async move {
                 let report = report(&sender, severity, is_asked_for).await;
                 if report.problem.is_some() && report.is_good() {

@@ -140,6 +140,8 @@ struct Shared {
     look: RwLock<Option<Look>>,
     /// What a reload has changed: how silence is judged, and how long warnings wait.
     policy: Mutex<Option<(Policy, Duration)>>,
+    /// The queues of the targets, which a reload changes.
+    outboxes: Mutex<Vec<Arc<Outbox>>>,
 }
 
 /// What is done after each tick.
@@ -240,6 +242,21 @@ impl PresenceHandle {
         let _ = self.sender.send(Message::Ask(Box::new(change)));
     }
 
+    /// Notifies these targets from now on, and when the thread begins anew as well; the answer comes when others are put nothing
+    /// any more. Waits while the queue is full.
+    pub fn set_targets(&self, outboxes: Vec<Arc<Outbox>>) -> oneshot::Receiver<()> {
+        self.shared.outboxes.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&outboxes);
+        let (done, changed) = oneshot::channel();
+        let change = move |state: &mut PresenceState| {
+            state.set_targets(outboxes);
+            // Whoever asked may have gone.
+            let _ = done.send(());
+        };
+        // Without the thread nobody is notified.
+        let _ = self.sender.send(Message::Ask(Box::new(change)));
+        changed
+    }
+
     /// Asks something; the answer comes through the receiver, or an error if the thread is gone or too busy.
     pub fn ask<T: Send + 'static>(
         &self,
@@ -280,6 +297,7 @@ pub fn start(
         restored: OnceLock::new(),
         look: RwLock::default(),
         policy: Mutex::default(),
+        outboxes: Mutex::new(outboxes),
     });
     let (newest, seen) = watch::channel(0);
     let presence = PresenceHandle { sender, shared: Arc::clone(&shared), newest: seen };
@@ -289,7 +307,8 @@ pub fn start(
         if let Some((policy, group_wait)) = &*shared.policy.lock().unwrap_or_else(PoisonError::into_inner) {
             (options.policy, options.group_wait) = (policy.clone(), *group_wait);
         }
-        Driver::new(options, Arc::clone(&shared), outboxes.clone(), newest.clone())
+        let outboxes = shared.outboxes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Driver::new(options, Arc::clone(&shared), outboxes, newest.clone())
     };
     let thread = part.thread("presence", move |part| {
         let mut held = hold(&gate, &inbox, &waiting.waiting);
@@ -797,8 +816,10 @@ mod tests {
         let (lost, wants_senders) = (AtomicU64::new(0), AtomicBool::new(false));
         let (restored, look, is_deaf) = (OnceLock::new(), RwLock::default(), AtomicBool::new(false));
         let policy = Mutex::default();
-        let shared = Shared { queue, waiting, lost, wants_senders, is_deaf, restored, look, policy };
         let outboxes = vec![Arc::new(Outbox::for_tests())];
+        let its_outboxes = Mutex::new(outboxes.clone());
+        let shared =
+            Shared { queue, waiting, lost, wants_senders, is_deaf, restored, look, policy, outboxes: its_outboxes };
         let outbox = Arc::clone(&outboxes[0]);
         let (newest, _) = watch::channel(0);
         Driver::new(options(Some(path.clone())), Arc::new(shared), outboxes, newest)

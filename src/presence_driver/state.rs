@@ -391,6 +391,12 @@ impl PresenceState {
             let firing: Vec<_> = self.alerts.firing().cloned().collect();
             return shared.resume(&self.outboxes, told, &firing, times);
         }
+        let firing = self.firing();
+        self.outboxes.iter().for_each(|outbox| outbox.resume(told, &firing));
+    }
+
+    /// What is notified and not over.
+    fn firing(&self) -> Vec<Notification> {
         let firing = self.alerts.firing().map(|alarm| Notification {
             alarm: alarm.clone(),
             resolved: false,
@@ -399,8 +405,22 @@ impl PresenceState {
             version: 0,
             ending: None,
         });
-        let firing: Vec<Notification> = firing.collect();
-        self.outboxes.iter().for_each(|outbox| outbox.resume(told, &firing));
+        firing.collect()
+    }
+
+    /// These are the targets from now on: those that are new are told what fires.
+    pub(super) fn set_targets(&mut self, outboxes: Vec<Arc<Outbox>>) {
+        let mut gone = std::mem::replace(&mut self.outboxes, outboxes);
+        gone.retain(|gone| !self.outboxes.iter().any(|outbox| Arc::ptr_eq(outbox, gone)));
+        // Something else is to be saved.
+        self.told = u64::MAX;
+        let now = self.engine.now();
+        if let Some(shared) = &mut self.shared {
+            // Whoever speaks tells the others what they do not know.
+            return gone.iter().for_each(|gone| shared.observers.forget_target(gone.name(), now));
+        }
+        let firing = self.firing();
+        self.outboxes.iter().for_each(|outbox| outbox.catch_up(&firing));
     }
 
     /// What the targets were told, to be saved.

@@ -495,3 +495,70 @@ fn only_those_who_may_speak_of_a_service_are_heard() {
     }
     daemon.stop();
 }
+
+/// Has a configuration with these targets in force; whether it is, and the report.
+fn reload(daemon: &Daemon, dir: &Path, more: &str) -> (bool, Value) {
+    std::fs::write(dir.join("systole.toml"), config(dir, more)).expect("written");
+    let url = format!("http://{}", daemon.http.expect("HTTP is on"));
+    let output = systole(&["reload", "--json", "--url", &url, "--token", "secret"], b"");
+    (output.status.code() == Some(0), serde_json::from_slice(&output.stdout).expect("a report"))
+}
+
+#[test]
+fn targets_come_change_and_go_with_reloads_and_what_they_were_told_stays() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let [stays, late, moved] = [0; 3].map(Receiver::start);
+    let target =
+        |name: &str, url: &str| format!("[[notify]]\ntype = \"webhook\"\nname = \"{name}\"\nurl = \"{url}\"\n");
+    let first = format!("group_wait = \"0s\"\n{}", target("stays", &stays.url()));
+    let daemon = Daemon::start(dir.path(), &config(dir.path(), &first));
+    let beat = || daemon.send_udp(&[b"heartbeat.db.x:1|g|#interval:1"]);
+    let told = |receiver: &Receiver| -> Vec<bool> { receiver.events().iter().map(|(_, is_end, _)| *is_end).collect() };
+    for _ in 0..4 {
+        beat();
+        pause_ms(200);
+    }
+    until("the first problem", || told(&stays) == [false]);
+
+    // One that is new is told what fires, and so is one that nobody answers for.
+    let nobody = target("nobody", "http://127.0.0.1:9/");
+    let more = |url: &str| format!("{first}{}", target("late", url));
+    let (is_applied, report) = reload(&daemon, dir.path(), &format!("{}{nobody}", more(&late.url())));
+    assert!(is_applied && report["needs_restart"] == serde_json::json!([]), "{report}");
+    until("what fires", || told(&late) == [false]);
+    daemon.status_when("one that waits", |status| status["notify"]["nobody"]["queued"] == 1);
+
+    // A broken one changes nothing.
+    let broken = format!("{}[notify.tls]\nca = \"/nowhere/ca.pem\"\n", more(&moved.url()));
+    let (is_applied, report) = reload(&daemon, dir.path(), &broken);
+    assert!(!is_applied && report["problems"].to_string().contains("/nowhere/ca.pem"), "{report}");
+
+    // One that is gone tries once more, and what it cannot deliver is counted until its account goes.
+    let (is_applied, report) = reload(&daemon, dir.path(), &more(&moved.url()));
+    assert!(is_applied, "{report}");
+    daemon.status_when("what is lost", |status| status["notify"]["nobody"]["dropped"]["shutdown"] == 1);
+    daemon.status_when("no account", |status| status["notify"].get("nobody").is_none());
+
+    // The end of what one was told goes to where it is now.
+    until("the end", || {
+        beat();
+        told(&moved) == [true] && told(&stays) == [false, true]
+    });
+    assert_eq!(told(&late), [false]);
+
+    // One that is gone is told nothing more, and the others are.
+    let (is_applied, report) = reload(&daemon, dir.path(), &first);
+    assert!(is_applied, "{report}");
+    until("the next problem", || told(&stays) == [false, true, false]);
+    assert_eq!((told(&late), told(&moved)), (vec![false], vec![true]));
+    let is_over =
+        |status: &Value| status["notify"].get("late").is_none() && status["notify"]["stays"]["delivered"] == 3;
+    let status = daemon.status_when("an account of all that is left", is_over);
+    assert_eq!(status["notify"]["stays"]["offered"], 3, "{}", status["notify"]);
+    let parts = status["parts"].as_object().expect("parts");
+    assert!(
+        parts.contains_key("notify:stays") && !parts.contains_key("notify:late"),
+        "its end is no failure: {parts:?}"
+    );
+    daemon.stop();
+}

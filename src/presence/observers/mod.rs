@@ -677,6 +677,14 @@ impl Observers {
         }
     }
 
+    /// This node has a target no more: what is on its way there is for those who have it.
+    pub fn forget_target(&mut self, target: &str, now: EngineTime) {
+        self.targets.remove(target);
+        if self.spoken_to.remove(target) {
+            self.problems.take_back(target, now, &mut self.last_number);
+        }
+    }
+
     /// A target has dealt with the beginning of a problem, or with its end.
     pub fn note_arrived(&mut self, target: &str, one: &Which, now: EngineTime) {
         self.problems.note_arrived(target, one, now, &mut self.last_number);
