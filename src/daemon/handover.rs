@@ -368,7 +368,7 @@ impl Predecessor {
         while let (Message::Connection { url, begun }, socket) = answer {
             let socket = socket.into_iter().next().ok_or_else(goes_on)?;
             connections.push((url, OpenConnection { socket, begun }));
-            answer = self.hear()?;
+            answer = self.message()?;
         }
         let (Message::Read, _) = answer else { return Err(goes_on()) };
         fault::pass("turn");
@@ -378,11 +378,11 @@ impl Predecessor {
     /// Says something; what the old process says to it.
     fn ask(&self, message: &Message) -> Result<(Message, Vec<OwnedFd>), StartError> {
         send(&self.link, message, &[]).map_err(|error| StartError(cannot_talk(&error)))?;
-        self.hear()
+        self.message()
     }
 
     /// What the old process says next.
-    fn hear(&self) -> Result<(Message, Vec<OwnedFd>), StartError> {
+    fn message(&self) -> Result<(Message, Vec<OwnedFd>), StartError> {
         receive(&self.link).map_err(|error| StartError(cannot_talk(&error)))?.ok_or_else(goes_on)
     }
 }

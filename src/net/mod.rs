@@ -67,7 +67,7 @@ pub use listener::{Hold, Listener, NextShards, WorkerChange};
 pub use listeners::{Listeners, NamedConnection, stop};
 pub use queue::QueueWatch;
 #[cfg(feature = "internals")]
-pub use simulated::Inlet;
+pub use simulated::SimulatedSocket;
 pub use taps::Taps;
 
 /// Most connections that the kernel queues before they are accepted; `net.core.somaxconn` may be lower. One more is not

@@ -18,12 +18,12 @@ use super::queue::Queues;
 
 /// Where lines go in.
 #[derive(Clone, Debug)]
-pub struct Inlet {
+pub struct SimulatedSocket {
     shard: Arc<Mutex<Shard>>,
     is_reading: Arc<AtomicBool>,
 }
 
-impl Inlet {
+impl SimulatedSocket {
     /// Takes a datagram in; `false` if the worker reads nothing now, so that it waits where datagrams wait.
     pub fn receive(&self, lines: &[u8]) -> bool {
         let is_reading = self.is_reading.load(Ordering::Relaxed);
@@ -47,12 +47,13 @@ impl Listener {
     ///
     /// # Errors
     /// If this process may have no more descriptors.
-    pub fn simulated(url: &str, shards: Vec<Shard>) -> io::Result<(Listener, Vec<Inlet>)> {
+    pub fn simulated(url: &str, shards: Vec<Shard>) -> io::Result<(Listener, Vec<SimulatedSocket>)> {
         let supervisor = Supervisor::default();
         let (mut workers, mut inlets) = (Vec::new(), Vec::new());
         for (n, shard) in shards.into_iter().enumerate() {
             let (commands, mut inbox) = mpsc::channel(COMMANDS);
-            let inlet = Inlet { shard: Arc::new(Mutex::new(shard)), is_reading: Arc::new(AtomicBool::new(true)) };
+            let inlet =
+                SimulatedSocket { shard: Arc::new(Mutex::new(shard)), is_reading: Arc::new(AtomicBool::new(true)) };
             inlets.push(inlet.clone());
             tokio::spawn(async move {
                 while let Some(command) = inbox.recv().await {

@@ -15,7 +15,7 @@ use systole::internals::flush::{
     self, Changeover, Flusher, FlusherHandle, FlusherInputs, NewDriver, NextDriver, StopStep,
 };
 use systole::internals::memory::Memory;
-use systole::internals::net::{Inlet, Listener, Listeners, NextShards};
+use systole::internals::net::{Listener, Listeners, NextShards, SimulatedSocket};
 use systole::internals::random::Random;
 use systole::internals::rollup::Registry;
 use systole::internals::sinks::{DriverOptions, NextSink, Order, SinkChange, SinkDriver, SpoolOptions};
@@ -151,7 +151,7 @@ struct Process {
     handle: FlusherHandle,
     deadline: watch::Sender<Option<std::time::Instant>>,
     steps: mpsc::Sender<(StopStep, oneshot::Sender<()>)>,
-    inlets: Vec<Inlet>,
+    inlets: Vec<SimulatedSocket>,
 }
 
 /// A time in which something was not well.
@@ -340,14 +340,14 @@ impl World {
     }
 
     /// A listener that reads from now on.
-    fn listen(&self) -> (Listener, Vec<Inlet>) {
+    fn listen(&self) -> (Listener, Vec<SimulatedSocket>) {
         let config = self.config();
         let shards = (0..self.shape.workers).map(|_| self.shard(&config)).collect();
         Listener::simulated("sim://", shards).expect("descriptors")
     }
 
     /// Starts a process as the daemon does, whose workers read already.
-    fn start(&mut self, reads: (f64, Listener, Vec<Inlet>)) -> std::io::Result<Process> {
+    fn start(&mut self, reads: (f64, Listener, Vec<SimulatedSocket>)) -> std::io::Result<Process> {
         let (since, listener, inlets) = reads;
         let (config, disk) = (self.config(), DiskHandle::new(self.disk.clone()));
         let reading_since = now() - Duration::from_secs_f64(unix_time() - since);
@@ -538,7 +538,7 @@ impl World {
     }
 
     /// A datagram comes to the last life, or to the one after it; what it is depends on a number.
-    fn receive(&mut self, inlets: &[Inlet], before: usize, number: u64) {
+    fn receive(&mut self, inlets: &[SimulatedSocket], before: usize, number: u64) {
         if self.disk.is_dead() {
             return;
         }
