@@ -29,7 +29,6 @@ use crate::notify::{NextTargets, Notifiers, Targets};
 use crate::ports::{OtherFiles, Ports, ServerTls};
 use crate::presence::Identity;
 use crate::reloads::{Outcome, Reloads, Report, Request};
-use crate::sinks::Handover;
 use crate::state::StateFolder;
 use crate::supervise::{Part, Role, Supervisor, caught};
 use crate::sys::unix_time;
@@ -264,11 +263,7 @@ impl Reloader {
             // Those that the last reload took out have to read what the kernel holds, and are in one more interval.
             self.flusher.listeners_have_left(LEAVING + 2 * config.interval).await;
         }
-        let mut handovers = sinks::end_leaving(self.flusher.clone(), self.new_sinks(&config)).await;
-        let prepared = block_in_place(|| self.prepare(&config, &origins, &mut handovers));
-        // Of what is not taken over nobody can deliver anything.
-        handovers.into_iter().for_each(Handover::give_up);
-        let prepared = match prepared {
+        let prepared = match block_in_place(|| self.prepare(&config, &origins)) {
             Ok(prepared) => prepared,
             Err(problem) => return Some(self.refuse(file, vec![problem.to_string()])),
         };
@@ -345,7 +340,7 @@ impl Reloader {
     }
 
     /// Opens all that the next configuration takes.
-    fn prepare(&self, next: &Config, origins: &Origins, handovers: &mut Vec<Handover>) -> Result<Prepared, StartError> {
+    fn prepare(&self, next: &Config, origins: &Origins) -> Result<Prepared, StartError> {
         let was = &self.config;
         // What may fail, before what would have to be taken back.
         let (bound, listening) = self.bind(next)?;
@@ -372,7 +367,8 @@ impl Reloader {
             ..Changeover::default()
         };
         change.listeners = self.start_listeners(bound, next, &taps)?;
-        change.drivers = self.start_sinks(sinks, handovers)?;
+        // The last: it takes what sinks have that leave.
+        change.drivers = self.start_sinks(sinks)?;
         Ok(Prepared { change, listening, relaying, threads, targets })
     }
 

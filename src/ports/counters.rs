@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::net::TcpListener;
 
@@ -13,6 +14,7 @@ use crate::supervise::{Gate, Part, Role, Supervisor};
 use crate::telemetry::{Named, PortAccount, Refusal, Refused};
 use crate::web::Bodies;
 
+use super::listener::Shareable;
 use super::tls::ServerTls;
 
 /// The ports of a daemon. Clones are the same.
@@ -21,6 +23,8 @@ pub struct Ports {
     all: Arc<Mutex<BTreeMap<String, Arc<PortCounters>>>>,
     /// The sockets that accept, as long as they do.
     listeners: Arc<Mutex<Vec<Weak<TcpListener>>>>,
+    /// Those that another sink may go on with, by the addresses that are configured.
+    shareable: Arc<Mutex<BTreeMap<SocketAddr, Weak<Shareable>>>>,
     memory: Memory,
     supervisor: Supervisor,
     /// Sinks answer nobody before it is open.
@@ -63,6 +67,17 @@ impl Ports {
         let mut all = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|known| known.strong_count() > 0);
         all.push(Arc::downgrade(listener));
+    }
+
+    pub(super) fn shareable(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Weak<Shareable>>> {
+        self.shareable.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where one of them listens that stands in the way of this address, if any.
+    pub fn in_the_way(&self, address: SocketAddr) -> Option<SocketAddr> {
+        let all = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = all.iter().filter_map(Weak::upgrade).filter_map(|listener| listener.local_addr().ok());
+        at.into_iter().find(|at| at.port() == address.port())
     }
 
     /// The sockets that accept, for another process.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -15,14 +15,18 @@ use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
+use tokio::time::timeout;
 
 use crate::web::{PIECE, Peer, WholeErrors};
 
 use super::connection::{Answering, Slot};
 use super::listener::Port;
 
-/// Serves routes until `stop` turns true; then connections end with the request that they are at.
+/// Longest wait for the first request of a connection when the port stops: it has been sent, most likely.
+const FIRST_REQUEST: Duration = Duration::from_millis(100);
+
+/// Serves routes until `stop` turns true; then connections end with the request that they are at, or with their first one.
 pub async fn serve_http(port: &Port, listener: &TcpListener, routes: Router, stop: watch::Receiver<bool>) {
     let routes = TowerToHyperService::new(routes);
     let mut http = http1::Builder::new();
@@ -30,7 +34,8 @@ pub async fn serve_http(port: &Port, listener: &TcpListener, routes: Router, sto
     http.header_read_timeout(None).max_buf_size(PIECE);
     let stopped = stop.clone();
     port.serve(listener, stop, move |connection| {
-        let service = Tracked { routes: routes.clone(), slot: connection.slot() };
+        let begun = Arc::new(Notify::new());
+        let service = Tracked { routes: routes.clone(), slot: connection.slot(), begun: Arc::clone(&begun) };
         let connection = http.serve_connection(WholeErrors::new(TokioIo::new(connection)), service);
         let mut stop = stopped.clone();
         async move {
@@ -39,7 +44,11 @@ pub async fn serve_http(port: &Port, listener: &TcpListener, routes: Router, sto
             tokio::select! {
                 _ = connection.as_mut() => return,
                 // An error means that whoever could stop us is gone, which is a stop too.
-                _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                _ = timeout(FIRST_REQUEST, begun.notified()) => connection.as_mut().graceful_shutdown(),
             }
             let _ = connection.await;
         }
@@ -51,6 +60,8 @@ pub async fn serve_http(port: &Port, listener: &TcpListener, routes: Router, sto
 struct Tracked {
     routes: TowerToHyperService<Router>,
     slot: Arc<Slot>,
+    /// A request has come.
+    begun: Arc<Notify>,
 }
 
 impl Service<Request<Incoming>> for Tracked {
@@ -59,6 +70,7 @@ impl Service<Request<Incoming>> for Tracked {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        self.begun.notify_one();
         request.extensions_mut().insert(Peer(self.slot.from.ip()));
         let answering = self.slot.begin(!request.body().is_end_stream());
         let slot = Arc::clone(answering.slot());

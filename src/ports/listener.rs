@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use socket2::Type;
@@ -92,6 +92,35 @@ pub fn bind(address: SocketAddr, ports: &Ports) -> io::Result<(Arc<TcpListener>,
     let listener = Arc::new(listener);
     ports.note_listener(&listener);
     Ok((listener, address))
+}
+
+/// A listener that one sink after the other uses: who has it next waits for its turn. So a reload that changes a sink, or gives it
+/// another name, refuses nobody.
+#[derive(Debug)]
+pub struct Shareable {
+    /// The socket.
+    pub listener: Arc<TcpListener>,
+    /// Who has this accepts.
+    pub turn: tokio::sync::Mutex<()>,
+}
+
+/// The same as [`bind`] for a sink. Where one listens at this address already, both have its listener.
+///
+/// # Errors
+/// What the kernel says.
+pub fn bind_shareable(address: SocketAddr, ports: &Ports) -> io::Result<(Arc<Shareable>, SocketAddr)> {
+    let known = ports.shareable().get(&address).and_then(Weak::upgrade);
+    // Each port that the kernel chooses is another one.
+    if let Some(known) = known.filter(|_| address.port() != 0) {
+        let address = known.listener.local_addr()?;
+        return Ok((known, address));
+    }
+    let (listener, bound) = bind(address, ports)?;
+    let new = Arc::new(Shareable { listener, turn: tokio::sync::Mutex::default() });
+    let mut all = ports.shareable();
+    all.retain(|_, known| known.strong_count() > 0);
+    all.insert(address, Arc::downgrade(&new));
+    Ok((new, bound))
 }
 
 /// A port: its limits, and the connections that are open. Clones are the same.

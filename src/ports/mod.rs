@@ -29,6 +29,6 @@ pub use connection::{Conn, machine};
 pub use counters::{PortCounters, Ports};
 pub use handshake::refusal;
 pub use http::serve_http;
-pub use listener::{ConnectionLimits, Port, PortOptions, bind, limit_options};
+pub use listener::{ConnectionLimits, Port, PortOptions, Shareable, bind, bind_shareable, limit_options};
 pub use tls::{OtherFiles, ServerTls, TlsError, TlsFiles, tls_options, token_in_plain_text};
 pub use victim::{Buffers, Patience};

@@ -328,6 +328,46 @@ fn sums_that_prometheus_sees_go_on_when_their_sink_is_changed() {
     daemon.stop();
 }
 
+#[test]
+fn no_reload_that_changes_renames_or_swaps_sinks_refuses_a_scrape() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (one, two) = (free(), free());
+    let sinks = |first: (&str, SocketAddr), second: (&str, SocketAddr), more: &str| {
+        let sink = |(name, at): (&str, SocketAddr)| {
+            format!("[[sink]]\nname = \"{name}\"\ntype = \"prometheus\"\naddress = \"{at}\"\n{more}")
+        };
+        format!(
+            "interval = \"100ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n{}{}",
+            sink(first),
+            sink(second)
+        )
+    };
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &sinks(("a", one), ("b", two), "")));
+    let stop = Arc::new(AtomicBool::new(false));
+    let scrapers = [one, two].map(|at| {
+        let stop = Arc::clone(&stop);
+        std::thread::spawn(move || {
+            let mut scrapes = 0;
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(crate::support::get(at, "/metrics", "").0, 200);
+                scrapes += 1;
+            }
+            scrapes
+        })
+    });
+    for more in ["ttl = \"2h\"\n", ""] {
+        for (first, second) in [(("c", one), ("b", two)), (("c", two), ("b", one)), (("a", one), ("b", two))] {
+            configuration(dir.path(), &sinks(first, second, more));
+            reload(&daemon);
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    for scraper in scrapers {
+        assert!(scraper.join().expect("no scrape was refused") > 0);
+    }
+    daemon.stop();
+}
+
 /// Sends lines over TCP until it is told to stop, on a connection for every so many; how many there were.
 fn load(to: SocketAddr, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<u64> {
     std::thread::spawn(move || {
@@ -529,6 +569,25 @@ fn a_sink_that_is_put_back_goes_on_with_what_it_had() {
         received(&receiver, "kept");
         daemon.stop();
     }
+}
+
+#[test]
+fn a_reload_that_is_refused_takes_nothing_from_a_sink_that_leaves() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (nobody, receiver) = (free(), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(nobody, "")));
+    daemon.send_udp(&[b"kept:7|c"]);
+    daemon.closed(1);
+    configuration(dir.path(), &with_sinks("").replace("shutdown_grace = \"1s\"", "shutdown_grace = \"1h\""));
+    reload(&daemon);
+    let back = graphite(receiver.local_addr().expect("an address"), "");
+    let broken = "[[sink]]\nname = \"x\"\ntype = \"file\"\npath = \"/proc/no/such\"\n";
+    configuration(dir.path(), &format!("{back}{broken}"));
+    assert!(!reload_with(&daemon, TOKEN).0);
+    configuration(dir.path(), &back);
+    reload(&daemon);
+    received(&receiver, "kept");
+    daemon.stop();
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use tokio::runtime::Handle;
+
 use crate::assemble;
 use crate::config::{self, Config};
 use crate::flush::{FlusherHandle, NewDriver, NextDriver};
@@ -23,7 +25,7 @@ pub(super) enum NextOpen {
 }
 
 /// Ends sinks of these names that were taken out and have not delivered all they had; what others go on with.
-pub(super) async fn end_leaving(flusher: FlusherHandle, names: Vec<String>) -> Vec<Handover> {
+async fn end_leaving(flusher: FlusherHandle, names: Vec<String>) -> Vec<Handover> {
     let mut handovers = Vec::new();
     for name in names {
         if let Some(driver) = flusher.take_leaving(name).await {
@@ -34,12 +36,6 @@ pub(super) async fn end_leaving(flusher: FlusherHandle, names: Vec<String>) -> V
 }
 
 impl Reloader {
-    /// Names of sinks that there are none of.
-    pub(super) fn new_sinks(&self, next: &Config) -> Vec<String> {
-        let is_new = |sink: &&config::Sink| self.config.sinks.iter().all(|known| known.name != sink.name);
-        next.sinks.iter().filter(is_new).map(|sink| sink.name.clone()).collect()
-    }
-
     /// Opens what is new of the sinks.
     pub(super) fn open_sinks(&self, next: &Config) -> Result<Vec<NextOpen>, StartError> {
         next.sinks.iter().map(|sink| self.open_sink(next, sink)).collect()
@@ -65,32 +61,38 @@ impl Reloader {
             let options = started::driver_options(next, sink);
             return Ok(NextOpen::Changed(place, Box::new(SinkChange { options, sink: None })));
         }
-        let (at, then) = (known.kind.spec().listens_at(), sink.kind.spec().listens_at());
         let goes_on = known.kind.name() == sink.kind.name();
-        let next_sink = if at.is_some() && at == then {
-            // The port is free when the one so far is closed.
-            let reopen = started::reopen(next, sink, &self.memory, &self.ports);
-            NextSink { sink: None, reopen, goes_on }
-        } else {
-            let OpenSink { sink: opened, reopen, .. } = open()?;
-            let reopen = reopen.unwrap_or_else(|| started::reopen(next, sink, &self.memory, &self.ports));
-            NextSink { sink: Some(opened), reopen, goes_on }
-        };
+        let OpenSink { sink: opened, reopen, .. } = open()?;
+        let reopen = reopen.unwrap_or_else(|| started::reopen(next, sink, &self.memory, &self.ports));
+        let next_sink = NextSink { sink: opened, reopen, goes_on };
         let options = started::driver_options(next, sink);
         Ok(NextOpen::Changed(place, Box::new(SinkChange { options, sink: Some(next_sink) })))
     }
 
     /// Starts the drivers of new sinks, which go on with what others of their names have left: in this process, or an earlier one.
-    /// `None` if all sinks are as they were.
-    pub(super) fn start_sinks(
-        &self,
-        sinks: Vec<NextOpen>,
-        handovers: &mut Vec<Handover>,
-    ) -> Result<Option<Vec<NextDriver>>, StartError> {
+    /// `None` if all sinks are as they were. To be called when nothing else can fail.
+    pub(super) fn start_sinks(&self, sinks: Vec<NextOpen>) -> Result<Option<Vec<NextDriver>>, StartError> {
         let is_same = |(n, one): (usize, &NextOpen)| matches!(one, NextOpen::Same(place) if *place == n);
         if sinks.len() == self.config.sinks.len() && sinks.iter().enumerate().all(is_same) {
             return Ok(None);
         }
+        let mut handovers = Handle::current().block_on(end_leaving(self.flusher.clone(), self.new_names(&sinks)));
+        let all = self.start_new(sinks, &mut handovers);
+        // Of what is not taken over nobody can deliver anything.
+        handovers.into_iter().for_each(Handover::give_up);
+        all.map(Some)
+    }
+
+    /// Names of sinks that there are none of.
+    fn new_names(&self, sinks: &[NextOpen]) -> Vec<String> {
+        let names = sinks.iter().filter_map(|next| match next {
+            NextOpen::New(open) => Some(open.options.name.clone()),
+            NextOpen::Same(_) | NextOpen::Changed(..) => None,
+        });
+        names.filter(|name| self.config.sinks.iter().all(|known| known.name != *name)).collect()
+    }
+
+    fn start_new(&self, sinks: Vec<NextOpen>, handovers: &mut Vec<Handover>) -> Result<Vec<NextDriver>, StartError> {
         let gate = Gate::closed();
         let start = |one| match one {
             NextOpen::Same(place) => Ok(NextDriver::Kept(place, None)),
@@ -118,6 +120,6 @@ impl Reloader {
         // Sinks that the program itself has added stay.
         let configured = self.config.sinks.len();
         all.extend((configured..configured + self.own_sinks).map(|place| NextDriver::Kept(place, None)));
-        Ok(Some(all))
+        Ok(all)
     }
 }

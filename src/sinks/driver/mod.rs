@@ -107,9 +107,9 @@ pub struct SinkChange {
 
 /// A sink that takes the place of another one of the same name.
 pub struct NextSink {
-    /// The sink; `None` if it cannot be opened before the other one is closed: both have the same port.
-    pub sink: Option<Box<dyn Sink>>,
-    /// Opens it, first or again.
+    /// The sink. If both have the same port, it answers when the other one is closed.
+    pub sink: Box<dyn Sink>,
+    /// Opens it again.
     pub reopen: Reopen,
     /// It is of the same kind: what goes on from interval to interval goes on.
     pub goes_on: bool,

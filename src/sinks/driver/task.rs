@@ -71,19 +71,25 @@ pub(super) async fn run(shared: Arc<Shared>, sink: Box<dyn Sink>, mut reopen: Op
     }
 }
 
-/// Puts a sink in the place of another one, which is closed first where both have the same port. What goes on from interval to
-/// interval goes on.
-async fn take_place(shared: &Shared, sink: &mut Option<Box<dyn Sink>>, next: NextSink, reopen: &mut Option<Reopen>) {
+/// Puts a sink in the place of another one, which is closed. What goes on from interval to interval goes on, before anybody sees the
+/// new one.
+async fn take_place(
+    shared: &Shared,
+    sink: &mut Option<Box<dyn Sink>>,
+    mut next: NextSink,
+    reopen: &mut Option<Reopen>,
+) {
     if let Some(mut before) = sink.take() {
         if next.goes_on {
             let saved = run_in_place(|| catch(|| before.save()));
             shared.state().to_restore = saved.ok().flatten();
+            restore(shared, next.sink.as_mut());
         }
         if timeout(CLOSING, before.close()).await.is_err() {
             tracing::warn!(sink = shared.name, "the sink so far does not close; it is not waited for");
         }
     }
-    (*sink, *reopen) = (next.sink, Some(next.reopen));
+    (*sink, *reopen) = (Some(next.sink), Some(next.reopen));
 }
 
 /// Counts an interval that was in work when its sink failed; it is not tried again, for it may be the cause.

@@ -30,15 +30,14 @@ use axum::routing::get;
 use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::acl::AccessList;
 use crate::memory::{Holder, Holding, Level, footprint};
 use crate::ports::{
-    self, Buffers, ConnectionLimits, Patience, Port, PortOptions, ServerTls, TlsFiles, limit_options, serve_http,
-    tls_options, token_in_plain_text,
+    self, Buffers, ConnectionLimits, Patience, Port, PortOptions, ServerTls, Shareable, TlsFiles, limit_options,
+    serve_http, tls_options, token_in_plain_text,
 };
 use crate::snapshot::{Snapshot, SnapshotId};
 use crate::supervise::Gate;
@@ -175,11 +174,12 @@ impl Spec for PrometheusSpec {
             .updown(&self.updown)
             .at_most(context.max_series, &context.memory);
         let outcome_log = OutcomeLog::new(&context.name, context.interval);
-        let (listener, bound) = ports::bind(address, &context.ports).map_err(|error| {
-            format!(
-                "cannot listen on {}: {error}; another process may have this port: stop it, or choose another",
-                self.place()
-            )
+        let (listener, bound) = ports::bind_shareable(address, &context.ports).map_err(|error| {
+            let advice = match context.ports.in_the_way(address) {
+                Some(own) => format!("this daemon itself listens at {own}: restart it, or choose another port"),
+                None => "another process may have this port: stop it, or choose another".into(),
+            };
+            format!("cannot listen on {}: {error}; {advice}", self.place())
         })?;
         let url = self.url(bound);
         let tls = ServerTls::load(&self.tls).map_err(|error| format!("cannot set up TLS: {error}"))?;
@@ -272,10 +272,10 @@ struct PrometheusSink {
 }
 
 impl PrometheusSink {
-    /// Serves on a port, once the gate is open.
+    /// Serves on a port, once the gate is open and the sink that had the listener before is closed.
     fn open(
         port: Port,
-        listener: Arc<TcpListener>,
+        listener: Arc<Shareable>,
         gate: Gate,
         token: Option<Arc<str>>,
         exposition: Exposition,
@@ -285,8 +285,18 @@ impl PrometheusSink {
         let routes = router(Served { shared: Arc::clone(&shared), bodies: port.bodies(), token });
         let (stop, stopped) = watch::channel(false);
         let server = tokio::spawn(async move {
-            gate.opened().await;
-            serve_http(&port, &listener, routes, stopped).await;
+            let mut dropped = stopped.clone();
+            let turn = async {
+                gate.opened().await;
+                listener.turn.lock().await
+            };
+            let _turn = tokio::select! {
+                biased;
+                // A reload that is refused drops what it has opened.
+                _ = dropped.wait_for(|stop| *stop) => return,
+                turn = turn => turn,
+            };
+            serve_http(&port, &listener.listener, routes, stopped).await;
         });
         PrometheusSink { shared, stop, server, outcome_log }
     }

@@ -575,7 +575,7 @@ impl World {
             What::ReloadSink(place) if place < places => {
                 let (receiver, sink) = (self.receivers[place].clone(), self.receivers[place].sink());
                 let reopen = Box::new(move || Ok(receiver.sink()));
-                let next = NextSink { sink: Some(sink), reopen, goes_on: true };
+                let next = NextSink { sink, reopen, goes_on: true };
                 let changed = SinkChange { options: self.driver_options(place), sink: Some(next) };
                 let changed = NextDriver::Kept(place, Some(Box::new(changed)));
                 let mut all: Vec<NextDriver> = (0..places).map(kept).collect();
