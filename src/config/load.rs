@@ -164,11 +164,13 @@ fn check(config: &Config, table: &DeTable<'_>, s: &mut Source<'_>, replaced: Opt
     let known = s.problems.len();
     let mut places =
         |s: &mut Source<'_>, key| root.sections(s, key).into_iter().map(|(_, place)| place).collect::<Vec<_>>();
+    let listeners = places(s, "listen");
     let relays = places(s, "relay");
     let sinks = places(s, "sink");
     let targets = places(s, "notify");
     let rules = root.sections(s, "rule");
     s.problems.truncate(known);
+    check_listeners(config, s, &listeners);
     for (n, place) in relays.into_iter().enumerate() {
         let name = &config.relays[n].name;
         if config.relays[..n].iter().any(|other| other.name == *name) {
@@ -213,6 +215,18 @@ fn check(config: &Config, table: &DeTable<'_>, s: &mut Source<'_>, replaced: Opt
                 let hint = suggestion(&name, config.sinks.iter().map(|sink| sink.name.as_str()));
                 s.problem(item.place, &item.key, format!("no sink is called `{name}`{hint}"));
             }
+        }
+    }
+}
+
+/// No address is listened at twice.
+fn check_listeners(config: &Config, s: &mut Source<'_>, tables: &[String]) {
+    for (n, Listen { url, .. }) in config.listen.iter().enumerate() {
+        if config.listen[..n].iter().any(|other| other.url == *url && url.collides_with(url)) {
+            let key = format!("listen[{n}]");
+            // From the command line or the environment, or a table of the file.
+            let from = s.places.get(&key).or(tables.get(n)).cloned().unwrap_or_default();
+            s.problem(from, &format!("{key}.url"), format!("`{url}` is there twice; leave one of them out"));
         }
     }
 }

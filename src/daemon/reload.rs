@@ -6,6 +6,7 @@ mod sinks;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -17,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::aggregate::{Quota, Shard};
 use crate::assemble;
-use crate::config::{self, Config, Listen, Origins, Plan};
+use crate::config::{self, Config, Listen, ListenUrl, Origins, Plan};
 use crate::fault;
 use crate::flush::{Changeover, FlusherHandle, NewListener, NextListener};
 use crate::http::{Access, AppState};
@@ -391,7 +392,10 @@ impl Reloader {
                     bound.push(Bound::Kept(place, (!is_same).then(|| Box::new(options))));
                 }
                 None => {
-                    let socket = net::bind(options).map_err(|error| cannot_listen(&url, &error))?;
+                    let socket = net::bind(options).map_err(|error| match self.in_the_way(&listen.url) {
+                        Some(own) if error.kind() == io::ErrorKind::AddrInUse => own_port(&url, &own),
+                        _ => cannot_listen(&url, &error),
+                    })?;
                     let url = listen.url.clone().at(socket.address()).to_string();
                     bound.push(Bound::New(url, Box::new(socket)));
                 }
@@ -399,6 +403,16 @@ impl Reloader {
             listening.push(Listening { listen: listen.clone(), tls });
         }
         Ok((bound, listening))
+    }
+
+    /// What of this daemon listens where a URL wants to.
+    fn in_the_way(&self, url: &ListenUrl) -> Option<String> {
+        let known = self.listening.iter().find(|known| known.listen.url.collides_with(url));
+        let port = || match url {
+            ListenUrl::Tcp(address) => self.ports.in_the_way(*address),
+            ListenUrl::Udp(_) | ListenUrl::Unix(_) | ListenUrl::Unixgram(_) | ListenUrl::Fd(_) => None,
+        };
+        known.map(|known| known.listen.url.to_string()).or_else(|| port().map(|at| at.to_string()))
     }
 
     /// Starts the workers of new listeners, which read nothing yet. `None` if all listeners are as they were.
@@ -510,6 +524,14 @@ enum Bound {
     Kept(usize, Option<Box<ListenerOptions>>),
     /// A new one, with its URL.
     New(String, Box<BoundListener>),
+}
+
+/// That this daemon has the port of a URL, and what to do.
+fn own_port(url: &str, own: &str) -> StartError {
+    StartError(format!(
+        "cannot listen on {url}: this daemon itself listens at {own} until this reload is in force; restart it, or reload twice: \
+         first without that one, then with {url}"
+    ))
 }
 
 /// Whether all listeners read lines alike, whatever each says of itself.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -69,7 +69,8 @@ pub fn bind(mut options: ListenerOptions) -> io::Result<BoundListener> {
                 }
                 None => Arc::new(open_path(options.transport, &path, mode)?),
             });
-            file = Some(SocketFile { path, is_kept });
+            let file_number = number_of(&path)?;
+            file = Some(SocketFile { path, file_number, is_kept });
         }
         ListenAddress::Inherited(name) => {
             let socket = sys::inherited_socket(&name)?;
@@ -110,12 +111,20 @@ fn passed(transport: Transport, address: &SockAddr) -> impl Iterator<Item = Arc<
 #[derive(Debug)]
 pub(super) struct SocketFile {
     path: PathBuf,
+    /// Its device and inode: another socket may have taken the path.
+    file_number: (u64, u64),
     pub(super) is_kept: Outlives,
+}
+
+/// Device and inode of a file.
+fn number_of(path: &Path) -> io::Result<(u64, u64)> {
+    fs::symlink_metadata(path).map(|file| (file.dev(), file.ino()))
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if !self.is_kept.load(Ordering::Relaxed) {
+        let is_own = || number_of(&self.path).is_ok_and(|number| number == self.file_number);
+        if !self.is_kept.load(Ordering::Relaxed) && is_own() {
             // It may be gone already.
             let _ = fs::remove_file(&self.path);
         }

@@ -164,6 +164,7 @@ fn a_bad_configuration_changes_nothing_and_says_why() {
         (format!("{FIRST}[[listen]]\nurl = \"tcp://{taken_at}\"\n"), "another process has this port"),
         (format!("{FIRST}[[sink]]\nname = \"x\"\ntype = \"file\"\npath = \"/proc/no/such\"\n"), "sink x"),
         (FIRST.replace("200ms", "1s"), "needs a restart"),
+        (format!("{FIRST}{}", "[[listen]]\nurl = \"tcp://127.0.0.1:9\"\n".repeat(2)), "is there twice"),
     ];
     for (n, (text, why)) in bad.iter().enumerate() {
         configuration(dir.path(), text);
@@ -182,7 +183,7 @@ fn a_bad_configuration_changes_nothing_and_says_why() {
     configuration(dir.path(), FIRST);
     assert_eq!(paths(&reload(&daemon), "changes"), [""; 0]);
     let (_, metrics) = daemon.get("/metrics");
-    for line in ["systole_reloads_total{result=\"applied\"} 1", "systole_reloads_total{result=\"refused\"} 6"] {
+    for line in ["systole_reloads_total{result=\"applied\"} 1", "systole_reloads_total{result=\"refused\"} 7"] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
     let status = daemon.status();
@@ -196,6 +197,42 @@ fn a_bad_configuration_changes_nothing_and_says_why() {
         text(&refused.stderr)
     );
     daemon.stop();
+}
+
+#[test]
+fn a_port_of_its_own_is_blamed_on_nobody_else() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let port = free().port();
+    let listen = |url: &str| {
+        format!(
+            "interval = \"100ms\"\n[[listen]]\nurl = \"{url}\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n"
+        )
+    };
+    let socket = dir.path().join("socket");
+    let unix = |kind: &str| format!("{kind}://{}", socket.display());
+    let pairs = [
+        (format!("tcp://127.0.0.1:{port}"), format!("tcp://0.0.0.0:{port}")),
+        (format!("udp://127.0.0.1:{port}"), format!("udp://[::]:{port}")),
+        (unix("unixgram"), unix("unix")),
+    ];
+    for (before, after) in pairs {
+        let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &listen(&before)));
+        configuration(dir.path(), &listen(&after));
+        let problems = reload_with(&daemon, TOKEN).1["problems"].to_string();
+        assert!(problems.contains(&format!("this daemon itself listens at {before}")), "{problems}");
+        if before.starts_with("unixgram") {
+            // Without its file nothing stands in the way, and the one that leaves does not take the new one's.
+            fs::remove_file(&socket).expect("removed");
+            let report = reload(&daemon);
+            poll("the end of the one that leaves", || match daemon.status()["listeners"].as_array().map(Vec::len) {
+                Some(2) => Ok(()),
+                other => Err(other),
+            });
+            let sent = std::os::unix::net::UnixStream::connect(&socket);
+            assert!(sent.is_ok(), "{sent:?} {report}");
+        }
+        daemon.stop();
+    }
 }
 
 #[test]
