@@ -32,7 +32,7 @@ impl NatsLogin {
         let mut options = ConnectOptions::new();
         if !self.credentials.as_os_str().is_empty() {
             let bad = |error: std::io::Error| format!("credentials `{}`: {error}", self.credentials.display());
-            let text = std::fs::read_to_string(&self.credentials).map_err(bad)?;
+            let text = crate::sys::read_text(&self.credentials).map_err(bad)?;
             options = options.credentials(&text).map_err(bad)?;
         } else if !self.token.is_empty() {
             options = options.token(self.token.clone());

@@ -37,7 +37,7 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::config::{self, Config, Origins, Sources, parse_duration};
-use crate::sys::return_memory;
+use crate::sys::{read_text_or_pipe, return_memory};
 use crate::untrusted::Escaped;
 
 /// Read if it exists and `-c` is not given.
@@ -218,22 +218,21 @@ fn print(bytes: &[u8]) -> bool {
 
 /// Reads file and environment; the options of the command line are added by the caller.
 fn sources(args: &ConfigArgs) -> Result<Sources, u8> {
-    read_sources(args).map_err(|problem| {
+    read_sources(args, read_text_or_pipe).map_err(|problem| {
         print_error(problem);
         USAGE
     })
 }
 
 /// The same; what is wrong is a sentence.
-fn read_sources(args: &ConfigArgs) -> Result<Sources, String> {
+fn read_sources(args: &ConfigArgs, read: impl Fn(&Path) -> io::Result<String>) -> Result<Sources, String> {
     let of_variable = || std::env::var_os(config::CONFIG).filter(|path| !path.is_empty()).map(PathBuf::from);
     let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
     let path = args.config.clone().or_else(of_variable).or_else(default);
     let mut sources = Sources::default();
     if let Some(path) = path {
         // A file that is not text is a bad configuration; a missing one is bad usage.
-        let text =
-            std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        let text = read(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         sources.file = Some((path.display().to_string(), text));
     }
     for (name, value) in std::env::vars_os() {
@@ -251,7 +250,7 @@ fn read_sources(args: &ConfigArgs) -> Result<Sources, String> {
 }
 
 fn read_text(path: &Path) -> Result<String, u8> {
-    std::fs::read_to_string(path).map_err(|error| {
+    read_text_or_pipe(path).map_err(|error| {
         print_error(format_args!("cannot read {}: {error}", path.display()));
         USAGE
     })

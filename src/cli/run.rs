@@ -176,7 +176,7 @@ impl Flags {
 
     /// Reads all again. Files of TLS are read, too: a bad one is a mistake at its place.
     fn load(&self) -> Result<Loaded, Vec<String>> {
-        let sources = self.above(read_sources(&self.config).map_err(|problem| vec![problem])?);
+        let sources = self.above(read_sources(&self.config, sys::read_text).map_err(|problem| vec![problem])?);
         let sources = Sources { reads_files: true, ..sources };
         let text = |problems: &[Problem]| problems.iter().map(Problem::to_string).collect::<Vec<_>>();
         let (config, origins) = config::load_with_origins(&sources).map_err(|problems| text(&problems))?;

@@ -297,7 +297,7 @@ impl<'a> Section<'a> {
         let Some(path) = text.strip_prefix("file:") else {
             return Some(text);
         };
-        let problem = match std::fs::read_to_string(path) {
+        let problem = match crate::sys::read_text(path.as_ref()) {
             // Without it what it protects would be open to everybody.
             Ok(secret) if secret.trim().is_empty() => {
                 format!("`{path}` is empty; write the secret there, or leave the key out")

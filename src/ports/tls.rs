@@ -6,10 +6,10 @@
 //! and counted. A file of which half was written is read again a second later before it counts as bad.
 
 use std::fmt::Display;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
+use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::settings::{Opt, OptionVisitor};
 use crate::supervise::{Part, Role, Supervisor};
+use crate::sys::read_regular;
 
 use super::validity::validity;
 
@@ -396,20 +397,7 @@ impl Loaded {
 }
 
 fn text_of(key: &'static str, path: &Path) -> Result<Vec<u8>, TlsError> {
-    let read = || {
-        let mut text = Vec::new();
-        // A pipe would be waited for until somebody writes to it.
-        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::other("it is no regular file"));
-        }
-        file.take(MAX_FILE).read_to_end(&mut text)?;
-        Ok(text)
-    };
-    match read() {
-        Ok(text) => Ok(text),
-        Err(error) => Err(TlsError::new(key, path, format!("cannot be read: {error}"))),
-    }
+    read_regular(path, MAX_FILE).map_err(|error| TlsError::new(key, path, format!("cannot be read: {error}")))
 }
 
 fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {

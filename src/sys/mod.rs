@@ -7,6 +7,7 @@
 mod allocator;
 mod clock;
 mod descriptors;
+mod files;
 mod memory;
 mod passed;
 mod raw;
@@ -31,6 +32,7 @@ pub use allocator::CountingAllocator;
 pub use clock::set_unix_time;
 pub use clock::{now, since, unix_time};
 pub use descriptors::{Descriptors, KEPT_BACK, OF_EACH_PORT, Permit, count_own_descriptors, raise_descriptor_limit};
+pub use files::{read_regular, read_text, read_text_or_pipe};
 pub use memory::{Available, live_bytes, private_bytes, resident_bytes};
 pub use passed::{
     MOST_PASSED, close_untaken, close_unwanted, kept_name, message_pair, message_socket_of_input, offer_socket,
