@@ -132,7 +132,10 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Ok((before, limit)) => tracing::debug!(before, limit, "raised the limit of open descriptors to its hard limit"),
         Err(error) => tracing::warn!(%error, "cannot raise the limit of open descriptors to its hard limit"),
     }
-    sys::offer_kept_sockets();
+    let kept = sys::offer_kept_sockets();
+    if !kept.is_empty() {
+        tracing::info!(sockets = kept.join(", "), "the service manager has kept these sockets; they go on");
+    }
     let its_log = log.clone();
     let daemon = |note: Box<dyn Fn(Step) + Send>| {
         let apply = Arc::new(move |config: &Config| its_log.set_level(level(config, verbose)));

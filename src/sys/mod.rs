@@ -98,13 +98,21 @@ pub fn pin_thread(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(None, &cores)?)
 }
 
-/// Offers the sockets that the service manager has kept since an earlier process to whoever binds their addresses.
-pub fn offer_kept_sockets() {
+/// Offers the sockets that the service manager has kept since an earlier process to whoever binds their addresses, which are
+/// returned.
+pub fn offer_kept_sockets() -> Vec<String> {
     // Without a service manager there are none.
-    let Ok(passed) = sd_notify::listen_fds_with_names() else { return };
+    let Ok(passed) = sd_notify::listen_fds_with_names() else { return Vec::new() };
+    let mut addresses = Vec::new();
     for (fd, name) in passed.filter(|(_, name)| passed::is_kept_name(name)) {
-        raw::adopt_passed(fd).into_iter().for_each(|socket| offer_socket(&name, socket.into()));
+        let Some(socket) = raw::adopt_passed(fd) else { continue };
+        if let Ok(address) = socket.local_addr() {
+            let path = address.as_pathname().map(|path| path.display().to_string());
+            addresses.extend(address.as_socket().map(|address| address.to_string()).or(path));
+        }
+        offer_socket(&name, socket.into());
     }
+    addresses
 }
 
 /// The socket that the service manager has opened (systemd's socket activation, sd_listen_fds(3)), by its name or its
