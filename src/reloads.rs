@@ -1,5 +1,5 @@
-//! Reloads of the configuration: who asks for one, and what became of the last ones. Whoever reads the configuration again, and
-//! changes the daemon, has the other end.
+//! Reloads of the configuration: who asks for one, and what became of the last ones; and of the last upgrade, if that failed. Whoever
+//! reads the configuration again, and changes the daemon, has the other end.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -20,6 +20,8 @@ named_enum! {
     pub enum Outcome {
         /// The configuration is in force, but for what needs a restart.
         Applied = "applied",
+        /// The configuration is right, and in force with the next interval, but for what needs a restart.
+        Accepted = "accepted",
         /// Nothing has changed.
         Refused = "refused",
     }
@@ -39,9 +41,12 @@ pub struct Change {
 /// What became of a reload.
 #[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
 pub struct Report {
-    /// Whether the configuration is in force.
+    /// Whether the configuration is in force, or will be.
     #[schema(value_type = String)]
     pub result: Outcome,
+    /// When it will be in force, Unix seconds, if that takes a while.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_force_at: Option<f64>,
     /// The file that was read, if there is one.
     pub file: Option<String>,
     /// When the configuration in force was read, Unix seconds.
@@ -76,6 +81,9 @@ pub struct ReloadStatus {
     pub refused: u64,
     /// When the configuration in force was read, Unix seconds.
     pub loaded_at: f64,
+    /// When a reload that was accepted will be in force, Unix seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_force_at: Option<f64>,
     /// The last reload, if it was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_refused: Option<Refused>,
@@ -98,6 +106,16 @@ pub struct Reloads(Arc<Shared>);
 struct Shared {
     requests: mpsc::Sender<Request>,
     status: Mutex<ReloadStatus>,
+    failed_upgrade: Mutex<Option<FailedUpgrade>>,
+}
+
+/// An upgrade that failed.
+#[derive(Clone, Debug, PartialEq, Serialize, ToSchema)]
+pub struct FailedUpgrade {
+    /// When, Unix seconds.
+    pub at: f64,
+    /// Why.
+    pub error: String,
 }
 
 impl Default for Reloads {
@@ -111,9 +129,11 @@ impl Default for Reloads {
 pub fn channel() -> (Reloads, mpsc::Receiver<Request>) {
     let (requests, inbox) = mpsc::channel(WAITING);
     let (loaded_at, needs_restart) = (unix_time(), Vec::new());
-    let (last_refused, waiting_for) = (None, Vec::new());
-    let status = ReloadStatus { applied: 0, refused: 0, loaded_at, last_refused, needs_restart, waiting_for };
-    (Reloads(Arc::new(Shared { requests, status: Mutex::new(status) })), inbox)
+    let (in_force_at, last_refused, waiting_for) = (None, None, Vec::new());
+    let status =
+        ReloadStatus { applied: 0, refused: 0, loaded_at, in_force_at, last_refused, needs_restart, waiting_for };
+    let (status, failed_upgrade) = (Mutex::new(status), Mutex::default());
+    (Reloads(Arc::new(Shared { requests, status, failed_upgrade })), inbox)
 }
 
 impl Reloads {
@@ -134,15 +154,27 @@ impl Reloads {
         report.await.ok()
     }
 
+    /// The last upgrade, if it failed.
+    pub fn failed_upgrade(&self) -> Option<FailedUpgrade> {
+        self.0.failed_upgrade.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes that an upgrade failed.
+    pub fn note_failed_upgrade(&self, error: &str) {
+        let failed = FailedUpgrade { at: unix_time(), error: error.to_string() };
+        *self.0.failed_upgrade.lock().unwrap_or_else(PoisonError::into_inner) = Some(failed);
+    }
+
     /// Notes what became of a reload.
     pub fn note(&self, report: &Report) {
         let mut status = self.lock();
         match report.result {
             Outcome::Applied => {
                 status.applied += 1;
-                (status.loaded_at, status.last_refused) = (report.loaded_at, None);
+                (status.loaded_at, status.last_refused, status.in_force_at) = (report.loaded_at, None, None);
                 status.needs_restart.clone_from(&report.needs_restart);
             }
+            Outcome::Accepted => (status.in_force_at, status.last_refused) = (report.in_force_at, None),
             Outcome::Refused => {
                 status.refused += 1;
                 status.last_refused = Some(Refused { at: unix_time(), problems: report.problems.clone() });

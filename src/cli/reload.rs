@@ -7,6 +7,7 @@ use clap::Args;
 use hyper::Method;
 use serde_json::{Value, json};
 
+use crate::presence::rfc3339;
 use crate::untrusted::Escaped;
 
 use super::client::{ClientArgs, refusal};
@@ -17,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Args)]
 #[command(
-    after_help = "Exit codes: 0 the configuration is in force, but for what needs a restart; 1 it is not, and nothing has \
+    after_help = "Exit codes: 0 the configuration is in force, or will be with the next interval, but for what needs a restart; 1 it is not, and nothing has \
                         changed; 2 bad usage."
 )]
 pub(super) struct ReloadArgs {
@@ -37,12 +38,15 @@ async fn reload(args: &ReloadArgs) -> Result<bool, String> {
     let (status, report) = client.ask_within(Method::POST, "/api/v1/reload", Some(json!({})), PATIENCE).await?;
     let is_report = report["result"].is_string();
     if !is_report && status == 401 {
-        return Err(format!("{}; give it with `--token` or in SYSTOLE_TOKEN", refusal(status, &report)));
+        return Err(format!(
+            "{}; give it with `--token` or in SYSTOLE_TOKEN, or send SIGHUP to the process",
+            refusal(status, &report)
+        ));
     }
     if !is_report {
         return Err(refusal(status, &report));
     }
-    let is_applied = report["result"] == "applied";
+    let is_applied = report["result"] == "applied" || report["result"] == "accepted";
     let text = if args.json { format!("{}\n", Escaped(&report.to_string())) } else { summary(&report) };
     Ok(print(text.as_bytes()) && is_applied)
 }
@@ -60,7 +64,7 @@ fn summary(report: &Value) -> String {
         }
     };
     // Writing to memory cannot fail.
-    if report["result"] != "applied" {
+    if report["result"] == "refused" {
         let _ = writeln!(out, "The reload is refused, and nothing has changed:");
         for problem in list("problems") {
             let _ = writeln!(out, "  {}", Escaped(problem.as_str().unwrap_or("")));
@@ -68,12 +72,16 @@ fn summary(report: &Value) -> String {
         return out;
     }
     let (changes, waits, behind) = (list("changes"), list("needs_restart"), list("waiting_for"));
-    let _ = match changes.len() {
-        0 => writeln!(out, "Reloaded; nothing has changed."),
-        _ => changes
-            .iter()
-            .try_fold((), |(), change| writeln!(out, "{}", line(change)))
-            .and_then(|()| writeln!(out, "Reloaded.")),
+    for change in &changes {
+        let _ = writeln!(out, "{}", line(change));
+    }
+    let _ = match (report["in_force_at"].as_f64(), changes.len()) {
+        (Some(at), _) => {
+            let at = rfc3339(at)[..19].replace('T', " ");
+            writeln!(out, "Accepted; in force with the next interval, at {at} UTC.")
+        }
+        (None, 0) => writeln!(out, "Reloaded; nothing has changed."),
+        (None, _) => writeln!(out, "Reloaded."),
     };
     if !waits.is_empty() {
         let _ = writeln!(out, "These need a restart:");

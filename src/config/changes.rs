@@ -151,6 +151,8 @@ pub(super) fn changes(was: &Config, is: &Config) -> Vec<Change> {
             Some(known) => {
                 all.push(Change { path: found.path.clone(), was: known.value.clone(), is: found.value.clone() })
             }
+            // What a table that is new leaves out is no change.
+            None if found.value.is_null() || found.value.as_array().is_some_and(Vec::is_empty) => {}
             None => all.push(Change { path: found.path.clone(), was: Value::Null, is: found.value.clone() }),
         }
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::timeout;
 
@@ -20,7 +20,7 @@ use crate::aggregate::{Quota, Shard};
 use crate::assemble;
 use crate::config::{self, Config, Listen, ListenUrl, Origins, Plan};
 use crate::fault;
-use crate::flush::{Changeover, FlusherHandle, NewListener, NextListener};
+use crate::flush::{Changeover, FlusherHandle, NewListener, NextListener, next_tick};
 use crate::http::{Access, AppState};
 use crate::journal::{Journal, Severity};
 use crate::memory::Memory;
@@ -28,8 +28,8 @@ use crate::net::relay::{self, RelayHandle, RelaySpec, RelayStats};
 use crate::net::{self, BoundListener, ListenerOptions, NextShards, Taps};
 use crate::notify::{NextTargets, Notifiers, Targets};
 use crate::ports::{OtherFiles, Ports, ServerTls};
-use crate::presence::Identity;
-use crate::reloads::{Outcome, Reloads, Report, Request};
+use crate::presence::{Identity, rfc3339};
+use crate::reloads::{Change, Outcome, Reloads, Report, Request};
 use crate::state::StateFolder;
 use crate::supervise::{Part, Role, Supervisor, caught};
 use crate::sys::unix_time;
@@ -41,6 +41,12 @@ use super::server::Shown;
 
 /// Longest wait of a stop for a reload that is on its way.
 const ENDING: Duration = Duration::from_millis(500);
+
+/// Longest time for reading the configuration: a disk may hang.
+const READING: Duration = Duration::from_secs(20);
+
+/// Who asks for a reload waits until it is in force, if that is so soon.
+const SOON: Duration = Duration::from_secs(15);
 
 /// Longest wait for listeners that leave, beside two intervals.
 const LEAVING: Duration = Duration::from_secs(10);
@@ -227,7 +233,8 @@ impl Reloader {
         while let Some(request) = inbox.recv().await {
             // Who asked while another reload was on its way gets a reload of its own: the file may have changed since.
             (self.reloading.note)(Step::Begun);
-            let report = match caught(self.reload()).await {
+            let mut request = Some(request);
+            let report = match caught(self.reload(&mut inbox, &mut request)).await {
                 Ok(report) => report,
                 Err(panic) => {
                     let problem = format!("it failed, which is a mistake of systole: {panic:?}");
@@ -237,21 +244,28 @@ impl Reloader {
             };
             (self.reloading.note)(Step::Ended);
             let Some(report) = report else { return };
-            // Whoever asked may have gone.
-            let _ = request.send(Arc::new(report));
+            if let Some(request) = request {
+                // Whoever asked may have gone.
+                let _ = request.send(Arc::new(report));
+            }
         }
     }
 
-    /// Reloads once; `None` if the daemon ends meanwhile.
-    async fn reload(&mut self) -> Option<Report> {
+    /// Reloads once; `None` if the daemon ends meanwhile. Who asked is told before that is done if it takes long.
+    async fn reload(&mut self, inbox: &mut mpsc::Receiver<Request>, request: &mut Option<Request>) -> Option<Report> {
         let read_at = unix_time();
         fault::pass("reload");
         // A file may be on a disk that hangs, or no file at all.
         let load = Arc::clone(&self.reloading.load);
-        let loaded = spawn_blocking(move || load()).await.unwrap_or_else(|error| Err(vec![error.to_string()]));
-        let loaded = match loaded {
-            Ok(loaded) => loaded,
-            Err(problems) => return Some(self.refuse(None, problems)),
+        let loaded = match timeout(READING, spawn_blocking(move || load())).await {
+            Ok(Ok(Ok(loaded))) => loaded,
+            Ok(Ok(Err(problems))) => return Some(self.refuse(None, problems)),
+            Ok(Err(error)) => return Some(self.refuse(None, vec![error.to_string()])),
+            Err(_) => {
+                let problem =
+                    format!("reading the configuration, and the files that it names, takes more than {READING:?}");
+                return Some(self.refuse(None, vec![problem]));
+            }
         };
         let Loaded { config, origins, warnings } = loaded;
         let file = origins.file.clone();
@@ -269,7 +283,23 @@ impl Reloader {
             Err(problem) => return Some(self.refuse(file, vec![problem.to_string()])),
         };
         let Prepared { change, listening, relaying, threads, targets } = prepared;
-        let waiting_for = self.flusher.change_over(change).await.await.ok()?;
+        let result = Outcome::Accepted;
+        let due = next_tick(unix_time(), config.interval);
+        let (waiting_for, problems) = (Vec::new(), Vec::new());
+        let in_force_at = Some(due).filter(|due| due - unix_time() > SOON.as_secs_f64());
+        let report = Report {
+            result,
+            in_force_at,
+            file,
+            loaded_at: read_at,
+            changes,
+            needs_restart,
+            waiting_for,
+            problems,
+            warnings,
+        };
+        let answer = self.flusher.change_over(change).await;
+        let waiting_for = self.in_force(answer, &report, inbox, request).await?;
         if self.config.presence != config.presence
             && let Some(presence) = self.taps.presence.clone()
         {
@@ -282,9 +312,7 @@ impl Reloader {
         }
         (self.listening, self.relaying, self.config) = (listening, relaying, config);
         self.relays.replace(self.relaying.iter().map(|relay| relay.stats.clone()).collect(), threads);
-        let result = Outcome::Applied;
-        let (loaded_at, problems) = (read_at, Vec::new());
-        let report = Report { result, file, loaded_at, changes, needs_restart, waiting_for, problems, warnings };
+        let report = Report { result: Outcome::Applied, in_force_at: None, waiting_for, ..report };
         self.log_outcome(&report);
         Some(report)
     }
@@ -302,9 +330,39 @@ impl Reloader {
         removed.end(grace);
     }
 
+    /// Waits until a change is in force; the workers that it has not reached. If that takes a while, who asked is told that it will
+    /// be, and who asks meanwhile is told to wait.
+    async fn in_force(
+        &mut self,
+        mut answer: oneshot::Receiver<Vec<String>>,
+        accepted: &Report,
+        inbox: &mut mpsc::Receiver<Request>,
+        request: &mut Option<Request>,
+    ) -> Option<Vec<String>> {
+        let Some(at) = accepted.in_force_at else { return answer.await.ok() };
+        let at = &rfc3339(at)[..19].replace('T', " ");
+        tracing::info!("the configuration is accepted, and in force with the next interval, at {at} UTC");
+        self.reloads.note(accepted);
+        (self.reloading.note)(Step::Ended);
+        if let Some(request) = request.take() {
+            let _ = request.send(Arc::new(accepted.clone()));
+        }
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut answer => return answer.ok(),
+                Some(later) = inbox.recv() => {
+                    let problem = format!("the reload before this one is in force at {at} UTC; ask again then");
+                    let _ = later.send(Arc::new(self.refuse(None, vec![problem])));
+                }
+            }
+        }
+    }
+
     fn refuse(&self, file: Option<String>, problems: Vec<String>) -> Report {
         let report = Report {
             result: Outcome::Refused,
+            in_force_at: None,
             file,
             loaded_at: self.reloads.status().loaded_at,
             changes: Vec::new(),
@@ -333,7 +391,7 @@ impl Reloader {
         for one in &report.needs_restart {
             tracing::warn!(in_force = %one.was, "{} = {} needs a restart; the rest is in force", one.path, one.is);
         }
-        let paths: Vec<&str> = report.changes.iter().map(|change| change.path.as_str()).collect();
+        let paths: Vec<String> = report.changes.iter().map(named).collect();
         let what = if paths.is_empty() { "nothing has changed".to_string() } else { paths.join(", ") };
         tracing::info!(changes = paths.len(), "reloaded: {what}");
         let severity = if report.needs_restart.is_empty() { Severity::Info } else { Severity::Warning };
@@ -524,6 +582,15 @@ enum Bound {
     Kept(usize, Option<Box<ListenerOptions>>),
     /// A new one, with its URL.
     New(String, Box<BoundListener>),
+}
+
+/// A change in the log: its path, and of a table as a whole how that is called.
+fn named(Change { path, was, is }: &Change) -> String {
+    match (path.ends_with(']'), is.is_null()) {
+        (false, _) => path.clone(),
+        (true, false) => format!("{path} {is}"),
+        (true, true) => format!("{path} {was} is gone"),
+    }
 }
 
 /// That this daemon has the port of a URL, and what to do.

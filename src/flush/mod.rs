@@ -1072,7 +1072,7 @@ fn worst(partials: &[Partial], of: fn(&Partial) -> &Offenders) -> Option<(String
 }
 
 /// The next multiple of the interval after `now`.
-fn next_tick(now: f64, interval: Duration) -> f64 {
+pub(crate) fn next_tick(now: f64, interval: Duration) -> f64 {
     let interval = interval.as_secs_f64();
     ((now / interval).floor() + 1.0) * interval
 }

@@ -187,8 +187,18 @@ pub(super) async fn look_at(
     let now = unix_time();
     let hour = super::pages::last_hour(history, now);
     let unsaved = presence.as_ref().and_then(|presence| presence.unsaved.as_ref()).map(not_saved);
-    let warnings: Vec<Warning> =
-        published.warnings(&ledger).into_iter().chain(unsaved).chain(not_in_force(about, &published.behind)).collect();
+    let failed = about.reloads.failed_upgrade().map(|failed| {
+        let short = "the last upgrade failed".to_string();
+        let text = format!("{short} at {} UTC: {}", rfc3339(failed.at)[..19].replace('T', " "), failed.error);
+        Warning { short: Some(short), ..Concern::Config.says(text) }
+    });
+    let warnings: Vec<Warning> = published
+        .warnings(&ledger)
+        .into_iter()
+        .chain(unsaved)
+        .chain(not_in_force(about, &published.behind))
+        .chain(failed)
+        .collect();
     let explosion = warnings
         .iter()
         .find(|warning| warning.about == Concern::Senders && warning.text.contains("new series"))
@@ -244,6 +254,10 @@ fn not_in_force(about: &Daemon, behind: &[String]) -> Vec<Warning> {
             format!("{short}: {why}{more}; the daemon runs with the configuration of {} UTC", at(status.loaded_at));
         Warning { short: Some(short), ..Concern::Config.says(text) }
     });
+    let accepted = status.in_force_at.map(|due| {
+        let short = format!("a reload is in force at {} UTC", at(due));
+        Warning { short: Some(short.clone()), ..Concern::Config.says(format!("{short}, with the next interval")) }
+    });
     let waits = (!status.needs_restart.is_empty()).then(|| {
         let paths: Vec<&str> = status.needs_restart.iter().map(|one| one.path.as_str()).collect();
         let short = format!("{} of the file need a restart", count(paths.len(), "setting"));
@@ -254,7 +268,7 @@ fn not_in_force(about: &Daemon, behind: &[String]) -> Vec<Warning> {
         let short = "receive workers do not have the last reload yet".to_string();
         Warning { short: Some(short.clone()), ..Concern::Config.says(format!("{short}: {}", behind.join(", "))) }
     });
-    refused.into_iter().chain(waits).chain(behind).collect()
+    refused.into_iter().chain(accepted).chain(waits).chain(behind).collect()
 }
 
 /// What is looked at.
@@ -896,7 +910,12 @@ fn is_well(seen: &Summary) -> bool {
     seen.down_instances == 0 && seen.late_instances == 0 && seen.unconfirmed == 0 && seen.up == seen.services
 }
 
+/// The same with a capital, unless it begins with a path or a key, which are written as they are.
 fn upper_first(text: &str) -> String {
+    let first = text.split(' ').next().unwrap_or("");
+    if first.contains(['.', '_', '/', '[']) || first.ends_with(':') {
+        return text.into();
+    }
     let mut chars = text.chars();
     chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }

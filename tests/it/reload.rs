@@ -216,7 +216,7 @@ fn a_port_of_its_own_is_blamed_on_nobody_else() {
         (unix("unixgram"), unix("unix")),
     ];
     for (before, after) in pairs {
-        let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &listen(&before)));
+        let mut daemon = Daemon::start(dir.path(), &configuration(dir.path(), &listen(&before)));
         configuration(dir.path(), &listen(&after));
         let problems = reload_with(&daemon, TOKEN).1["problems"].to_string();
         assert!(problems.contains(&format!("this daemon itself listens at {before}")), "{problems}");
@@ -224,15 +224,62 @@ fn a_port_of_its_own_is_blamed_on_nobody_else() {
             // Without its file nothing stands in the way, and the one that leaves does not take the new one's.
             fs::remove_file(&socket).expect("removed");
             let report = reload(&daemon);
-            poll("the end of the one that leaves", || match daemon.status()["listeners"].as_array().map(Vec::len) {
-                Some(2) => Ok(()),
-                other => Err(other),
+            daemon.wait_for("the end of the one that leaves", |lines| {
+                lines.iter().any(|line| line.contains("not listening any more"))
             });
             let sent = std::os::unix::net::UnixStream::connect(&socket);
             assert!(sent.is_ok(), "{sent:?} {report}");
         }
         daemon.stop();
     }
+}
+
+#[test]
+fn a_configuration_that_has_no_end_is_refused_and_holds_nothing_up() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), FIRST));
+    let file = dir.path().join("systole.toml");
+    let problems = || reload_with(&daemon, TOKEN).1["problems"].to_string();
+    for source in ["pipe", "/dev/zero"] {
+        fs::remove_file(&file).expect("removed");
+        match source {
+            "pipe" => {
+                let made = std::process::Command::new("mkfifo").arg(&file).status().expect("mkfifo runs");
+                assert!(made.success());
+            }
+            device => std::os::unix::fs::symlink(device, &file).expect("a link"),
+        }
+        let problems = problems();
+        assert!(problems.contains("it is no regular file"), "{source}: {problems}");
+    }
+    let checked = systole(&["check", "--config", "/dev/zero"], b"");
+    assert!(text(&checked.stderr).contains("it is no regular file"), "{}", text(&checked.stderr));
+    fs::remove_file(&file).expect("removed");
+    fs::write(&file, "#".repeat((16 << 20) + 1)).expect("written");
+    assert!(problems().contains("it has more than 16 MiB"));
+    configuration(dir.path(), &format!("{FIRST}\n[http]\naddress = \"127.0.0.1:0\"\ntoken = \"file:/dev/zero\"\n"));
+    assert!(problems().contains("it is no regular file"));
+    configuration(dir.path(), FIRST);
+    assert_eq!(paths(&reload(&daemon), "changes"), [""; 0]);
+    daemon.stop();
+}
+
+#[test]
+fn a_reload_whose_tick_is_far_away_is_accepted_at_once() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let hours = |text: &str| text.replace("200ms", "24h");
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &hours(FIRST)));
+    configuration(dir.path(), &hours(FIRST).replace("percentiles = [50]", "percentiles = [90]"));
+    let report = reload(&daemon);
+    assert_eq!((&report["result"], paths(&report, "changes")), (&"accepted".into(), vec!["percentiles".into()]));
+    let status = daemon.status();
+    assert_eq!(status["reloads"]["in_force_at"], report["in_force_at"]);
+    assert!(status["verdict"].to_string().contains("a reload is in force at"), "{}", status["verdict"]);
+    configuration(dir.path(), "broken");
+    let (is_applied, report) = reload_with(&daemon, TOKEN);
+    assert!(!is_applied && report["problems"].to_string().contains("ask again then"), "{report}");
+    assert!(daemon.status()["reloads"]["in_force_at"].is_number());
+    daemon.stop();
 }
 
 #[test]
