@@ -243,6 +243,7 @@ async fn serve(
         };
         if let Err(problem) = &begun {
             tracing::error!(problem, "there is no upgrade; this process goes on");
+            running.reloads().note_failed_upgrade(problem);
         }
         if let Some(reply) = reply {
             // Whoever asked may have gone.

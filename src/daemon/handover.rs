@@ -52,6 +52,9 @@ pub(super) const TURN: Duration = Duration::from_secs(5);
 /// What is said of a new process whose end of the link is closed.
 const ENDED: &str = "the new process has ended; its messages are in the log";
 
+/// How long is looked how a process ended that fails.
+const ENDING: Duration = Duration::from_millis(500);
+
 /// Variables that the service manager has made for this process alone.
 const OF_THIS_PROCESS: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
 
@@ -194,10 +197,26 @@ impl Successor {
                 Ok(self)
             }
             Err(problem) => {
+                let how = self.how_it_ended();
                 self.kill();
-                Err(problem)
+                Err(how.unwrap_or(problem))
             }
         }
+    }
+
+    /// How the new process ended by itself, if it did.
+    fn how_it_ended(&mut self) -> Option<String> {
+        let began = Instant::now();
+        // It lets its end of the link go a moment before it has ended.
+        while began.elapsed() < ENDING {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                return Some(format!(
+                    "the new process has ended before it said that it is ready ({status}); its messages are in the log"
+                ));
+            }
+            std::thread::sleep(ENDING / 50);
+        }
+        None
     }
 
     /// What the new process says next.

@@ -373,7 +373,8 @@ impl Access {
 
 /// The answer to a change that shows no right token.
 fn refused(judged: Judged) -> Option<Response> {
-    let message = "changes need `Authorization: Bearer TOKEN` with the token of `http.token`, which must be set";
+    let message =
+        "changes need `Authorization: Bearer TOKEN` with the token of `http.token` that is in force, which must be set";
     match judged {
         Judged::Right => None,
         Judged::Wrong => Some(web::unauthorized(message)),

@@ -93,7 +93,7 @@ use crate::notify::Tester;
 use crate::ports::{Port, serve_http};
 use crate::presence::observers::ObserversView;
 use crate::presence_driver::PresenceHandle;
-use crate::reloads::{ReloadStatus, Reloads};
+use crate::reloads::{FailedUpgrade, ReloadStatus, Reloads};
 use crate::senders::Senders;
 use crate::supervise::Readiness;
 use crate::tail::Tail;
@@ -371,6 +371,9 @@ struct Status<'a> {
     /// How this process took over from the one before it, if that handed over.
     #[serde(skip_serializing_if = "Option::is_none")]
     upgrade: Option<&'a HandedOver>,
+    /// The last upgrade that was asked for, if it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failed_upgrade: Option<FailedUpgrade>,
     /// Reloads of the configuration since the start.
     reloads: ReloadStatus,
 }
@@ -402,6 +405,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         observers,
         idle_watches,
         upgrade: state.handed_over.as_deref(),
+        failed_upgrade: state.about.reloads.failed_upgrade(),
         reloads: ReloadStatus { waiting_for: published.behind.clone(), ..state.about.reloads.status() },
     })
 }

@@ -1,12 +1,13 @@
 //! What operators ask of the process itself by the API. Whoever runs the process carries it out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
@@ -18,8 +19,8 @@ use super::{AppState, openapi};
 /// Longest wait for a new process that reads the sockets.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Orders that may wait. They are carried out one after the other.
-const WAITING: usize = 4;
+/// Orders at a time.
+const WAITING: usize = 1;
 
 /// An order, and where to say what came of it.
 #[derive(Debug)]
@@ -30,13 +31,16 @@ pub enum Order {
 
 /// Passes orders on.
 #[derive(Clone, Debug)]
-pub struct Orders(mpsc::Sender<Order>);
+pub struct Orders {
+    sender: mpsc::Sender<Order>,
+    free: Arc<Semaphore>,
+}
 
 impl Orders {
     /// A channel for orders.
     pub fn channel() -> (Orders, mpsc::Receiver<Order>) {
         let (orders, taken) = mpsc::channel(WAITING);
-        (Orders(orders), taken)
+        (Orders { sender: orders, free: Arc::new(Semaphore::new(WAITING)) }, taken)
     }
 }
 
@@ -93,9 +97,10 @@ pub(super) async fn upgrade(
         let message = "the daemon is part of another program, which does not carry out orders";
         error(StatusCode::NOT_IMPLEMENTED, "not_supported", message)
     };
-    let Orders(orders) = state.orders.as_ref().ok_or_else(nobody)?;
+    let orders = state.orders.as_ref().ok_or_else(nobody)?;
+    let _own = orders.free.try_acquire().map_err(|_| busy())?;
     let (reply, outcome) = oneshot::channel();
-    orders.try_send(Order::Upgrade(reply)).map_err(|_| busy())?;
+    orders.sender.try_send(Order::Upgrade(reply)).map_err(|_| busy())?;
     match timeout(PATIENCE, outcome).await {
         Ok(Ok(Ok(upgrading))) => Ok(json(&upgrading)),
         Ok(Ok(Err(problem))) => Err(error(StatusCode::CONFLICT, "no_upgrade", &problem)),
@@ -104,5 +109,5 @@ pub(super) async fn upgrade(
 }
 
 fn busy() -> Response {
-    error(StatusCode::CONFLICT, "busy", "another order is being carried out, or the process is stopping; ask again")
+    error(StatusCode::CONFLICT, "busy", "an upgrade is under way already, or the process is stopping; ask again")
 }

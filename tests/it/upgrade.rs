@@ -325,7 +325,9 @@ fn a_new_process_that_fails_costs_nothing() {
     std::fs::write(dir.path().join("systole.toml"), format!("{good}nonsense = 1\n")).expect("written");
     let (code, said) = upgrade(&ports, "secret");
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("the new process has ended"), "{said}");
+    assert!(said.contains("the new process has ended before it said that it is ready (exit status: 2)"), "{said}");
+    let status = status_when(ports.page, "the failure", |status| status["failed_upgrade"]["error"].is_string());
+    assert!(status["verdict"].to_string().contains("the last upgrade failed"), "{}", status["verdict"]);
     daemon.wait_for("what is wrong", |lines| lines.iter().any(|line| line.contains("nonsense")));
     daemon.send_udp(&[b"x:1|c"]);
     daemon.closed(1);
