@@ -120,7 +120,7 @@ minutes = 5
         ended, sent = threading.Event(), [0]
         client = threading.Thread(target=churn, args=(tcp, ended, sent), daemon=True)
         client.start()
-        memory, descriptors, late, last = [], [], [], None
+        memory, holders, descriptors, late, last = [], [], [], [], None
         began = time.monotonic()
         while time.monotonic() - began < seconds - 2:
             time.sleep(1)
@@ -134,6 +134,7 @@ minutes = 5
                 with urllib.request.urlopen(f"http://127.0.0.1:{scrape}/metrics", timeout=30) as answer:
                     answer.read()
                 memory.append(rss_kib(daemon.pid))
+                holders.append({name: of["bytes"] for name, of in status["memory"]["holders"].items()} | {"all live": status["memory"]["live"]})
                 descriptors.append(len(os.listdir(f"/proc/{daemon.pid}/fd")))
         load.wait(30)
         ended.set()
@@ -152,6 +153,14 @@ minutes = 5
           f"end; descriptors {min(descriptors[warm])} to {max(descriptors[warm])}; ticks late by {quantile(late, 0.5) * 1e3:.2f} ms (median) and "
           f"{jitter * 1e3:.2f} ms (99 %), a process that only sleeps by {quantile(control.late, 0.5) * 1e3:.2f} and {beside * 1e3:.2f}; "
           f"completeness {status['completeness']}, {status['lines']['metrics']} of {lines} lines")
+    def grown(name):
+        """MiB that a holder has in the mean of the last tenth more than in that of the first tenth."""
+        all_ = [of[name] for of in holders[warm]]
+        tenth = max(1, len(all_) // 10)
+        return (statistics.fmean(all_[-tenth:]) - statistics.fmean(all_[:tenth])) / (1 << 20)
+
+    by_holder = {name: grown(name) for name in holders[-1]}
+    print("of it, MiB:", ", ".join(f"{name} {more:+.2f}" for name, more in by_holder.items() if abs(more) >= 0.05))
     problems = []
     if abs(rise) > 0.02:
         problems.append(f"memory changes by {rise * 100:+.2f} %")
