@@ -236,7 +236,7 @@ impl Daemon {
         let listeners = BoundListeners::bind(&config, &supervisor)?;
         let http = BoundServer::http(&config, &ports)?;
         let management = BoundServer::management(&config, &ports)?;
-        let state = if predecessor.is_some() { StateFolder::off() } else { state::open(&config, false) };
+        let state = if predecessor.is_some() { StateFolder::off() } else { state::open(&config, None) };
         Ok(Daemon {
             config,
             origins: Origins::default(),
@@ -351,6 +351,8 @@ impl Daemon {
             (self.capture, self.status_every, self.log, self.bus, self.unwanted);
         let (reloads, reload_inbox) = crate::reloads::channel();
         let listening = listeners.listening(&config);
+        // Whoever hands over to this process has started it.
+        let parent = std::os::unix::process::parent_id();
         let (seed, boot) = (random_seed(), unix_time() as u64);
         let identity = Identity { node: assemble::node(&config), boot };
         let (flusher_handle, inbox) = crate::flush::channel();
@@ -396,7 +398,7 @@ impl Daemon {
         drop(hold);
         let handed_over = stopped.map(|stopped| stopped.take_over()).transpose()?.map(Arc::new);
         if handed_over.is_some() {
-            state = state::open(&config, true);
+            state = state::open(&config, Some(parent));
             // Those are of listeners that are not configured any more.
             unwanted.extend(close_untaken());
         }

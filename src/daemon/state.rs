@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use crate::flush::state::{self, StateOptions};
 use crate::history;
 use crate::journal::Journal;
 use crate::sinks::Handover;
-use crate::state::{LOCK_PATIENCE, PREDECESSOR_PATIENCE, StateFolder};
+use crate::state::{LOCK_PATIENCE, PREDECESSOR_PATIENCE, StateFolder, begun_by};
 use crate::sys::unix_time;
 
 /// Where and how a process keeps its state, for the one that it hands over to.
@@ -73,10 +73,18 @@ impl Keeping {
 }
 
 /// Opens the configured folder, which a process that has handed over to this one may still hold.
-pub(super) fn open(config: &Config, is_handed_over: bool) -> StateFolder {
+pub(super) fn open(config: &Config, predecessor: Option<u32>) -> StateFolder {
     let folder = assemble::state_dir(config, |name| std::env::var(name).ok());
-    let patience = if is_handed_over { PREDECESSOR_PATIENCE } else { LOCK_PATIENCE };
-    folder.map_or_else(StateFolder::off, |folder| StateFolder::open(&folder, patience))
+    folder.map_or_else(StateFolder::off, |folder| StateFolder::open(&folder, patience(&folder, predecessor)))
+}
+
+/// How long another process may hold the folder: whoever has handed over ends soon, and anybody else goes on.
+fn patience(folder: &Path, predecessor: Option<u32>) -> Duration {
+    match (predecessor, begun_by(folder)) {
+        (Some(pid), Some(begun)) if begun != pid => LOCK_PATIENCE,
+        (Some(_), _) => PREDECESSOR_PATIENCE,
+        (None, _) => LOCK_PATIENCE,
+    }
 }
 
 /// How the flusher keeps what it knows.
@@ -128,5 +136,17 @@ mod tests {
         let mut more = one.clone();
         more.formats.insert("later".into(), 1);
         assert!(one.obstacle(&more).is_none() && more.obstacle(&one).is_some_and(|why| why.contains("`later`")));
+    }
+
+    #[test]
+    fn a_folder_that_the_predecessor_does_not_hold_is_not_waited_for() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let of = |predecessor| patience(dir.path(), predecessor);
+        // The one that has handed over has ended its run, and its last write may be on its way.
+        assert_eq!((of(None), of(Some(17))), (LOCK_PATIENCE, PREDECESSOR_PATIENCE));
+        for (begun, longest) in [("17", PREDECESSOR_PATIENCE), ("18", LOCK_PATIENCE)] {
+            std::fs::write(dir.path().join("running"), begun).expect("written");
+            assert_eq!((of(None), of(Some(17))), (LOCK_PATIENCE, longest), "{begun}");
+        }
     }
 }
