@@ -25,7 +25,7 @@ pub type Aside = Pin<Box<dyn Future<Output = ()> + Send>>;
 pub type Done = Pin<Box<dyn Future<Output = Result<(), Option<Box<dyn Any + Send>>>> + Send>>;
 
 /// How a file is opened. All are read and written but [`Opened::ToRead`]. What is written is never opened through a link, which
-/// could lead to any file that this process may write.
+/// could lead to any file that this process may write. What is no regular file is not opened: a pipe would hold up whoever uses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opened {
     /// It is there, and is read.
@@ -212,15 +212,17 @@ impl Disk for RealDisk {
 
     fn open(&self, path: &Path, how: Opened) -> io::Result<Box<dyn DiskFile>> {
         let mut options = OpenOptions::new();
-        options.read(true);
+        options.read(true).custom_flags(libc::O_NONBLOCK);
+        let own = libc::O_NONBLOCK | libc::O_NOFOLLOW;
         match how {
             Opened::ToRead => &mut options,
-            Opened::Made => options.write(true).create(true).truncate(false).custom_flags(libc::O_NOFOLLOW),
-            Opened::Emptied => options.write(true).create(true).truncate(true).custom_flags(libc::O_NOFOLLOW),
+            Opened::Made => options.write(true).create(true).truncate(false).custom_flags(own),
+            Opened::Emptied => options.write(true).create(true).truncate(true).custom_flags(own),
             Opened::Fresh => options.write(true).create_new(true).mode(0o600),
         };
         match options.open(path) {
-            Ok(file) => Ok(Box::new(file)),
+            Ok(file) if file.metadata()?.is_file() => Ok(Box::new(file)),
+            Ok(_) => Err(io::Error::other(format!("{} is no regular file; remove it", path.display()))),
             Err(error) if error.raw_os_error() == Some(libc::ELOOP) && how != Opened::ToRead => Err(io::Error::other(
                 format!("{} is a symbolic link, which is not followed; remove it", path.display()),
             )),

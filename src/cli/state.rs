@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::assemble;
 use crate::flush::state::describe;
 use crate::sinks::Contents;
-use crate::state::{Found, begun_by, inspect, survey};
+use crate::state::{Found, begun_by, inspect, is_held, survey};
 use crate::untrusted::Escaped;
 
 use super::{ConfigArgs, FAILED, USAGE, load_config, print, print_error, sources};
@@ -67,14 +67,14 @@ pub(super) fn run(args: &StateArgs) -> u8 {
 /// What is there, as JSON.
 fn show(folder: &Path) -> std::io::Result<Value> {
     let found = survey(folder)?;
-    let begun = begun_by(folder);
-    let runs = begun.filter(|pid| Path::new(&format!("/proc/{pid}")).exists());
+    let (is_held, begun) = (is_held(folder), begun_by(folder));
     let (aside, parts): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|found| found.is_aside);
     let shown = |all: Vec<&Found>| all.into_iter().map(|found| shown(folder, found)).collect::<Vec<_>>();
     Ok(json!({
         "folder": folder.display().to_string(),
-        "process": runs,
-        "has_clean_end": begun.is_none(),
+        "in_use": is_held,
+        "process": begun.filter(|_| is_held),
+        "has_clean_end": !is_held && begun.is_none(),
         "parts": shown(parts),
         "set_aside": shown(aside),
     }))
@@ -113,10 +113,12 @@ fn content(part: &str, bytes: &[u8]) -> Option<Value> {
 /// The same as text.
 fn text(all: &Value) -> String {
     let folder = all["folder"].as_str().unwrap_or_default();
-    let process = match (all["process"].as_u64(), all["has_clean_end"].as_bool()) {
-        (Some(pid), _) => format!("process {pid} runs with it"),
-        (None, Some(true)) => "the last process ended cleanly".into(),
-        (None, _) => "the last process ended without a clean stop".into(),
+    let is = |key: &str| all[key] == json!(true);
+    let process = match all["process"].as_u64() {
+        Some(pid) => format!("process {pid} runs with it"),
+        None if is("in_use") => "a process runs with it".into(),
+        None if is("has_clean_end") => "the last process ended cleanly".into(),
+        None => "the last process ended without a clean stop".into(),
     };
     let mut out = format!("{}: {process}\n", Escaped(folder));
     let none = Vec::new();

@@ -27,7 +27,7 @@ use crate::disk::{DiskFile, DiskHandle, Opened};
 use crate::sys::unix_time;
 
 pub use part::{Discarded, Limits, SavedPart};
-pub use survey::{Found, begun_by, inspect, survey};
+pub use survey::{Found, begun_by, inspect, is_held, survey};
 
 /// How long another process may hold the lock while a daemon starts: a child holds it, too, until it is another program.
 pub const LOCK_PATIENCE: Duration = Duration::from_millis(200);

@@ -1,14 +1,19 @@
 //! What is in a folder, for people. It reads alone, and takes no lock: the daemon may run.
 
-use std::fs;
+use std::fs::{OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::disk::{Disk, DiskHandle, Opened};
 
 use super::RUNNING;
+use super::lock::LOCK;
 use super::part::{self, Limits, SUFFIX, SavedPart};
+
+/// Longest text of `running` that is read, in bytes.
+const MOST_PID_BYTES: u64 = 32;
 
 /// A file of the folder.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,5 +69,15 @@ pub fn inspect(folder: &Path, part: &str) -> Result<SavedPart, String> {
 
 /// The process that has begun a run there and not ended it cleanly: it runs, or ended otherwise.
 pub fn begun_by(folder: &Path) -> Option<u32> {
-    fs::read_to_string(folder.join(RUNNING)).ok()?.trim().parse().ok()
+    let file = DiskHandle::default().open(&folder.join(RUNNING), Opened::ToRead).ok()?;
+    let mut text = vec![0; file.bytes().ok()?.min(MOST_PID_BYTES) as usize];
+    file.read_at(&mut text, 0).ok()?;
+    std::str::from_utf8(&text).ok()?.trim().parse().ok()
+}
+
+/// Whether a process has the folder. To know that, its lock is shared for a moment, which a daemon that starts waits for.
+pub fn is_held(folder: &Path) -> bool {
+    let flags = libc::O_NONBLOCK | libc::O_NOFOLLOW;
+    let lock = OpenOptions::new().read(true).custom_flags(flags).open(folder.join(LOCK));
+    lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
 }

@@ -203,8 +203,36 @@ fn a_survey_shows_what_is_there_while_the_daemon_runs() {
     let found = survey(dir.path()).expect("a folder");
     let shown: Vec<_> = found.iter().map(|one| (&*one.part, one.is_aside, one.trailer.is_ok())).collect();
     assert_eq!(shown, [("a", false, true), ("c", false, false), ("b", true, true)]);
-    assert_eq!(begun_by(dir.path()), Some(std::process::id()));
+    assert_eq!((begun_by(dir.path()), is_held(dir.path())), (Some(std::process::id()), true));
     assert!(inspect(dir.path(), "a").is_ok_and(|saved| saved.bytes.is_empty()) && inspect(dir.path(), "c").is_err());
+}
+
+#[test]
+fn a_process_is_known_by_the_lock() {
+    let dir = tempfile::tempdir().expect("a folder");
+    fs::write(dir.path().join(RUNNING), "1\n").expect("written");
+    assert_eq!((begun_by(dir.path()), is_held(dir.path())), (Some(1), false));
+    let folder = open(dir.path());
+    assert!(folder.is_kept() && is_held(dir.path()));
+    drop(folder);
+    assert!(!is_held(dir.path()) && open(dir.path()).is_kept(), "it is not disturbed");
+}
+
+#[test]
+fn pipes_in_the_folder_hold_nobody_up() {
+    for file in ["lock", RUNNING, "a.state"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let pipe = dir.path().join(file);
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("it runs");
+        assert!(made.success());
+        assert_eq!((begun_by(dir.path()), is_held(dir.path())), (None, false));
+        let folder = open(dir.path());
+        folder.begin_run();
+        folder.touch();
+        assert_eq!(get(&folder, "a"), None);
+        let problem = folder.status().problem.unwrap_or_default();
+        assert_eq!(problem.contains("is no regular file") && problem.contains(file), file != "a.state", "{problem}");
+    }
 }
 
 #[test]
