@@ -158,6 +158,15 @@ pub(super) struct Loaded {
     closed: KeptTick,
 }
 
+impl Loaded {
+    /// Leaves out what counts once; whether there was something.
+    fn leave_out_what_counts_once(&mut self) -> bool {
+        let registry = self.registry.as_mut();
+        let had_longer = registry.is_some_and(|kept| kept.registry.leave_out_longer());
+        self.open.take().is_some() || had_longer
+    }
+}
+
 /// What is to be written.
 struct Job {
     registry: Option<Box<KeptRegistry>>,
@@ -395,12 +404,19 @@ impl Flusher {
     }
 
     /// Goes on with what the last process has left.
-    pub(super) fn take_in(&mut self, loaded: Loaded) {
+    pub(super) fn take_in(&mut self, mut loaded: Loaded) {
         let Flusher { keeper: Some(keeper), registry, started, last_close, carried_presence, unclean_stop, .. } = self
         else {
             return;
         };
         let (now, clock) = (unix_time(), since(*started).as_secs_f64());
+        // It cannot be taken back: every start would deliver it.
+        if !keeper.options.folder.is_kept() && loaded.leave_out_what_counts_once() {
+            tracing::warn!(
+                "an open interval, or points of longer ones, that the last process has left wait until the state folder \
+                 can be written to: they would be delivered after every start"
+            );
+        }
         let Loaded { registry: kept, open, closed } = loaded;
         let last_end = kept.as_ref().map_or(0.0, |kept| kept.last_end).max(closed.end);
         keeper.last_end = keeper.last_end.max(last_end);

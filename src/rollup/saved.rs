@@ -115,6 +115,11 @@ impl SavedRegistry {
     pub fn has_longer(&self) -> bool {
         self.longer.len() > 0
     }
+
+    /// Leaves points of longer intervals out; whether there were some.
+    pub fn leave_out_longer(&mut self) -> bool {
+        std::mem::take(&mut self.longer).len() > 0
+    }
 }
 
 impl SavedInterval {

@@ -326,6 +326,58 @@ fn a_second_daemon_in_the_same_folder_works_without_and_says_so_once() {
 }
 
 #[test]
+fn what_counts_once_waits_in_a_folder_that_cannot_be_written_to() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let keeping = "state_interval = \"100ms\"\nkeep_open_interval = true\n";
+    let rule = slow_rule();
+    let of = |interval: &str| format!("{}{rule}", config(dir.path(), interval, keeping));
+    let daemon = Daemon::start(dir.path(), &of("200ms"));
+    send(&daemon, "slow:4|c\n", &mut 0);
+    saved(dir.path(), "registry", |content| content["longer_points"] == 1);
+    kill(daemon);
+    let kept = of("1h");
+    let daemon = Daemon::start(dir.path(), &kept);
+    send(&daemon, "n:3|c\ng:5|g\n", &mut 0);
+    saved(dir.path(), "open", |content| content["lines"] == 2);
+    kill(daemon);
+    // Not even root makes a file of it.
+    let lock = state(dir.path()).join("lock");
+    fs::remove_file(&lock).and_then(|()| fs::create_dir(&lock)).expect("a folder");
+    for _ in 0..2 {
+        let daemon = Daemon::start(dir.path(), &kept);
+        send(&daemon, "m:1|c\n", &mut 0);
+        let log = daemon.stop();
+        assert!(log.iter().any(|line| line.contains("would be delivered after every start")), "{log:?}");
+    }
+    assert_eq!((sum(dir.path(), "n"), sum(dir.path(), "m"), sum(dir.path(), "slow")), (0.0, 2.0, 0.0));
+    fs::remove_dir(&lock).expect("removed");
+    for _ in 0..2 {
+        let daemon = Daemon::start(dir.path(), &kept);
+        send(&daemon, "m:1|c\n", &mut 0);
+        daemon.stop();
+    }
+    assert_eq!((sum(dir.path(), "n"), gauge(dir.path(), "g")), (3.0, Some(5.0)));
+    assert_eq!(part(dir.path(), "registry")["content"]["longer_points"], 1);
+}
+
+#[test]
+fn a_process_runs_with_the_folder_if_it_has_the_lock() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let show = || {
+        let output = systole(&["state", "show", "--dir", &state(dir.path()).display().to_string()], b"");
+        text(&output.stdout).lines().next().unwrap_or_default().to_string()
+    };
+    let config = config(dir.path(), "200ms", "");
+    let daemon = Daemon::start(dir.path(), &config);
+    assert!(show().contains(&format!("process {} runs with it", daemon.pid())), "{}", show());
+    daemon.stop();
+    assert!(show().contains("ended cleanly"), "{}", show());
+    // The number of a process that runs, and has nothing to do with it.
+    fs::write(state(dir.path()).join("running"), "1\n").expect("written");
+    assert!(show().contains("without a clean stop"), "{}", show());
+}
+
+#[test]
 fn a_folder_that_cannot_be_made_costs_a_warning() {
     let dir = tempfile::tempdir().expect("a folder");
     fs::write(state(dir.path()), "a file").expect("written");
