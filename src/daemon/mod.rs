@@ -671,7 +671,7 @@ impl Running {
         let drained = self.drain(deadline).await;
         let delivered = self.parts.stop_all(DELIVER, deadline).await;
         drained.and(delivered)?;
-        self.state.end_run();
+        state::end_run(&self.state).await;
         match self.supervisor.0.given_up() {
             None => {}
             Some(part) if part == FLUSH => return Err(StopError::FlusherFailed),

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::assemble;
 use crate::config::Config;
@@ -14,6 +16,9 @@ use crate::journal::Journal;
 use crate::sinks::Handover;
 use crate::state::{LOCK_PATIENCE, PREDECESSOR_PATIENCE, StateFolder, begun_by};
 use crate::sys::unix_time;
+
+/// How long the end of a run may take, beside what the stop may take.
+const ENDING: Duration = Duration::from_secs(1);
 
 /// Where and how a process keeps its state, for the one that it hands over to.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -107,6 +112,21 @@ pub(super) fn begin_run(folder: &StateFolder, journal: &Journal) {
             last_sign_of_life = format!("{since:.0} s ago"),
             "the last process ended without a clean stop; what it had received since its last state, and not delivered, is lost"
         );
+    }
+}
+
+/// Ends a run. A disk that hangs holds the stop up no longer than for a moment.
+pub(super) async fn end_run(folder: &StateFolder) {
+    let (ended, has_ended) = oneshot::channel();
+    let own = folder.clone();
+    let end = async move {
+        own.end_run();
+        // Whoever waits may have gone on.
+        let _ = ended.send(());
+    };
+    let begun = folder.disk().go_aside("state-end", Box::pin(end));
+    if begun.is_err() || timeout(ENDING, has_ended).await.is_err() {
+        tracing::warn!("the state folder does not answer: the next start takes this stop for an unclean one");
     }
 }
 
