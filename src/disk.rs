@@ -9,7 +9,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::future::Future;
 use std::io;
 use std::ops::Deref;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -150,6 +150,14 @@ pub trait DiskFile: fmt::Debug + Send + Sync {
     /// What the disk says.
     fn touch(&self, at: f64) -> io::Result<()>;
 
+    /// Whether the file at a path is this one, and was not moved away or replaced.
+    ///
+    /// # Errors
+    /// What the disk says.
+    fn is_at(&self, _: &Path) -> io::Result<bool> {
+        Ok(true)
+    }
+
     /// Locks it, until it is closed; `false` if another process, or another one who has it open here, has locked it.
     ///
     /// # Errors
@@ -267,6 +275,15 @@ impl DiskFile for File {
     fn touch(&self, at: f64) -> io::Result<()> {
         let since = Duration::try_from_secs_f64(at).map_err(io::Error::other)?;
         self.set_modified(SystemTime::UNIX_EPOCH + since)
+    }
+
+    fn is_at(&self, path: &Path) -> io::Result<bool> {
+        let own = self.metadata()?;
+        match fs::symlink_metadata(path) {
+            Ok(other) => Ok((own.dev(), own.ino()) == (other.dev(), other.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     fn try_lock(&self) -> io::Result<bool> {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::assemble;
 use crate::flush::state::describe;
 use crate::sinks::Contents;
-use crate::state::{Found, begun_by, inspect, is_held, survey};
+use crate::state::{Found, begun_by, inspect, is_held, is_unsaved, survey};
 use crate::untrusted::Escaped;
 
 use super::{ConfigArgs, FAILED, USAGE, load_config, print, print_error, sources};
@@ -75,6 +75,7 @@ fn show(folder: &Path) -> std::io::Result<Value> {
         "in_use": is_held,
         "process": begun.filter(|_| is_held),
         "has_clean_end": !is_held && begun.is_none(),
+        "is_saved": !is_unsaved(folder),
         "parts": shown(parts),
         "set_aside": shown(aside),
     }))
@@ -117,6 +118,9 @@ fn text(all: &Value) -> String {
     let process = match all["process"].as_u64() {
         Some(pid) => format!("process {pid} runs with it"),
         None if is("in_use") => "a process runs with it".into(),
+        None if is("has_clean_end") && !is("is_saved") => {
+            "the last process could not save its state when it ended".into()
+        }
         None if is("has_clean_end") => "the last process ended cleanly".into(),
         None => "the last process ended without a clean stop".into(),
     };

@@ -6,7 +6,11 @@
 //! folder everything works, and nothing outlives the process.
 //!
 //! A file `running` is there from the start of a process to its clean end, and touched with each state: what is found at a start
-//! says that the last process ended without one, and when it last gave a sign of life.
+//! says that the last process ended without one, and when it last gave a sign of life. If a process cannot save what it knows
+//! when it ends, the file gets the name `unsaved`.
+//!
+//! Before anything is written the lock is looked at: a folder that was moved away is not ours any more, and one that is in its
+//! place is taken only if nobody has it.
 //!
 //! Reading and writing block: nothing here is for the receive path.
 
@@ -27,7 +31,7 @@ use crate::disk::{DiskFile, DiskHandle, Opened};
 use crate::sys::unix_time;
 
 pub use part::{Discarded, Limits, SavedPart};
-pub use survey::{Found, begun_by, inspect, is_held, survey};
+pub use survey::{Found, begun_by, inspect, is_held, is_unsaved, survey};
 
 /// How long another process may hold the lock while a daemon starts: a child holds it, too, until it is another program.
 pub const LOCK_PATIENCE: Duration = Duration::from_millis(200);
@@ -43,6 +47,9 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// The file that says that a process has not ended cleanly.
 const RUNNING: &str = "running";
+
+/// The file that says that a process ended cleanly, but could not save what it knew.
+const UNSAVED: &str = "unsaved";
 
 /// What became of a part in this process.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -68,6 +75,8 @@ pub struct StateStatus {
     pub parts: BTreeMap<String, PartStatus>,
     /// Seconds between the last sign of life of a process that ended without a clean stop, and the start of this one.
     pub unclean_stop: Option<f64>,
+    /// The last process ended cleanly, but could not save what it knew.
+    pub is_stale: bool,
 }
 
 /// The turn of a writer of a part.
@@ -88,7 +97,7 @@ struct Shared {
     /// Another process keeps its state there: it is neither read nor written.
     is_taken: bool,
     /// Without it nothing is written.
-    lock: Option<Box<dyn DiskFile>>,
+    lock: Option<Mutex<Box<dyn DiskFile>>>,
     /// Held while a file is put in its place or taken from it, which may take long.
     placing: Mutex<()>,
     /// Never held while the disk works: whoever only asks does not wait for it.
@@ -100,8 +109,10 @@ struct Inner {
     status: StateStatus,
     /// By part, how often it was removed or begun to be written: only the last writer puts its file in place.
     turns: BTreeMap<String, u64>,
-    /// That the folder cannot be written to was logged.
-    has_warned: bool,
+    /// Why parts are not up to date.
+    problems: BTreeMap<String, String>,
+    /// What this process knows last cannot be saved.
+    is_unsaved: bool,
 }
 
 impl StateFolder {
@@ -123,7 +134,7 @@ impl StateFolder {
         let claimed = made.and_then(|()| lock::claim(&*disk, folder, patience));
         let is_taken = matches!(claimed, Ok(None));
         let (lock, problem) = match claimed {
-            Ok(Some(lock)) => (Some(lock), None),
+            Ok(Some(lock)) => (Some(Mutex::new(lock)), None),
             Ok(None) => {
                 let advice = "set `state_dir` to a folder of its own";
                 (None, Some(format!("another process keeps its state in this folder; {advice}")))
@@ -133,9 +144,8 @@ impl StateFolder {
         if let Some(problem) = &problem {
             tracing::warn!(folder = %folder.display(), "nothing outlives a restart: {problem}");
         }
-        let has_warned = problem.is_some();
         let status = StateStatus { folder: Some(folder.to_path_buf()), problem, ..StateStatus::default() };
-        let inner = Mutex::new(Inner { status, has_warned, ..Inner::default() });
+        let inner = Mutex::new(Inner { status, ..Inner::default() });
         let (folder, placing) = (folder.to_path_buf(), Mutex::default());
         let opened = StateFolder(Some(Arc::new(Shared { folder, disk, is_taken, lock, placing, inner })));
         opened.tidy();
@@ -211,6 +221,11 @@ impl StateFolder {
             return false;
         }
         drop(inner);
+        if let Err(error) = shared.check_lock() {
+            let mut inner = shared.inner();
+            inner.status.parts.entry(part.into()).or_default().failures += 1;
+            return inner.note(&shared.folder, part, Some(error));
+        }
         let fresh = part::fresh(&shared.folder, part, turn);
         let written = part::write(&*shared.disk, &fresh, part, format, write);
         let placing = shared.placing();
@@ -241,16 +256,25 @@ impl StateFolder {
                 Some(error)
             }
         };
-        inner.note(part, problem)
+        inner.note(&shared.folder, part, problem)
     }
 
     /// Removes a part, so that no later process finds it, also one that is being written. A power cut in the next moment may
     /// bring it back: whoever closes an interval does not wait for the disk.
     pub fn remove(&self, part: &str) {
+        self.take_away(part, |shared, path| shared.disk.remove(path));
+    }
+
+    /// The same, but what it had is a part with `-over` after its name from now on.
+    pub fn end(&self, part: &str) {
+        self.take_away(part, |shared, path| shared.disk.rename(path, &part::path(&shared.folder, &part::over(part))));
+    }
+
+    fn take_away(&self, part: &str, take: impl FnOnce(&Shared, &Path) -> io::Result<()>) {
         let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) else { return };
         shared.inner().begin(part);
         let _placing = shared.placing();
-        match shared.disk.remove(&part::path(&shared.folder, part)) {
+        match shared.check_lock().and_then(|()| take(shared, &part::path(&shared.folder, part))) {
             Ok(()) => {
                 let (disk, folder) = (shared.disk.clone(), shared.folder.clone());
                 let sync = async move { _ = disk.sync_folder(&folder) };
@@ -258,7 +282,21 @@ impl StateFolder {
                 let _ = shared.disk.go_aside("state-sync", Box::pin(sync));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => _ = shared.inner().note(part, Some(error)),
+            Err(error) => _ = shared.inner().note(&shared.folder, part, Some(error)),
+        }
+    }
+
+    /// A part that could not be written is not needed any more.
+    pub fn forget_problem(&self, part: &str) {
+        if let Some((shared, mut inner)) = self.shared().filter(|(_, inner)| inner.problems.contains_key(part)) {
+            inner.note(&shared.folder, part, None);
+        }
+    }
+
+    /// What this process knows last cannot be saved: the next one is to say so.
+    pub fn leave_unsaved(&self) {
+        if let Some((_, mut inner)) = self.shared() {
+            inner.is_unsaved = true;
         }
     }
 
@@ -275,36 +313,42 @@ impl StateFolder {
     /// Begins a run. If the last one had no clean end, the seconds between its last sign of life and now.
     pub fn begin_run(&self) -> Option<f64> {
         let shared = self.0.as_ref().filter(|shared| shared.lock.is_some())?;
-        let path = shared.folder.join(RUNNING);
-        let last_sign = shared.disk.facts(&path).ok().map(|known| known.modified);
+        let last_sign = shared.disk.facts(&shared.folder.join(RUNNING)).ok().map(|known| known.modified);
         let unclean = last_sign.map(|at| (unix_time() - at).max(0.0));
-        let begun = shared.disk.open(&path, Opened::Emptied).and_then(|file| {
-            file.write_at(format!("{}\n", std::process::id()).as_bytes(), 0)?;
-            shared.disk.sync_folder(&shared.folder)
-        });
+        let is_stale = shared.disk.remove(&shared.folder.join(UNSAVED)).is_ok();
+        let begun = shared.begin_running();
         let mut inner = shared.inner();
-        inner.note(RUNNING, begun.err());
-        inner.status.unclean_stop = unclean;
+        inner.note(&shared.folder, RUNNING, begun.err());
+        (inner.status.unclean_stop, inner.status.is_stale) = (unclean, is_stale);
         unclean
     }
 
     /// Gives a sign of life.
     pub fn touch(&self) {
-        if let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) {
-            let path = shared.folder.join(RUNNING);
+        self.change_running(|shared, path| {
             // What somebody has removed stays away.
-            let known = shared.disk.facts(&path).and_then(|_| shared.disk.open(&path, Opened::Made));
-            let touched = known.and_then(|file| file.touch(unix_time()));
-            shared.inner().note(RUNNING, touched.err());
-        }
+            shared.disk.facts(path)?;
+            shared.disk.open(path, Opened::Made)?.touch(unix_time())
+        });
     }
 
     /// Ends a run cleanly.
     pub fn end_run(&self) {
+        self.change_running(|shared, path| {
+            let is_unsaved = shared.inner().is_unsaved;
+            if is_unsaved {
+                shared.disk.rename(path, &shared.folder.join(UNSAVED))?;
+            } else {
+                shared.disk.remove(path)?;
+            }
+            shared.disk.sync_folder(&shared.folder)
+        });
+    }
+
+    fn change_running(&self, change: impl FnOnce(&Shared, &Path) -> io::Result<()>) {
         if let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) {
-            let ended = shared.disk.remove(&shared.folder.join(RUNNING));
-            let ended = ended.and_then(|()| shared.disk.sync_folder(&shared.folder));
-            shared.inner().note(RUNNING, ended.err());
+            let changed = shared.check_lock().and_then(|()| change(shared, &shared.folder.join(RUNNING)));
+            shared.inner().note(&shared.folder, RUNNING, changed.err());
         }
     }
 
@@ -332,6 +376,31 @@ impl Shared {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Makes sure that the folder is the one that is locked. One that is in its place is taken if nobody has it.
+    ///
+    /// # Errors
+    /// If another process has it, and what the disk says.
+    fn check_lock(&self) -> io::Result<()> {
+        let Some(lock) = &self.lock else { return Ok(()) };
+        let mut lock = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if lock.is_at(&self.folder.join(lock::LOCK))? {
+            return Ok(());
+        }
+        let Some(claimed) = lock::claim(&*self.disk, &self.folder, Duration::ZERO)? else {
+            return Err(io::Error::other("another folder is there by now, in which another process keeps its state"));
+        };
+        tracing::warn!(folder = %self.folder.display(), "the state folder, or its lock, was moved away or removed: it is written anew");
+        *lock = claimed;
+        self.begin_running()
+    }
+
+    /// Says that this process runs.
+    fn begin_running(&self) -> io::Result<()> {
+        let file = self.disk.open(&self.folder.join(RUNNING), Opened::Emptied)?;
+        file.write_at(format!("{}\n", std::process::id()).as_bytes(), 0)?;
+        self.disk.sync_folder(&self.folder)
+    }
 }
 
 impl Inner {
@@ -342,25 +411,23 @@ impl Inner {
         *turn
     }
 
-    /// Notes what came of a write; whether all is well.
-    fn note(&mut self, part: &str, problem: Option<io::Error>) -> bool {
+    /// Notes what came of a write; whether all is well. A problem is over when what failed is written.
+    fn note(&mut self, folder: &Path, part: &str, problem: Option<io::Error>) -> bool {
+        let is_written = problem.is_none();
         match problem {
             Some(error) => {
-                let problem = format!("it cannot be written to: {error}");
-                if !std::mem::replace(&mut self.has_warned, true) {
-                    tracing::warn!(part, "the state folder is not up to date: {problem}");
+                let problem = format!("`{part}` cannot be written to {}: {error}", folder.display());
+                if self.problems.insert(part.into(), problem.clone()).is_none() {
+                    tracing::warn!("the state folder is not up to date: {problem}");
                 }
-                self.status.problem = Some(problem);
-                false
             }
-            None => {
-                if self.status.problem.take().is_some() {
-                    self.has_warned = false;
-                    tracing::info!("the state folder is written to again");
-                }
-                true
+            None if self.problems.remove(part).is_some() => {
+                tracing::info!(part, folder = %folder.display(), "the state folder is written to again");
             }
+            None => {}
         }
+        self.status.problem = self.problems.values().next().cloned();
+        is_written
     }
 }
 

@@ -18,6 +18,9 @@ use crate::sys::unix_time;
 /// What the name of a part's file ends with.
 pub(super) const SUFFIX: &str = ".state";
 
+/// What the name of a part ends with that is over, and not gone.
+const OVER: &str = "-over";
+
 /// What the name of a file ends with that is being written.
 const FRESH: &str = ".new";
 
@@ -101,6 +104,11 @@ pub(super) fn path(folder: &Path, part: &str) -> PathBuf {
     folder.join(format!("{part}{SUFFIX}"))
 }
 
+/// The name of a part that is over.
+pub(super) fn over(part: &str) -> String {
+    format!("{part}{OVER}")
+}
+
 /// Where a part is written, by its writer's number.
 pub(super) fn fresh(folder: &Path, part: &str, turn: u64) -> PathBuf {
     folder.join(format!("{part}{SUFFIX}.{turn}{FRESH}"))
@@ -115,11 +123,16 @@ pub(super) fn is_fresh(name: &OsStr) -> bool {
 struct Appending {
     file: Box<dyn DiskFile>,
     at: u64,
+    /// Number of the first error. Encoders say that they failed, and not why.
+    errno: Option<i32>,
 }
 
 impl Write for Appending {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.file.write_at(bytes, self.at)?;
+        if let Err(error) = self.file.write_at(bytes, self.at) {
+            self.errno = self.errno.or(error.raw_os_error());
+            return Err(error);
+        }
         self.at += bytes.len() as u64;
         Ok(bytes.len())
     }
@@ -157,11 +170,11 @@ pub(super) fn write(
     format: u32,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<u64> {
-    let file = Appending { file: disk.open(fresh, Opened::Fresh)?, at: 0 };
+    let file = Appending { file: disk.open(fresh, Opened::Fresh)?, at: 0, errno: None };
     // Owners write many small pieces.
     let checked = Checked { inner: file, hash: crc32fast::Hasher::new(), bytes: 0 };
     let mut out = BufWriter::with_capacity(1 << 16, checked);
-    write(&mut out)?;
+    write(&mut out).map_err(|error| out.get_ref().inner.errno.map_or(error, io::Error::from_raw_os_error))?;
     let Checked { inner, hash, bytes } = out.into_inner()?;
     let mut inner = BufWriter::new(inner);
     let trailer = Trailer {
@@ -215,7 +228,7 @@ pub(super) fn read(
     }
     let file = disk.open(&path, Opened::ToRead).map_err(|error| damaged(error.to_string()))?;
     let (trailer, length) = trailer(&*file).map_err(damaged)?;
-    if trailer.part != part {
+    if trailer.part != part.strip_suffix(OVER).unwrap_or(part) {
         return Err(damaged(format!("it is the part `{}`", trailer.part)));
     }
     if trailer.format > newest_format {

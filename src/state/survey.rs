@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::disk::{Disk, DiskHandle, Opened};
 
-use super::RUNNING;
 use super::lock::LOCK;
 use super::part::{self, Limits, SUFFIX, SavedPart};
+use super::{RUNNING, UNSAVED};
 
 /// Longest text of `running` that is read, in bytes.
 const MOST_PID_BYTES: u64 = 32;
@@ -73,6 +73,11 @@ pub fn begun_by(folder: &Path) -> Option<u32> {
     let mut text = vec![0; file.bytes().ok()?.min(MOST_PID_BYTES) as usize];
     file.read_at(&mut text, 0).ok()?;
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
+}
+
+/// Whether the last process there could not save what it knew when it ended.
+pub fn is_unsaved(folder: &Path) -> bool {
+    folder.join(UNSAVED).symlink_metadata().is_ok()
 }
 
 /// Whether a process has the folder. To know that, its lock is shared for a moment, which a daemon that starts waits for.

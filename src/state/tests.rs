@@ -1,8 +1,80 @@
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::*;
+use crate::disk::{Disk, FileFacts};
+
+/// A disk that is full while it is told to be.
+#[derive(Debug)]
+struct SmallDisk(DiskHandle, Arc<AtomicBool>);
+
+#[derive(Debug)]
+struct SmallFile(Box<dyn DiskFile>, Arc<AtomicBool>);
+
+impl Disk for SmallDisk {
+    fn make_folder(&self, folder: &Path, is_private: bool) -> io::Result<()> {
+        self.0.make_folder(folder, is_private)
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        self.0.list(folder)
+    }
+
+    fn facts(&self, path: &Path) -> io::Result<FileFacts> {
+        self.0.facts(path)
+    }
+
+    fn open(&self, path: &Path, how: Opened) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(SmallFile(self.0.open(path, how)?, Arc::clone(&self.1))))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.0.sync_folder(folder)
+    }
+}
+
+impl DiskFile for SmallFile {
+    fn bytes(&self) -> io::Result<u64> {
+        self.0.bytes()
+    }
+
+    fn read_at(&self, room: &mut [u8], at: u64) -> io::Result<()> {
+        self.0.read_at(room, at)
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        self.0.write_at(bytes, at)
+    }
+
+    fn cut(&self, bytes: u64) -> io::Result<()> {
+        self.0.cut(bytes)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.sync()
+    }
+
+    fn touch(&self, at: f64) -> io::Result<()> {
+        self.0.touch(at)
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        self.0.try_lock()
+    }
+}
 
 fn open(folder: &Path) -> StateFolder {
     StateFolder::open(folder, Duration::ZERO)
@@ -50,7 +122,8 @@ fn a_write_that_fails_leaves_what_was_there() {
         Err(io::Error::other("it broke"))
     });
     assert!(!is_written && get(&folder, "a").as_deref() == Some(b"old"));
-    assert_eq!(folder.status().problem.as_deref(), Some("it cannot be written to: it broke"));
+    let problem = format!("`a` cannot be written to {}: it broke", dir.path().display());
+    assert_eq!(folder.status().problem, Some(problem));
     assert!(put(&folder, "a", b"new") && folder.status().problem.is_none());
     assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 2, "the lock and one part");
 }
@@ -205,6 +278,89 @@ fn a_survey_shows_what_is_there_while_the_daemon_runs() {
     assert_eq!(shown, [("a", false, true), ("c", false, false), ("b", true, true)]);
     assert_eq!((begun_by(dir.path()), is_held(dir.path())), (Some(std::process::id()), true));
     assert!(inspect(dir.path(), "a").is_ok_and(|saved| saved.bytes.is_empty()) && inspect(dir.path(), "c").is_err());
+}
+
+#[test]
+fn a_problem_lasts_until_what_failed_is_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let is_full = Arc::new(AtomicBool::new(false));
+    let disk = DiskHandle::new(SmallDisk(DiskHandle::default(), Arc::clone(&is_full)));
+    let folder = StateFolder::open_on(disk, dir.path(), Duration::ZERO);
+    folder.begin_run();
+    is_full.store(true, Ordering::Relaxed);
+    // As encoders do, which say that they failed, and not why.
+    let encoded =
+        |out: &mut dyn Write| out.write_all(&[0; 1 << 20]).map_err(|_| io::Error::other("the buffer is full"));
+    for part in ["a", "b"] {
+        assert!(!folder.write(part, 3, encoded));
+    }
+    let problem = || folder.status().problem.unwrap_or_default();
+    for text in ["`a`", "No space left on device", &dir.path().display().to_string()] {
+        assert!(problem().contains(text), "{}", problem());
+    }
+    folder.touch();
+    folder.remove("a");
+    assert!(problem().contains("`a`"), "a sign of life takes no room, nor does a removal");
+    is_full.store(false, Ordering::Relaxed);
+    assert!(put(&folder, "a", b"new") && problem().contains("`b`"), "{}", problem());
+    assert!(put(&folder, "b", b"new"));
+    assert_eq!(problem(), "");
+}
+
+#[test]
+fn a_process_that_cannot_save_what_it_knows_leaves_that_behind() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = open(dir.path());
+    folder.begin_run();
+    folder.leave_unsaved();
+    folder.end_run();
+    drop(folder);
+    assert_eq!((begun_by(dir.path()), is_unsaved(dir.path())), (None, true));
+    let folder = open(dir.path());
+    assert_eq!((folder.begin_run(), folder.status().is_stale), (None, true));
+    folder.end_run();
+    drop(folder);
+    let folder = open(dir.path());
+    assert_eq!((folder.begin_run(), folder.status().is_stale, is_unsaved(dir.path())), (None, false, false));
+}
+
+#[test]
+fn what_is_over_is_not_what_it_was_and_is_there() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = open(dir.path());
+    folder.end("a");
+    assert!(put(&folder, "a", b"old"));
+    let early = folder.begin("a").expect("it is kept");
+    folder.end("a");
+    assert!(!folder.write_turn(early, 3, |out| out.write_all(b"late")));
+    assert_eq!((get(&folder, "a"), get(&folder, "a-over")), (None, Some(b"old".to_vec())));
+    assert!(inspect(dir.path(), "a-over").is_ok() && folder.status().problem.is_none());
+}
+
+#[test]
+fn a_folder_that_is_moved_away_is_written_no_more_and_a_new_one_if_nobody_has_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (at, elsewhere) = (dir.path().join("state"), dir.path().join("elsewhere"));
+    let first = open(&at);
+    first.begin_run();
+    assert!(put(&first, "a", b"first"));
+    fs::rename(&at, &elsewhere).expect("renamed");
+    assert!(!put(&first, "a", b"later") && first.status().problem.is_some() && !at.exists());
+    let second = open(&at);
+    second.begin_run();
+    assert!(second.is_kept() && put(&second, "a", b"second"));
+    assert!(!put(&first, "a", b"later"));
+    assert!(first.status().problem.is_some_and(|problem| problem.contains("another process keeps its state")));
+    first.remove("a");
+    first.touch();
+    first.end_run();
+    assert!(is_held(&at) && begun_by(&at).is_some() && get(&second, "a").as_deref() == Some(b"second"));
+    second.end_run();
+    drop(second);
+    assert!(put(&first, "a", b"later"));
+    first.touch();
+    assert!(first.status().problem.is_none() && begun_by(&at).is_some() && !open(&at).is_kept());
+    assert_eq!(fs::read(elsewhere.join("a.state")).expect("a part")[..5], *b"first");
 }
 
 #[test]
