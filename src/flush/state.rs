@@ -4,7 +4,7 @@
 //! | part | has | is written |
 //! |---|---|---|
 //! | `registry` | gauges, idle series, longer intervals, totals, the sequence | every `state_interval`, and at the stop |
-//! | `open` | the open interval so far, with `keep_open_interval` | every `state_interval`; removed when the interval is closed, before sinks get it |
+//! | `open` | the open interval so far, with `keep_open_interval` | every `state_interval`; `open-over` when the interval is closed, before sinks get it |
 //! | `closed` | the last tick that flushed longer intervals which `registry` still has | at that tick, before sinks get it |
 //!
 //! What is closed is taken back by a second thread, for the first one may be at a large part. A tick waits for that, but not for
@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use crate::aggregate::Partial;
 use crate::presence::{Event, UnixTime};
 use crate::presence_driver::PresenceState;
-use crate::rollup::{Registry, Restored, SavedInterval, SavedRegistry};
+use crate::rollup::{Interval, Registry, Restored, SavedInterval, SavedRegistry};
 use crate::series::Series;
 use crate::snapshot::Snapshot;
 use crate::state::{Discarded, Limits, StateFolder, Turn};
@@ -33,7 +33,7 @@ use crate::telemetry::{Account, Ledger, PresenceAccount, Tally};
 
 use super::{Flusher, PRESENCE_PATIENCE, WORKER_PATIENCE, account_of, next_tick};
 
-pub use names::{CLOSED, OPEN, REGISTRY};
+pub use names::{CLOSED, OPEN, OPEN_OVER, REGISTRY};
 
 /// The names of our parts.
 mod names {
@@ -41,6 +41,8 @@ mod names {
     pub const REGISTRY: &str = "registry";
     /// The open interval.
     pub const OPEN: &str = "open";
+    /// The same once that is closed.
+    pub const OPEN_OVER: &str = "open-over";
     /// The last tick that flushed longer intervals.
     pub const CLOSED: &str = "closed";
 }
@@ -86,13 +88,11 @@ pub struct KeptRegistry {
     pub registry: SavedRegistry,
 }
 
-/// The part `open`.
+/// The part `open`, and `open-over`: what sinks got is not loaded again, but gauges and points of longer intervals are.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct KeptInterval {
     /// When it was taken, Unix seconds.
     pub taken: f64,
-    /// The end of the last closed interval, Unix seconds.
-    pub last_end: f64,
     /// What it had.
     pub interval: SavedInterval,
     /// What presence had to say of it.
@@ -127,15 +127,10 @@ impl CarriedPresence {
 /// The part `closed`.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct KeptTick {
+    /// Number of the interval that it ended: clocks step.
+    sequence: u64,
     tick: u64,
     end: f64,
-}
-
-impl KeptTick {
-    /// The tick that this is for a part `registry`, which has points that came after all were flushed.
-    fn of(self, kept: &KeptRegistry) -> u64 {
-        if self.tick == ALL_TICKS && self.end <= kept.last_end { 0 } else { self.tick }
-    }
 }
 
 /// What no later process is to go on with.
@@ -155,15 +150,37 @@ type TakeBack = (Taken, oneshot::Sender<bool>);
 pub(super) struct Loaded {
     registry: Option<KeptRegistry>,
     open: Option<KeptInterval>,
+    over: Option<KeptInterval>,
     closed: KeptTick,
 }
 
 impl Loaded {
-    /// Leaves out what counts once; whether there was something.
-    fn leave_out_what_counts_once(&mut self) -> bool {
-        let registry = self.registry.as_mut();
-        let had_longer = registry.is_some_and(|kept| kept.registry.leave_out_longer());
-        self.open.take().is_some() || had_longer
+    /// What the last process knew when it had closed its last interval, as far as that is known, and what the open one had.
+    /// Points of longer intervals that ended with the tick or before were flushed.
+    fn joined(self, registry: &Registry, every: Duration, most: usize) -> (KeptRegistry, u64, Option<KeptInterval>) {
+        let Loaded { registry: kept, open, over, closed } = self;
+        let taken = over.as_ref().map_or_else(unix_time, |over| over.taken);
+        let mut kept = kept.unwrap_or(KeptRegistry { taken, last_end: 0.0, registry: SavedRegistry::default() });
+        let known = kept.registry.sequence;
+        // What was flushed later.
+        let tick = if closed.sequence > known { closed.tick } else { 0 };
+        match over {
+            Some(KeptInterval { interval, .. }) if interval.sequence >= known => {
+                let secs = (interval.end - kept.taken).max(0.0);
+                let at = Interval::new(interval.end, interval.length_secs, secs, every);
+                kept.registry = kept.registry.after_closing(interval, at, registry.options(), most);
+                (kept.taken, kept.last_end) = (kept.taken + secs, at.end);
+            }
+            Some(_) | None => {}
+        }
+        kept.last_end = kept.last_end.max(closed.end);
+        kept.registry.sequence = kept.registry.sequence.max(closed.sequence);
+        // An interval was closed after it was taken, so it was that one.
+        let open = open.filter(|open| open.interval.sequence >= kept.registry.sequence);
+        if let Some(open) = &open {
+            kept.registry.sequence = open.interval.sequence;
+        }
+        (kept, tick, open)
     }
 }
 
@@ -264,6 +281,13 @@ async fn work(folder: StateFolder, mut queue: Receiver<Job>) {
         let (mut is_written, began) = (true, sys::now());
         if let Some(kept) = registry {
             is_written &= folder.write(REGISTRY, FORMAT, |out| encode(&kept, out));
+            if is_written {
+                // It has what that says.
+                folder.forget_problem(CLOSED);
+            }
+            if is_written && done.is_some() {
+                folder.remove(OPEN_OVER);
+            }
         }
         if let Some((turn, kept)) = open {
             // It may have been closed meanwhile.
@@ -281,12 +305,13 @@ async fn work(folder: StateFolder, mut queue: Receiver<Job>) {
 async fn work_back(folder: StateFolder, mut queue: Receiver<TakeBack>) {
     while let Some((Taken { open, closed }, done)) = queue.recv().await {
         if open {
-            folder.remove(OPEN);
+            folder.end(OPEN);
         }
         let is_known = closed.is_none_or(|kept| folder.write(CLOSED, FORMAT, |out| encode(&kept, out)));
         if !is_known {
             tracing::warn!("what was flushed cannot be noted in the state folder: the saved registry is removed");
             folder.remove(REGISTRY);
+            folder.remove(OPEN_OVER);
         }
         // Whoever waited may have gone on.
         let _ = done.send(true);
@@ -299,11 +324,13 @@ fn encode<T: Serialize>(value: &T, out: &mut dyn io::Write) -> io::Result<()> {
 
 /// Reads what the last process has left.
 fn load(folder: &StateFolder) -> Loaded {
+    let any_age = Limits { age: Duration::MAX, ..Limits::default() };
     Loaded {
         registry: decode(folder, REGISTRY, Limits::default()),
         open: decode(folder, OPEN, Limits::default()),
-        // However old it is, it says what was flushed.
-        closed: decode(folder, CLOSED, Limits { age: Duration::MAX, ..Limits::default() }).unwrap_or_default(),
+        // However old they are, they say what was flushed.
+        over: decode(folder, OPEN_OVER, any_age),
+        closed: decode(folder, CLOSED, any_age).unwrap_or_default(),
     }
 }
 
@@ -330,7 +357,7 @@ pub fn describe(part: &str, bytes: &[u8]) -> Option<Value> {
             });
             Some(all)
         }
-        OPEN => {
+        OPEN | OPEN_OVER => {
             let KeptInterval { interval, .. } = postcard::from_bytes(bytes).ok()?;
             let (series, values) = interval.counts();
             let lines = interval.ledger.lines.read;
@@ -404,46 +431,43 @@ impl Flusher {
     }
 
     /// Goes on with what the last process has left.
-    pub(super) fn take_in(&mut self, mut loaded: Loaded) {
-        let Flusher { keeper: Some(keeper), registry, started, last_close, carried_presence, unclean_stop, .. } = self
-        else {
+    pub(super) fn take_in(&mut self, loaded: Loaded) {
+        let Flusher { keeper: Some(keeper), registry, started, last_close, carried_presence, .. } = self else {
             return;
         };
+        let (every, unclean_stop) = (self.interval, &mut self.unclean_stop);
         let (now, clock) = (unix_time(), since(*started).as_secs_f64());
-        // It cannot be taken back: every start would deliver it.
-        if !keeper.options.folder.is_kept() && loaded.leave_out_what_counts_once() {
-            tracing::warn!(
-                "an open interval, or points of longer ones, that the last process has left wait until the state folder \
-                 can be written to: they would be delivered after every start"
-            );
-        }
-        let Loaded { registry: kept, open, closed } = loaded;
-        let last_end = kept.as_ref().map_or(0.0, |kept| kept.last_end).max(closed.end);
-        keeper.last_end = keeper.last_end.max(last_end);
-        let closed_tick = kept.as_ref().map_or(0, |kept| closed.of(kept));
-        if let Some(KeptRegistry { taken, registry: saved, .. }) = kept {
-            keeper.has_longer = saved.has_longer();
-            let age_secs = (now - taken).max(0.0);
-            let restored = registry.restore(saved, age_secs, clock, keeper.options.most_series, closed_tick);
-            let Restored { gauges, idle, longer, left_out } = restored;
-            if restored != Restored::default() {
-                tracing::info!(
-                    gauges,
-                    idle,
-                    longer,
-                    left_out,
-                    age_secs = age_secs.round(),
-                    "went on with the saved state"
+        let most = keeper.options.most_series;
+        keeper.has_open = loaded.open.is_some();
+        let is_known = loaded.registry.is_some();
+        let (mut kept, closed, mut open) = loaded.joined(registry, every, most);
+        if !keeper.options.folder.is_kept() {
+            // It cannot be taken back.
+            let had_longer = kept.registry.leave_out_longer();
+            if open.take().is_some() || had_longer {
+                tracing::warn!(
+                    "an open interval, or points of longer ones, that the last process has left wait until the state folder \
+                     can be written to: they would be delivered after every start"
                 );
             }
         }
-        let Some(KeptInterval { taken, last_end: began, interval, presence }) = open else { return };
-        keeper.has_open = true;
-        // An interval was closed after it was taken, so it was that one.
-        if last_end > began {
-            tracing::debug!(end = interval.end, "a saved interval was closed by the last process");
-            return;
+        let age_secs = (now - kept.taken).max(0.0);
+        if keeper.options.folder.status().is_stale {
+            let age = is_known.then(|| format!("{age_secs:.0} s old"));
+            let age = age.as_deref().unwrap_or("gone");
+            tracing::warn!(
+                "the last process could not save its state when it ended: what this one goes on with is {age}"
+            );
         }
+        keeper.last_end = keeper.last_end.max(kept.last_end);
+        keeper.has_longer = kept.registry.has_longer();
+        let restored = registry.restore(kept.registry, age_secs, clock, most, closed);
+        let Restored { gauges, idle, longer, left_out } = restored;
+        if restored != Restored::default() {
+            let age_secs = age_secs.round();
+            tracing::info!(gauges, idle, longer, left_out, age_secs, "went on with the saved state");
+        }
+        let Some(KeptInterval { taken, interval, presence }) = open else { return };
         // The time before it was taken is in its length.
         keeper.carried_secs += interval.length_secs;
         let since = Duration::try_from_secs_f64(now - taken.max(keeper.options.receives_since)).unwrap_or_default();
@@ -506,8 +530,7 @@ impl Flusher {
         }
         interval.ledger.unite(&read);
         interval.ledger.unclean_stop = self.unclean_stop;
-        let last_end = keeper.map_or(0.0, |keeper| keeper.last_end);
-        KeptInterval { taken: now, last_end, interval, presence: CarriedPresence::default() }
+        KeptInterval { taken: now, interval, presence: CarriedPresence::default() }
     }
 
     /// Takes out of the workers what the open interval has so far. A worker that does not answer keeps it.
@@ -540,10 +563,13 @@ impl Flusher {
             keeper.to_take_back.open = true;
             // What is still to be written of it is not: this turn is later.
             drop(keeper.options.folder.begin(OPEN));
+            // It may have points of them.
+            keeper.has_longer = true;
         }
         if keeper.has_longer && (snapshot.flushes_longer() || keeper.ends_longer) {
             let tick = if keeper.ends_longer { ALL_TICKS } else { collected.interval.tick };
-            keeper.to_take_back.closed = Some(KeptTick { tick, end: collected.interval.end });
+            keeper.to_take_back.closed =
+                Some(KeptTick { sequence: snapshot.sequence, tick, end: collected.interval.end });
         }
         self.take_back().await;
     }
@@ -581,12 +607,14 @@ impl Flusher {
         }
         if self.is_loading() {
             tracing::warn!("what the last process knew was not read in time: it stays as it is");
+            self.leave_unsaved();
             return;
         }
         let kept = self.kept_registry();
         let has_longer = kept.registry.has_longer();
         if !self.write_last(kept, None).await {
             tracing::error!("the state is not saved: gauges are as they were when it was written last");
+            self.leave_unsaved();
             if has_longer {
                 self.registry.keep_longer(false);
                 // What is on the disk has points of them, or will: the writer may only be late.
@@ -646,6 +674,11 @@ impl Flusher {
         said
     }
 
+    /// What is known last is not saved.
+    fn leave_unsaved(&self) {
+        self.keeper.iter().for_each(|keeper| keeper.options.folder.leave_unsaved());
+    }
+
     /// Whether what is saved outlives this process.
     fn is_kept(&self) -> bool {
         self.keeper.as_ref().is_some_and(|keeper| keeper.options.folder.is_kept())
@@ -680,5 +713,52 @@ impl Flusher {
 impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Job").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollup::RegistryOptions;
+
+    const EVERY: Duration = Duration::from_secs(10);
+
+    fn kept(sequence: u64) -> KeptRegistry {
+        let mut registry = SavedRegistry::default();
+        registry.sequence = sequence;
+        KeptRegistry { taken: unix_time(), last_end: 0.0, registry }
+    }
+
+    fn interval(sequence: u64) -> KeptInterval {
+        let mut interval = SavedInterval::default();
+        (interval.sequence, interval.end, interval.length_secs) = (sequence, unix_time(), 10.0);
+        KeptInterval { taken: unix_time(), interval, presence: CarriedPresence::default() }
+    }
+
+    #[test]
+    fn numbers_of_intervals_say_what_was_closed_whatever_the_clock_was() {
+        let registry = Registry::new(RegistryOptions::default(), 1);
+        // Its clock was an hour ahead.
+        let closed = |sequence| KeptTick { sequence, tick: 1 << 40, end: unix_time() + 3600.0 };
+        for (known, open, over, ended, expected) in [
+            (Some(10), Some(10), None, 8, (10, 0, true)),
+            (Some(10), Some(10), None, 10, (10, 0, true)),
+            (Some(10), Some(10), None, 11, (11, 1 << 40, false)),
+            (Some(11), Some(10), None, 0, (11, 0, false)),
+            // The registry was not written, and the open interval was.
+            (Some(9), Some(10), None, 0, (10, 0, true)),
+            (Some(10), None, Some(10), 8, (11, 0, false)),
+            (Some(10), None, Some(9), 8, (10, 0, false)),
+            (Some(10), None, Some(10), 12, (12, 1 << 40, false)),
+            (Some(10), Some(11), Some(10), 8, (11, 0, true)),
+            // Nothing is there that could be older than what comes.
+            (None, None, None, 8000, (8000, 1 << 40, false)),
+            (None, None, None, 0, (0, 0, false)),
+        ] {
+            let (over, open) = (over.map(interval), open.map(interval));
+            let loaded = Loaded { registry: known.map(kept), open, over, closed: closed(ended) };
+            let (kept, tick, open) = loaded.joined(&registry, EVERY, 10);
+            assert_eq!((kept.registry.sequence, tick, open.is_some()), expected, "{known:?} {ended}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use crate::telemetry::Ledger;
 
 use super::gauges::{HeldGauge, HeldSpan};
 use super::multi_interval::MultiInterval;
-use super::registry::{Registry, RegistryOptions, overrides};
+use super::registry::{Interval, Registry, RegistryOptions, overrides};
 
 /// What goes over intervals.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -60,6 +60,8 @@ struct SavedGauge {
 pub struct SavedInterval {
     /// When it is to end, Unix seconds.
     pub end: f64,
+    /// Number of the interval before it.
+    pub sequence: u64,
     /// Its length so far, in seconds.
     pub length_secs: f64,
     /// What was counted in it.
@@ -122,6 +124,26 @@ impl SavedRegistry {
     }
 }
 
+impl SavedRegistry {
+    /// What a registry that knew this knew when it had closed an interval of which it had that, on a clock that began when this
+    /// was saved. What it flushed then is gone.
+    #[must_use]
+    pub fn after_closing(
+        self,
+        open: SavedInterval,
+        interval: Interval,
+        options: &RegistryOptions,
+        most: usize,
+    ) -> SavedRegistry {
+        let mut registry = Registry::new(options.clone(), 0);
+        let sequence = open.sequence.max(self.sequence);
+        registry.restore(SavedRegistry { sequence, ..self }, 0.0, 0.0, most, 0);
+        registry.restore_open(open);
+        registry.close(&mut [], interval);
+        registry.save(interval.now)
+    }
+}
+
 impl SavedInterval {
     /// Series, and values that were recorded or kept apart.
     pub fn counts(&self) -> (usize, u64) {
@@ -167,6 +189,11 @@ fn scopes_of(options: &RegistryOptions) -> Vec<RuleScope> {
 }
 
 impl Registry {
+    /// How it closes intervals.
+    pub fn options(&self) -> &RegistryOptions {
+        &self.options
+    }
+
     /// What is known at `now`, on the clock of the intervals. Of a registry that closes intervals as parts it is the sequence
     /// alone.
     pub fn save(&self, now: f64) -> SavedRegistry {
@@ -265,6 +292,7 @@ impl Registry {
             table.known(id).map(|(series, ..)| (series.clone(), table.rule_of(id)))
         };
         let mut saved = SavedInterval {
+            sequence: self.sequence,
             scopes: scopes_of(&self.options),
             ledger: self.own.ledger.clone(),
             timestamped: self.own.partial.timestamped.clone(),

@@ -37,8 +37,13 @@ fn state(dir: &Path) -> std::path::PathBuf {
 
 /// A rule that has `slow` flushed at ticks of which none is near, with intervals of 200 ms.
 fn slow_rule() -> String {
+    slow_rule_of(0.2)
+}
+
+/// The same with intervals of so many seconds.
+fn slow_rule_of(secs: f64) -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
-    let tick = (now.as_secs_f64() / 0.2) as u64;
+    let tick = (now.as_secs_f64() / secs) as u64;
     let every = (5000..10_000).find(|every| (500..4000).contains(&(tick % every))).expect("there is one");
     format!("[[rule]]\nmatch = \"slow\"\ninterval = {every}\n")
 }
@@ -108,8 +113,8 @@ fn gauges_and_longer_intervals_go_on_after_a_restart() {
 
     let daemon = Daemon::start(dir.path(), &config);
     send(&daemon, "g:+2|g\nslow:2|c\n", &mut 0);
-    daemon.next_flush();
-    assert_eq!(gauge(dir.path(), "g"), Some(7.0));
+    let value = || gauge(dir.path(), "g");
+    poll("the gauge in the file", || if value() == Some(7.0) { Ok(()) } else { Err(format!("{:?}", value())) });
     poll("the end of the longer interval", || {
         let sum = sum(dir.path(), "slow");
         if sum >= 3.0 { Ok(()) } else { Err(sum.to_string()) }
@@ -251,25 +256,102 @@ fn an_interval_that_was_closed_is_not_loaded_after_a_crash() {
 }
 
 #[test]
-fn a_crash_right_after_a_tick_does_not_bring_its_interval_again() {
+fn a_crash_right_after_a_tick_brings_gauges_and_longer_points_of_its_interval_and_nothing_else() {
     let dir = tempfile::tempdir().expect("a folder");
     // After the state was written with lines of the open interval, its tick comes before the state is written again.
-    let config = config(dir.path(), "1s", "state_interval = \"1500ms\"\nkeep_open_interval = true\n");
+    let keeping = "state_interval = \"1500ms\"\nkeep_open_interval = true\ngauge_ttl = \"1h\"\n";
+    let config = format!("{}{}", config(dir.path(), "1s", keeping), slow_rule_of(1.0));
     let daemon = Daemon::start(dir.path(), &config);
-    let mut sent = 0;
+    // The first tick of all ends every longer interval.
+    daemon.next_flush();
+    let (mut sent, mut rounds) = (0, 0);
     poll("the state of an open interval", || {
-        send(&daemon, "n:1|c\n", &mut sent);
+        send(&daemon, "n:1|c\ng:+1|g\nslow:1|c\n", &mut sent);
+        rounds += 1;
         let content = part(dir.path(), "open")["content"].clone();
         if content["lines"].as_u64() > Some(0) { Ok(()) } else { Err(content.to_string()) }
     });
+    let kept = number(&part(dir.path(), "open")["content"]["lines"]);
     daemon.next_flush();
     let delivered = || sum(dir.path(), "n") as u64;
-    poll("all lines in the file", || if delivered() == sent { Ok(()) } else { Err(delivered()) });
+    poll("all lines in the file", || if delivered() == rounds { Ok(()) } else { Err(delivered()) });
     kill(daemon);
     let daemon = Daemon::start(dir.path(), &config);
+    send(&daemon, "g:+0|g\n", &mut 0);
     daemon.next_flush();
     daemon.stop();
-    assert_eq!(delivered(), sent);
+    assert_eq!((delivered(), sum(dir.path(), "slow")), (rounds, 0.0));
+    // But for what came after the state was written.
+    let value = gauge(dir.path(), "g").expect("a gauge");
+    assert!(value >= (kept / 3) as f64 && value <= rounds as f64, "{value} of {rounds}, {kept} lines were saved");
+    assert_eq!(part(dir.path(), "registry")["content"]["longer_points"], 1);
+}
+
+#[test]
+fn what_cannot_be_saved_is_said_until_it_is() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = config(dir.path(), "200ms", "state_interval = \"100ms\"\n");
+    let daemon = Daemon::start(dir.path(), &config);
+    send(&daemon, "g:5|g\n", &mut 0);
+    daemon.next_flush();
+    daemon.stop();
+    let file = state(dir.path()).join("registry.state");
+    let kept = fs::read(&file).expect("a part");
+    // No file takes the place of a folder.
+    let block = || {
+        poll("a folder in its place", || {
+            _ = fs::remove_file(&file);
+            fs::create_dir(&file)
+        });
+    };
+    let mut daemon = Daemon::start(dir.path(), &config);
+    // What was there is read.
+    daemon.next_flush();
+    block();
+    let said = |status: &Value| status["warnings"].to_string().contains("`registry` cannot be written to");
+    daemon.status_when("a warning", said);
+    for _ in 0..3 {
+        assert!(said(&daemon.next_flush()), "{}", daemon.status());
+    }
+    fs::remove_dir(&file).expect("removed");
+    daemon.wait_for("a word", |lines| lines.iter().any(|line| line.contains("is written to again")));
+    daemon.status_when("no warning", |status| !said(status));
+    block();
+    daemon.status_when("a warning", said);
+    let log = daemon.stop();
+    let count = |text: &str| log.iter().filter(|line| line.contains(text)).count();
+    assert_eq!((count("the state folder is not up to date"), count("is written to again")), (2, 1), "{log:?}");
+
+    let shown = systole(&["state", "show", "--dir", &state(dir.path()).display().to_string()], b"");
+    assert!(text(&shown.stdout).contains("could not save its state"), "{}", text(&shown.stdout));
+    fs::remove_dir(&file).and_then(|()| fs::write(&file, kept)).expect("written");
+    let daemon = Daemon::start(dir.path(), &config);
+    daemon.next_flush();
+    let log = daemon.stop();
+    assert!(log.iter().any(|line| line.contains("could not save its state") && line.contains(" s old")), "{log:?}");
+    let log = Daemon::start(dir.path(), &config).stop();
+    assert!(log.iter().all(|line| !line.contains("could not save its state")), "{log:?}");
+}
+
+#[test]
+fn a_folder_that_is_moved_away_and_made_by_another_daemon_is_that_ones() {
+    let (dir, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let config = config(dir.path(), "200ms", "state_interval = \"100ms\"\n");
+    let first = Daemon::start(dir.path(), &config);
+    send(&first, "g:5|g\n", &mut 0);
+    saved(dir.path(), "registry", |content| content["gauges"] == 1);
+    fs::rename(state(dir.path()), dir.path().join("elsewhere")).expect("renamed");
+    let records = other.path().join("records.jsonl").display().to_string();
+    let second = config.replace(&dir.path().join("records.jsonl").display().to_string(), &records);
+    let second = Daemon::start(other.path(), &second);
+    first.status_when("a warning", |status| status["warnings"].to_string().contains("another process keeps its state"));
+    send(&second, "h:1|g\ni:1|g\n", &mut 0);
+    saved(dir.path(), "registry", |content| content["gauges"] == 2);
+    first.stop();
+    assert_eq!(part(dir.path(), "registry")["content"]["gauges"], 2);
+    let shown = systole(&["state", "show", "--dir", &state(dir.path()).display().to_string()], b"");
+    assert!(text(&shown.stdout).contains(&format!("process {} runs with it", second.pid())), "{}", text(&shown.stdout));
+    second.stop();
 }
 
 #[test]
@@ -332,6 +414,8 @@ fn what_counts_once_waits_in_a_folder_that_cannot_be_written_to() {
     let rule = slow_rule();
     let of = |interval: &str| format!("{}{rule}", config(dir.path(), interval, keeping));
     let daemon = Daemon::start(dir.path(), &of("200ms"));
+    // The first tick of all ends every longer interval.
+    daemon.next_flush();
     send(&daemon, "slow:4|c\n", &mut 0);
     saved(dir.path(), "registry", |content| content["longer_points"] == 1);
     kill(daemon);
@@ -350,6 +434,7 @@ fn what_counts_once_waits_in_a_folder_that_cannot_be_written_to() {
         assert!(log.iter().any(|line| line.contains("would be delivered after every start")), "{log:?}");
     }
     assert_eq!((sum(dir.path(), "n"), sum(dir.path(), "m"), sum(dir.path(), "slow")), (0.0, 2.0, 0.0));
+    assert_eq!(part(dir.path(), "registry")["content"]["longer_points"], 1);
     fs::remove_dir(&lock).expect("removed");
     for _ in 0..2 {
         let daemon = Daemon::start(dir.path(), &kept);
@@ -357,7 +442,6 @@ fn what_counts_once_waits_in_a_folder_that_cannot_be_written_to() {
         daemon.stop();
     }
     assert_eq!((sum(dir.path(), "n"), gauge(dir.path(), "g")), (3.0, Some(5.0)));
-    assert_eq!(part(dir.path(), "registry")["content"]["longer_points"], 1);
 }
 
 #[test]

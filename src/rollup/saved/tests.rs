@@ -160,6 +160,40 @@ fn what_is_saved_and_restored_goes_on_as_if_nothing_had_happened() {
 }
 
 #[test]
+fn what_was_known_of_an_interval_that_was_closed_goes_on_and_nothing_of_it_comes_again() {
+    for seed in 0..200 {
+        let mut random = Random::new(seed);
+        let options = options(&mut random);
+        let mut whole = Node::new(1 + random.below(3) as usize, &options, 0.0, 100);
+        let mut other = Node::new(1 + random.below(3) as usize, &options, 50.0, 100);
+        for interval in 0..20 {
+            for _ in 0..random.below(20) {
+                let line = line(&mut random);
+                whole.feed(&line);
+                other.feed(&line);
+            }
+            let crashes = random.below(3) == 0;
+            let mut saved = None;
+            if crashes {
+                other.cut();
+                let open: SavedInterval = through_bytes(&other.registry.save_open());
+                saved = Some((through_bytes(&other.registry.save(other.clock)), open));
+            }
+            let (expected, snapshot) = (whole.close(), other.close());
+            assert_eq!(shown(&snapshot), shown(&expected), "seed {seed}, interval {interval}");
+            if let Some((registry, open)) = saved {
+                let end = Interval::new(other.tick as f64 * SECS, SECS, SECS, Duration::from_secs_f64(SECS));
+                let saved = registry.after_closing(open, end, &options, 1000);
+                let clock = 10.0 * random.below(1000) as f64;
+                let mut next = Node::new(1 + random.below(3) as usize, &options, clock, other.tick);
+                next.registry.restore(saved, 0.0, clock, 1000, 0);
+                other = next;
+            }
+        }
+    }
+}
+
+#[test]
 fn an_interval_that_is_cut_or_handed_over_is_the_interval() {
     for seed in 0..200 {
         let mut random = Random::new(seed);
