@@ -57,7 +57,8 @@ impl Node {
     fn handed_over(&mut self, shards: usize, options: &RegistryOptions, clock: f64, age: f64) -> (Node, Restored) {
         let saved = through_bytes(&self.registry.save(self.clock));
         let mut next = Node::new(shards, options, clock, self.tick);
-        let restored = next.registry.restore(saved, age, clock, 1000, self.tick);
+        // What it has flushed it knows itself.
+        let restored = next.registry.restore(saved, age, clock, 1000, 0);
         (next, restored)
     }
 
