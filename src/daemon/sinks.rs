@@ -122,11 +122,11 @@ pub(super) fn resume_one(driver: &SinkDriver, memory: &Memory, state: &StateFold
     let Some(saved) = state.read(&part, Handover::FORMAT, Limits::default()) else { return };
     match Handover::read(&saved.bytes, memory) {
         // It counts once: what cannot be removed would be delivered again after each start.
-        Ok(handover) if state.is_kept() => {
-            state.remove(&part);
-            driver.resume(handover);
-        }
-        Ok(_) => {}
+        Ok(handover) if state.remove(&part) => driver.resume(handover),
+        Ok(_) => tracing::warn!(
+            part,
+            "what a sink had not delivered cannot be removed from the state folder, and waits there"
+        ),
         Err(error) => state.set_aside(&part, Discarded::Damaged, &error.to_string()),
     }
 }

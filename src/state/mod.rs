@@ -260,9 +260,9 @@ impl StateFolder {
     }
 
     /// Removes a part, so that no later process finds it, also one that is being written. A power cut in the next moment may
-    /// bring it back: whoever closes an interval does not wait for the disk.
-    pub fn remove(&self, part: &str) {
-        self.take_away(part, |shared, path| shared.disk.remove(path));
+    /// bring it back: whoever closes an interval does not wait for the disk. `false` if it stays.
+    pub fn remove(&self, part: &str) -> bool {
+        self.take_away(part, |shared, path| shared.disk.remove(path))
     }
 
     /// The same, but what it had is a part with `-over` after its name from now on.
@@ -270,8 +270,8 @@ impl StateFolder {
         self.take_away(part, |shared, path| shared.disk.rename(path, &part::path(&shared.folder, &part::over(part))));
     }
 
-    fn take_away(&self, part: &str, take: impl FnOnce(&Shared, &Path) -> io::Result<()>) {
-        let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) else { return };
+    fn take_away(&self, part: &str, take: impl FnOnce(&Shared, &Path) -> io::Result<()>) -> bool {
+        let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) else { return false };
         shared.inner().begin(part);
         let _placing = shared.placing();
         match shared.check_lock().and_then(|()| take(shared, &part::path(&shared.folder, part))) {
@@ -280,9 +280,10 @@ impl StateFolder {
                 let sync = async move { _ = disk.sync_folder(&folder) };
                 // If there can be no thread, the next write of a part syncs the folder.
                 let _ = shared.disk.go_aside("state-sync", Box::pin(sync));
+                true
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => _ = shared.inner().note(&shared.folder, part, Some(error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => shared.inner().note(&shared.folder, part, Some(error)),
         }
     }
 
