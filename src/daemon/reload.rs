@@ -286,7 +286,7 @@ impl Reloader {
         let result = Outcome::Accepted;
         let due = next_tick(unix_time(), config.interval);
         let (waiting_for, problems) = (Vec::new(), Vec::new());
-        let in_force_at = Some(due).filter(|due| due - unix_time() > SOON.as_secs_f64());
+        let in_force_at = Some(due).filter(|due| change.needs_tick() && due - unix_time() > SOON.as_secs_f64());
         let report = Report {
             result,
             in_force_at,
@@ -352,8 +352,10 @@ impl Reloader {
                 biased;
                 answer = &mut answer => return answer.ok(),
                 Some(later) = inbox.recv() => {
+                    (self.reloading.note)(Step::Begun);
                     let problem = format!("the reload before this one is in force at {at} UTC; ask again then");
                     let _ = later.send(Arc::new(self.refuse(None, vec![problem])));
+                    (self.reloading.note)(Step::Ended);
                 }
             }
         }

@@ -117,7 +117,7 @@ impl fmt::Debug for Changeover {
 
 impl Changeover {
     /// Whether it concerns intervals, and so has to wait for the end of one.
-    fn needs_tick(&self) -> bool {
+    pub fn needs_tick(&self) -> bool {
         let Changeover { listeners, drivers, taps, shards, registry, prepended, relays, grace: _, commit: _ } = self;
         let is_same = matches!(shards, NextShards::Same);
         listeners.is_some()
@@ -246,6 +246,17 @@ impl Flusher {
             }
         }
         self.account_for_sinks();
+    }
+
+    /// A change does not come to be, for the daemon stops. What its new sinks were to go on with is theirs: they end as the others do.
+    pub(super) fn drop_waiting_change(&mut self) {
+        let Some(PlannedChange { change, done: _ }) = self.waiting_change.take() else { return };
+        for next in change.drivers.into_iter().flatten() {
+            let NextDriver::New(mut new) = next else { continue };
+            let Some(driver) = new.0.take() else { continue };
+            let stats = driver.stats();
+            self.before.drivers.push(LeavingSink { driver: Some(driver), stats, until: now() });
+        }
     }
 
     /// Hands out a sink that leaves: another one of its name goes on with what it has.

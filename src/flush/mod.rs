@@ -433,7 +433,7 @@ impl Flusher {
     async fn finish(&mut self) {
         // Nobody is answered any more, and nobody waits for that.
         self.inbox.requests = None;
-        self.waiting_change = None;
+        self.drop_waiting_change();
         let now = sys::now();
         let (mut have_stopped, mut is_closed) = (false, false);
         while !is_closed {

@@ -269,6 +269,7 @@ fn a_reload_whose_tick_is_far_away_is_accepted_at_once() {
     let dir = tempfile::tempdir().expect("a folder");
     let hours = |text: &str| text.replace("200ms", "24h");
     let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &hours(FIRST)));
+    assert_eq!(reload(&daemon)["result"], "applied", "nothing has to wait for a tick");
     configuration(dir.path(), &hours(FIRST).replace("percentiles = [50]", "percentiles = [90]"));
     let report = reload(&daemon);
     assert_eq!((&report["result"], paths(&report, "changes")), (&"accepted".into(), vec!["percentiles".into()]));
@@ -672,6 +673,27 @@ fn a_reload_that_is_refused_takes_nothing_from_a_sink_that_leaves() {
     reload(&daemon);
     received(&receiver, "kept");
     daemon.stop();
+}
+
+#[test]
+fn a_sink_whose_reload_never_comes_to_be_keeps_what_it_was_to_go_on_with() {
+    let hours = |text: &str| text.replace("100ms", "24h");
+    for spool in ["", "spool = { path = \"DIR/spool\" }\n"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (nobody, receiver) = (free(), TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(nobody, spool)));
+        daemon.send_udp(&[b"kept:7|c"]);
+        daemon.closed(1);
+        daemon.stop();
+        let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &hours(&with_sinks(""))));
+        configuration(dir.path(), &hours(&graphite(nobody, spool)));
+        assert_eq!(reload(&daemon)["result"], "accepted");
+        daemon.stop();
+        let back = graphite(receiver.local_addr().expect("an address"), spool);
+        let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &back));
+        received(&receiver, "kept");
+        daemon.stop();
+    }
 }
 
 #[test]
