@@ -151,12 +151,11 @@ pub(super) fn changes(was: &Config, is: &Config) -> Vec<Change> {
             Some(known) => {
                 all.push(Change { path: found.path.clone(), was: known.value.clone(), is: found.value.clone() })
             }
-            // What a table that is new leaves out is no change.
-            None if found.value.is_null() || found.value.as_array().is_some_and(Vec::is_empty) => {}
+            None if is_left_out(&found.value) => {}
             None => all.push(Change { path: found.path.clone(), was: Value::Null, is: found.value.clone() }),
         }
     }
-    let mut gone: Vec<(&String, &&Found)> = before.iter().collect();
+    let mut gone: Vec<(&String, &&Found)> = before.iter().filter(|(_, found)| !is_left_out(&found.value)).collect();
     gone.sort_by_key(|(path, _)| *path);
     all.extend(gone.into_iter().map(|(path, found)| Change {
         path: path.clone(),
@@ -169,6 +168,11 @@ pub(super) fn changes(was: &Config, is: &Config) -> Vec<Change> {
         }
     }
     all
+}
+
+/// What a table that comes or goes leaves out is no change.
+fn is_left_out(value: &Value) -> bool {
+    value.is_null() || value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// The table of a path that is known by a name, and the rest of the path.
