@@ -602,7 +602,7 @@ fn details(found: &Value) -> String {
             _ if key == "message" || key.starts_with("maintenance_") => continue,
             _ if key == "flags" => rows(&json!({"instances": [found]})).map(|row| row[6].clone()).collect(),
             Value::String(text) if key == "start" => {
-                let at = UnixTime::of_start(text).map(|at| at.rfc3339()[..19].replace('T', " ") + " UTC");
+                let at = UnixTime::of_start(text).map(UnixTime::clock);
                 at.unwrap_or_else(|| Escaped(text).to_string())
             }
             Value::String(text) => Escaped(text).to_string(),

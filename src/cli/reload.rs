@@ -7,7 +7,7 @@ use clap::Args;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::presence::rfc3339;
+use crate::presence::UnixTime;
 use crate::untrusted::Escaped;
 
 use super::client::{ClientArgs, refusal};
@@ -77,8 +77,7 @@ fn summary(report: &Value) -> String {
     }
     let _ = match (report["in_force_at"].as_f64(), changes.len()) {
         (Some(at), _) => {
-            let at = rfc3339(at)[..19].replace('T', " ");
-            writeln!(out, "Accepted; in force with the next interval, at {at} UTC.")
+            writeln!(out, "Accepted; in force with the next interval, at {}.", UnixTime::from_secs(at).clock())
         }
         (None, 0) => writeln!(out, "Reloaded; nothing has changed."),
         (None, _) => writeln!(out, "Reloaded."),

@@ -28,7 +28,7 @@ use crate::net::relay::{self, RelayHandle, RelaySpec, RelayStats};
 use crate::net::{self, BoundListener, ListenerOptions, NextShards, Taps};
 use crate::notify::{NextTargets, Notifiers, Targets};
 use crate::ports::{OtherFiles, Ports, ServerTls};
-use crate::presence::{Identity, rfc3339};
+use crate::presence::{Identity, UnixTime};
 use crate::reloads::{Change, Outcome, Reloads, Report, Request};
 use crate::state::StateFolder;
 use crate::supervise::{Part, Role, Supervisor, caught};
@@ -340,8 +340,8 @@ impl Reloader {
         request: &mut Option<Request>,
     ) -> Option<Vec<String>> {
         let Some(at) = accepted.in_force_at else { return answer.await.ok() };
-        let at = &rfc3339(at)[..19].replace('T', " ");
-        tracing::info!("the configuration is accepted, and in force with the next interval, at {at} UTC");
+        let at = UnixTime::from_secs(at).clock();
+        tracing::info!("the configuration is accepted, and in force with the next interval, at {at}");
         self.reloads.note(accepted);
         (self.reloading.note)(Step::Ended);
         if let Some(request) = request.take() {
@@ -353,7 +353,7 @@ impl Reloader {
                 answer = &mut answer => return answer.ok(),
                 Some(later) = inbox.recv() => {
                     (self.reloading.note)(Step::Begun);
-                    let problem = format!("the reload before this one is in force at {at} UTC; ask again then");
+                    let problem = format!("the reload before this one is in force at {at}; ask again then");
                     let _ = later.send(Arc::new(self.refuse(None, vec![problem])));
                     (self.reloading.note)(Step::Ended);
                 }

@@ -14,7 +14,7 @@ use crate::history::History;
 use crate::named::named_enum;
 use crate::presence::describe::how_many;
 use crate::presence::observers::{ObserversView, PeerView};
-use crate::presence::{BadJob, JobSummary, ServiceState, Summary, Unsaved};
+use crate::presence::{BadJob, JobSummary, ServiceState, Summary, UnixTime, Unsaved};
 use crate::presence_driver::PresenceHandle;
 use crate::snapshot::Snapshot;
 use crate::sys::unix_time;
@@ -189,7 +189,7 @@ pub(super) async fn look_at(
     let unsaved = presence.as_ref().and_then(|presence| presence.unsaved.as_ref()).map(not_saved);
     let failed = about.reloads.failed_upgrade().map(|failed| {
         let short = "the last upgrade failed".to_string();
-        let text = format!("{short} at {} UTC: {}", rfc3339(failed.at)[..19].replace('T', " "), failed.error);
+        let text = format!("{short} at {}: {}", UnixTime::from_secs(failed.at).clock(), failed.error);
         Warning { short: Some(short), ..Concern::Config.says(text) }
     });
     let warnings: Vec<Warning> = published
@@ -233,8 +233,7 @@ pub(super) async fn look_at(
 
 /// That nothing of presence would survive a restart.
 fn not_saved(unsaved: &Unsaved) -> Warning {
-    let sentence =
-        format!("presence is not saved since {} UTC", rfc3339(unsaved.since.as_secs())[..19].replace('T', " "));
+    let sentence = format!("presence is not saved since {}", unsaved.since.clock());
     let text = format!("{sentence}: {}; a restart forgets what came since", unsaved.why);
     Warning { short: Some(sentence), ..Concern::Unsaved.says(text) }
 }
@@ -242,7 +241,7 @@ fn not_saved(unsaved: &Unsaved) -> Warning {
 /// That the file says something that is not in force.
 fn not_in_force(about: &Daemon, behind: &[String]) -> Vec<Warning> {
     let status = about.reloads.status();
-    let at = |unix: f64| rfc3339(unix)[..19].replace('T', " ");
+    let at = |unix: f64| UnixTime::from_secs(unix).clock();
     let refused = status.last_refused.map(|refused| {
         let more = match refused.problems.len() {
             0 | 1 => String::new(),
@@ -250,12 +249,11 @@ fn not_in_force(about: &Daemon, behind: &[String]) -> Vec<Warning> {
         };
         let why = refused.problems.first().map_or("", String::as_str);
         let short = "the last reload was refused".to_string();
-        let text =
-            format!("{short}: {why}{more}; the daemon runs with the configuration of {} UTC", at(status.loaded_at));
+        let text = format!("{short}: {why}{more}; the daemon runs with the configuration of {}", at(status.loaded_at));
         Warning { short: Some(short), ..Concern::Config.says(text) }
     });
     let accepted = status.in_force_at.map(|due| {
-        let short = format!("a reload is in force at {} UTC", at(due));
+        let short = format!("a reload is in force at {}", at(due));
         Warning { short: Some(short.clone()), ..Concern::Config.says(format!("{short}, with the next interval")) }
     });
     let waits = (!status.needs_restart.is_empty()).then(|| {
