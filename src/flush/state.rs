@@ -143,7 +143,7 @@ struct Taken {
 }
 
 /// What is to be taken back, and whoever waits for that.
-type TakeBack = (Taken, oneshot::Sender<bool>);
+type TakeBack = (Taken, oneshot::Sender<()>);
 
 /// What the last process has left.
 #[derive(Debug, Default)]
@@ -314,7 +314,7 @@ async fn work_back(folder: StateFolder, mut queue: Receiver<TakeBack>) {
             folder.remove(OPEN_OVER);
         }
         // Whoever waited may have gone on.
-        let _ = done.send(true);
+        let _ = done.send(());
     }
 }
 
@@ -586,7 +586,7 @@ impl Flusher {
         // If the disk is busy with what came before, this is for the next tick.
         if keeper.take_back.as_ref().is_some_and(|queue| queue.try_send((taken, done)).is_ok()) {
             keeper.to_take_back = Taken::default();
-            if let Some(Ok(true)) = patience.wait(is_done).await {
+            if let Some(Ok(())) = patience.wait(is_done).await {
                 keeper.has_warned = false;
                 return;
             }
