@@ -313,28 +313,20 @@ fn a_token_that_is_replaced_opens_nothing_any_more() {
 #[test]
 fn a_sink_that_is_changed_keeps_what_waits_for_it() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (nobody, receiver) = (free(), TcpListener::bind("127.0.0.1:0").expect("a port"));
+    let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
     let graphite = |to: SocketAddr| {
         format!(
             "interval = \"100ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
              [[sink]]\nname = \"out\"\ntype = \"graphite\"\naddress = \"{to}\"\nqueue = 100\n"
         )
     };
-    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(nobody)));
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(free())));
     daemon.send_udp(&[b"kept:7|c"]);
     let waits = |status: &Value| status["sinks"]["out"]["queued"].as_u64() > Some(0);
     let before = daemon.status_when("records that wait", waits)["sinks"]["out"].clone();
     configuration(dir.path(), &graphite(receiver.local_addr().expect("an address")));
     assert_eq!(paths(&reload(&daemon), "changes"), ["sink[0].address"]);
-    let (mut stream, _) = receiver.accept().expect("it connects");
-    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-    let mut got = String::new();
-    while !got.contains("kept") {
-        let mut buffer = [0; 1000];
-        let count = std::io::Read::read(&mut stream, &mut buffer).expect("read");
-        assert!(count > 0, "{got}");
-        got.push_str(&text(&buffer[..count]));
-    }
+    let mut stream = received(&receiver, "kept");
     let after = daemon.status_when("delivered", |status| status["sinks"]["out"]["delivered"].as_u64() > Some(0));
     assert!(after["sinks"]["out"]["offered"].as_u64() >= before["offered"].as_u64(), "{before} {after}");
     // A sink that holds no series is not opened anew for their number: its connection goes on.
@@ -342,12 +334,7 @@ fn a_sink_that_is_changed_keeps_what_waits_for_it() {
     configuration(dir.path(), &format!("max_series = 4321\n{}", graphite(receiver_at)));
     assert_eq!(paths(&reload(&daemon), "changes"), ["max_series"]);
     daemon.send_udp(&[b"after:1|c"]);
-    while !got.contains("after") {
-        let mut buffer = [0; 1000];
-        let count = std::io::Read::read(&mut stream, &mut buffer).expect("read");
-        assert!(count > 0, "the connection was closed: {got}");
-        got.push_str(&text(&buffer[..count]));
-    }
+    read_until(&mut stream, "after");
     daemon.stop();
 }
 
@@ -603,17 +590,30 @@ fn graphite(to: SocketAddr, more: &str) -> String {
     with_sinks(&format!("[[sink]]\nname = \"out\"\ntype = \"graphite\"\naddress = \"{to}\"\nqueue = 100\n{more}"))
 }
 
-/// What a receiver of Graphite's lines gets until there is this text in it.
-fn received(receiver: &TcpListener, expected: &str) {
+/// The connection of a receiver of Graphite's lines, read until there is this text in it.
+fn received(receiver: &TcpListener, expected: &str) -> TcpStream {
     let (mut stream, _) = receiver.accept().expect("it connects");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+    read_until(&mut stream, expected);
+    stream
+}
+
+fn read_until(stream: &mut TcpStream, expected: &str) {
     let mut got = String::new();
     while !got.contains(expected) {
         let mut buffer = [0; 1000];
-        let count = std::io::Read::read(&mut stream, &mut buffer).expect("read");
-        assert!(count > 0, "{got}");
+        let count = std::io::Read::read(stream, &mut buffer).expect("read");
+        assert!(count > 0, "the connection was closed: {got}");
         got.push_str(&text(&buffer[..count]));
     }
+}
+
+/// A daemon whose sink `out` has an interval that nobody takes.
+fn with_something_waiting(dir: &Path, more: &str) -> Daemon {
+    let daemon = Daemon::start(dir, &configuration(dir, &graphite(free(), more)));
+    daemon.send_udp(&[b"kept:7|c"]);
+    daemon.closed(1);
+    daemon
 }
 
 #[test]
@@ -641,10 +641,8 @@ fn what_a_sink_has_gathered_is_delivered_when_it_gets_each_interval_alone() {
 fn a_sink_that_is_put_back_goes_on_with_what_it_had() {
     for spool in ["", "spool = { path = \"DIR/spool\" }\n"] {
         let dir = tempfile::tempdir().expect("a folder");
-        let (nobody, receiver) = (free(), TcpListener::bind("127.0.0.1:0").expect("a port"));
-        let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(nobody, spool)));
-        daemon.send_udp(&[b"kept:7|c"]);
-        daemon.closed(1);
+        let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let daemon = with_something_waiting(dir.path(), spool);
         configuration(dir.path(), &with_sinks("").replace("shutdown_grace = \"1s\"", "shutdown_grace = \"1h\""));
         reload(&daemon);
         let left = daemon.status()["sinks"]["out"].clone();
@@ -659,10 +657,8 @@ fn a_sink_that_is_put_back_goes_on_with_what_it_had() {
 #[test]
 fn a_reload_that_is_refused_takes_nothing_from_a_sink_that_leaves() {
     let dir = tempfile::tempdir().expect("a folder");
-    let (nobody, receiver) = (free(), TcpListener::bind("127.0.0.1:0").expect("a port"));
-    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(nobody, "")));
-    daemon.send_udp(&[b"kept:7|c"]);
-    daemon.closed(1);
+    let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let daemon = with_something_waiting(dir.path(), "");
     configuration(dir.path(), &with_sinks("").replace("shutdown_grace = \"1s\"", "shutdown_grace = \"1h\""));
     reload(&daemon);
     let back = graphite(receiver.local_addr().expect("an address"), "");
@@ -680,13 +676,11 @@ fn a_sink_whose_reload_never_comes_to_be_keeps_what_it_was_to_go_on_with() {
     let hours = |text: &str| text.replace("100ms", "24h");
     for spool in ["", "spool = { path = \"DIR/spool\" }\n"] {
         let dir = tempfile::tempdir().expect("a folder");
-        let (nobody, receiver) = (free(), TcpListener::bind("127.0.0.1:0").expect("a port"));
-        let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(nobody, spool)));
-        daemon.send_udp(&[b"kept:7|c"]);
-        daemon.closed(1);
+        let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let daemon = with_something_waiting(dir.path(), spool);
         daemon.stop();
         let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &hours(&with_sinks(""))));
-        configuration(dir.path(), &hours(&graphite(nobody, spool)));
+        configuration(dir.path(), &hours(&graphite(free(), spool)));
         assert_eq!(reload(&daemon)["result"], "accepted");
         daemon.stop();
         let back = graphite(receiver.local_addr().expect("an address"), spool);
@@ -699,9 +693,7 @@ fn a_sink_whose_reload_never_comes_to_be_keeps_what_it_was_to_go_on_with() {
 #[test]
 fn what_a_sink_that_was_removed_does_not_deliver_is_counted() {
     let dir = tempfile::tempdir().expect("a folder");
-    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(free(), "")));
-    daemon.send_udp(&[b"lost:7|c"]);
-    daemon.closed(1);
+    let daemon = with_something_waiting(dir.path(), "");
     configuration(dir.path(), &with_sinks(""));
     reload(&daemon);
     daemon.status_when("its end", |status| status["sinks"]["out"].is_null());
@@ -717,9 +709,7 @@ fn what_a_sink_that_was_removed_does_not_deliver_is_counted() {
 fn a_sink_that_is_added_goes_on_with_what_an_earlier_process_has_left() {
     let dir = tempfile::tempdir().expect("a folder");
     let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &graphite(free(), "")));
-    daemon.send_udp(&[b"kept:7|c"]);
-    daemon.closed(1);
+    let daemon = with_something_waiting(dir.path(), "");
     daemon.stop();
     let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &with_sinks("")));
     daemon.next_flush();

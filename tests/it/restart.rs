@@ -333,6 +333,12 @@ fn what_cannot_be_saved_is_said_until_it_is() {
     assert!(log.iter().all(|line| !line.contains("could not save its state")), "{log:?}");
 }
 
+/// A second daemon with the state folder of the one in `dir`, and records of its own.
+fn start_beside(dir: &Path, other: &Path, config: &str) -> Daemon {
+    let records = |folder: &Path| folder.join("records.jsonl").display().to_string();
+    Daemon::start(other, &config.replace(&records(dir), &records(other)))
+}
+
 #[test]
 fn a_folder_that_is_moved_away_and_made_by_another_daemon_is_that_ones() {
     let (dir, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
@@ -341,9 +347,7 @@ fn a_folder_that_is_moved_away_and_made_by_another_daemon_is_that_ones() {
     send(&first, "g:5|g\n", &mut 0);
     saved(dir.path(), "registry", |content| content["gauges"] == 1);
     fs::rename(state(dir.path()), dir.path().join("elsewhere")).expect("renamed");
-    let records = other.path().join("records.jsonl").display().to_string();
-    let second = config.replace(&dir.path().join("records.jsonl").display().to_string(), &records);
-    let second = Daemon::start(other.path(), &second);
+    let second = start_beside(dir.path(), other.path(), &config);
     first.status_when("a warning", |status| status["warnings"].to_string().contains("another process keeps its state"));
     send(&second, "h:1|g\ni:1|g\n", &mut 0);
     saved(dir.path(), "registry", |content| content["gauges"] == 2);
@@ -391,9 +395,7 @@ fn a_second_daemon_in_the_same_folder_works_without_and_says_so_once() {
     let first = Daemon::start(dir.path(), &config);
     send(&first, "g:5|g\n", &mut 0);
     saved(dir.path(), "registry", |content| content["gauges"] == 1);
-    let records = other.path().join("records.jsonl").display().to_string();
-    let second = config.replace(&dir.path().join("records.jsonl").display().to_string(), &records);
-    let second = Daemon::start(other.path(), &second);
+    let second = start_beside(dir.path(), other.path(), &config);
     send(&second, "h:1|g\n", &mut 0);
     second.next_flush();
     let status = second.status();

@@ -137,19 +137,30 @@ fn line(random: &mut Random) -> String {
     }
 }
 
+/// Two nodes of the same options that begin at different times of their clocks.
+fn pair(random: &mut Random) -> (RegistryOptions, Node, Node) {
+    let options = options(random);
+    let whole = Node::new(1 + random.below(3) as usize, &options, 0.0, 100);
+    let other = Node::new(1 + random.below(3) as usize, &options, 50.0, 100);
+    (options, whole, other)
+}
+
+/// Gives both the same lines, fewer than `most`.
+fn feed(random: &mut Random, most: u64, whole: &mut Node, other: &mut Node) {
+    for _ in 0..random.below(most) {
+        let line = line(random);
+        whole.feed(&line);
+        other.feed(&line);
+    }
+}
+
 #[test]
 fn what_is_saved_and_restored_goes_on_as_if_nothing_had_happened() {
     for seed in 0..200 {
         let mut random = Random::new(seed);
-        let options = options(&mut random);
-        let mut whole = Node::new(1 + random.below(3) as usize, &options, 0.0, 100);
-        let mut other = Node::new(1 + random.below(3) as usize, &options, 50.0, 100);
+        let (options, mut whole, mut other) = pair(&mut random);
         for interval in 0..20 {
-            for _ in 0..random.below(20) {
-                let line = line(&mut random);
-                whole.feed(&line);
-                other.feed(&line);
-            }
+            feed(&mut random, 20, &mut whole, &mut other);
             let (expected, snapshot) = (whole.close(), other.close());
             assert_eq!(shown(&snapshot), shown(&expected), "seed {seed}, interval {interval}");
             if random.below(3) == 0 {
@@ -164,15 +175,9 @@ fn what_is_saved_and_restored_goes_on_as_if_nothing_had_happened() {
 fn what_was_known_of_an_interval_that_was_closed_goes_on_and_nothing_of_it_comes_again() {
     for seed in 0..200 {
         let mut random = Random::new(seed);
-        let options = options(&mut random);
-        let mut whole = Node::new(1 + random.below(3) as usize, &options, 0.0, 100);
-        let mut other = Node::new(1 + random.below(3) as usize, &options, 50.0, 100);
+        let (options, mut whole, mut other) = pair(&mut random);
         for interval in 0..20 {
-            for _ in 0..random.below(20) {
-                let line = line(&mut random);
-                whole.feed(&line);
-                other.feed(&line);
-            }
+            feed(&mut random, 20, &mut whole, &mut other);
             let crashes = random.below(3) == 0;
             let mut saved = None;
             if crashes {
@@ -198,17 +203,11 @@ fn what_was_known_of_an_interval_that_was_closed_goes_on_and_nothing_of_it_comes
 fn an_interval_that_is_cut_or_handed_over_is_the_interval() {
     for seed in 0..200 {
         let mut random = Random::new(seed);
-        let options = options(&mut random);
-        let mut whole = Node::new(1 + random.below(3) as usize, &options, 0.0, 100);
-        let mut other = Node::new(1 + random.below(3) as usize, &options, 50.0, 100);
+        let (options, mut whole, mut other) = pair(&mut random);
         for interval in 0..20 {
             let mut samples = [SampleAccount::default(), SampleAccount::default()];
             for _ in 0..random.below(4) {
-                for _ in 0..random.below(10) {
-                    let line = line(&mut random);
-                    whole.feed(&line);
-                    other.feed(&line);
-                }
+                feed(&mut random, 10, &mut whole, &mut other);
                 match random.below(4) {
                     0 => {}
                     1 => {

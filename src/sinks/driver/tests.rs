@@ -405,6 +405,11 @@ fn held(sequence: u64, memory: &Memory) -> Arc<Snapshot> {
     Arc::new(snapshot)
 }
 
+fn driver_within(memory: &Memory, options: DriverOptions, fake: &Fake) -> SinkDriver {
+    let (sink, supervisor) = (Box::new(fake.clone()), Supervisor::default());
+    SinkDriver::supervised(memory, options, sink, None, &supervisor, &Gate::default()).expect("a spool, if it has one")
+}
+
 #[tokio::test(start_paused = true)]
 async fn intervals_above_their_share_leave_the_oldest_first_and_are_counted() {
     let one = held(0, &Memory::unlimited()).footprint.bytes();
@@ -412,15 +417,7 @@ async fn intervals_above_their_share_leave_the_oldest_first_and_are_counted() {
     let fake = Fake::default();
     *fake.mode.lock().expect("no panic") = Mode::Broken;
     let options = DriverOptions { queue: 100, ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    let driver = SinkDriver::supervised(
-        &memory,
-        options,
-        Box::new(fake.clone()),
-        None,
-        &Supervisor::default(),
-        &Gate::default(),
-    )
-    .expect("it has no spool");
+    let driver = driver_within(&memory, options, &fake);
     for n in 1..=6 {
         driver.offer(&held(n, &memory));
         tokio::time::sleep(Duration::from_secs(10)).await;
@@ -455,15 +452,7 @@ async fn what_fails_and_is_on_disk_is_not_kept_in_memory_too_while_it_is_short()
     *fake.mode.lock().expect("no panic") = Mode::Broken;
     let spool = SpoolOptions { path: folder.path().to_path_buf(), ..SpoolOptions::default() };
     let options = DriverOptions { spool: Some(spool), ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
-    let driver = SinkDriver::supervised(
-        &memory,
-        options,
-        Box::new(fake.clone()),
-        None,
-        &Supervisor::default(),
-        &Gate::default(),
-    )
-    .expect("a spool");
+    let driver = driver_within(&memory, options, &fake);
     for n in 1..=3 {
         driver.offer(&held(n, &memory));
         tokio::time::sleep(Duration::from_secs(2)).await;
