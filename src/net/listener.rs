@@ -99,6 +99,14 @@ impl WorkerChange {
     }
 }
 
+/// Makes it one with what was to be before.
+fn add(to: &mut Option<WorkerChange>, change: WorkerChange) {
+    *to = Some(match to.take() {
+        Some(before) => before.then(change),
+        None => change,
+    });
+}
+
 /// What is to be different for a worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Changes(Arc<Mutex<NextChanges>>);
@@ -118,11 +126,7 @@ impl Changes {
     }
 
     fn leave_change(&self, change: WorkerChange) {
-        let mut next = self.lock();
-        next.planned = Some(match next.planned.take() {
-            Some(before) => before.then(change),
-            None => change,
-        });
+        add(&mut self.lock().planned, change);
     }
 
     /// An interval of the shard is closed.
@@ -137,11 +141,7 @@ impl Changes {
                 partial.left = Some(Box::new(shard.renew(*options, &watches)));
             }
         }
-        let mut next = self.lock();
-        next.due = Some(match next.due.take() {
-            Some(before) => before.then(change),
-            None => change,
-        });
+        add(&mut self.lock().due, change);
     }
 
     /// What is different from now on, after a command.

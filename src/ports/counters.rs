@@ -76,8 +76,8 @@ impl Ports {
     /// Where one of them listens that stands in the way of this address, if any.
     pub fn in_the_way(&self, address: SocketAddr) -> Option<SocketAddr> {
         let all = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = all.iter().filter_map(Weak::upgrade).filter_map(|listener| listener.local_addr().ok());
-        at.into_iter().find(|at| at.port() == address.port())
+        let mut at = all.iter().filter_map(Weak::upgrade).filter_map(|listener| listener.local_addr().ok());
+        at.find(|at| at.port() == address.port())
     }
 
     /// The sockets that accept, for another process.
