@@ -30,7 +30,7 @@ fn beside_a_hung_sink(intervals: u64) -> f64 {
     let config = format!(
         "interval = \"200ms\"\nshutdown_grace = \"1s\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n\
          [[sink]]\ntype = \"graphite\"\nname = \"hung\"\naddress = \"{address}\"\nqueue = 2\ntimeout = \"300ms\"\n\
-         [[sink]]\ntype = \"file\"\npath = \"{}\"\ninclude = [\"*.1\"]\n",
+         [[sink]]\ntype = \"file\"\npath = \"{}\"\ninclude = [\"*.1\"]\nqueue = 1000\n",
         file.display()
     );
     let daemon = Daemon::start(dir.path(), &config);
@@ -51,6 +51,11 @@ fn beside_a_hung_sink(intervals: u64) -> f64 {
     let sink = &status["sinks"]["hung"];
     assert!(sink["dropped"]["queue_full"].as_u64().is_some_and(|n| n > 0), "{sink}");
     assert!(sink["last_error"].as_str().is_some_and(|error| error.contains("accepts but does not read")), "{sink}");
+    // It has a queue for a machine that is busy, and works that off while the other one hangs.
+    let status = daemon.status_when("a file that is written", |status| {
+        let file = &status["sinks"]["file"];
+        file["queued"] == 0 && file["delivered"].as_u64().is_some_and(|n| n > 0)
+    });
     assert_eq!(status["sinks"]["file"]["dropped"], serde_json::json!({}), "{status}");
     assert!(late < early + early / 4 + 8192, "memory grew from {early} to {late} KiB");
     daemon.stop();
