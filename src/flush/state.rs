@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::mpsc::{OwnedPermit, Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
 use crate::aggregate::Partial;
@@ -249,16 +249,13 @@ impl StateWriter {
         }
     }
 
-    /// Hands a job to the thread that writes; whether it takes it.
-    fn send(&self, job: Job) -> bool {
-        match self.jobs.as_ref().map(|jobs| jobs.try_send(job)) {
-            Some(Ok(())) => true,
-            Some(Err(TrySendError::Full(_))) => {
-                tracing::debug!("the state folder is slow: it is written next time");
-                false
-            }
-            Some(Err(TrySendError::Closed(_))) | None => false,
+    /// Room for a job of the thread that writes, if there is any.
+    fn room(&self) -> Option<OwnedPermit<Job>> {
+        let room = self.jobs.clone()?.try_reserve_owned();
+        if matches!(room, Err(TrySendError::Full(_))) {
+            tracing::debug!("the state folder is slow: it is written next time");
         }
+        room.ok()
     }
 
     /// Resolves with what the last process has left, once.
@@ -488,6 +485,8 @@ impl Flusher {
         if keeper.loaded.is_some() {
             return;
         }
+        // What would not be written is not taken out.
+        let Some(room) = keeper.room() else { return };
         let began = sys::now();
         let keeps_open = keeper.options.keeps_open && !self.cluster.is_edge() && !self.cluster.is_global();
         if keeps_open {
@@ -501,9 +500,8 @@ impl Flusher {
         let has_longer = registry.registry.has_longer();
         let open = open.and_then(|open| Some((keeper.options.folder.begin(OPEN)?, Box::new(open))));
         keeper.has_open |= open.is_some();
-        if keeper.send(Job { registry: Some(registry), open, done: None }) {
-            keeper.has_longer |= has_longer;
-        }
+        keeper.has_longer |= has_longer;
+        room.send(Job { registry: Some(registry), open, done: None });
     }
 
     /// What goes over intervals, as of now.
@@ -561,8 +559,7 @@ impl Flusher {
         keeper.last_end = collected.interval.end;
         if std::mem::take(&mut keeper.has_open) {
             keeper.to_take_back.open = true;
-            // What is still to be written of it is not: this turn is later.
-            drop(keeper.options.folder.begin(OPEN));
+            keeper.options.folder.end_turns(OPEN);
             // It may have points of them.
             keeper.has_longer = true;
         }

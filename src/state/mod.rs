@@ -86,6 +86,15 @@ pub struct Turn {
     number: u64,
 }
 
+/// The turns of a part.
+#[derive(Clone, Copy, Debug, Default)]
+struct Turns {
+    /// How many were taken.
+    taken: u64,
+    /// Up to this one they are over: the part was removed, or is in its place as it was in this turn.
+    over: u64,
+}
+
 /// The folder; clones are the same one. It stays locked until the last is gone.
 #[derive(Clone, Debug, Default)]
 pub struct StateFolder(Option<Arc<Shared>>);
@@ -107,8 +116,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inner {
     status: StateStatus,
-    /// By part, how often it was removed or begun to be written: only the last writer puts its file in place.
-    turns: BTreeMap<String, u64>,
+    /// By part.
+    turns: BTreeMap<String, Turns>,
     /// Why parts are not up to date.
     problems: BTreeMap<String, String>,
     /// What this process knows last cannot be saved.
@@ -199,28 +208,35 @@ impl StateFolder {
     }
 
     /// Writes a part anew; whether it is on the disk. It takes the place of the old one when it is whole, unless the part was
-    /// removed or written again meanwhile.
+    /// removed meanwhile, or one of a later turn is there.
     pub fn write(&self, part: &str, format: u32, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> bool {
         self.begin(part).is_some_and(|turn| self.write_turn(turn, format, write))
     }
 
-    /// Takes a turn for writing a part later: what is removed or written from now on is later than that. `None` if nothing is
-    /// kept.
+    /// Takes a turn for writing a part later: what is removed from now on is later than that. `None` if nothing is kept.
     pub fn begin(&self, part: &str) -> Option<Turn> {
         let (shared, mut inner) = self.shared()?;
         shared.lock.as_ref()?;
-        Some(Turn { part: part.into(), number: inner.begin(part) })
+        let turns = inner.turns(part);
+        turns.taken += 1;
+        Some(Turn { part: part.into(), number: turns.taken })
+    }
+
+    /// Ends all turns of a part that were taken so far: what is still to be written of it is not.
+    pub fn end_turns(&self, part: &str) {
+        if let Some((_, mut inner)) = self.shared() {
+            inner.end_turns(part);
+        }
     }
 
     /// Writes a part in its turn.
     pub fn write_turn(&self, turn: Turn, format: u32, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> bool {
         let Turn { part, number: turn } = turn;
         let part = &*part;
-        let Some((shared, inner)) = self.shared() else { return false };
-        if inner.turns.get(part) != Some(&turn) {
+        let Some(shared) = &self.0 else { return false };
+        if shared.inner().turns(part).over >= turn {
             return false;
         }
-        drop(inner);
         if let Err(error) = shared.check_lock() {
             let mut inner = shared.inner();
             inner.status.parts.entry(part.into()).or_default().failures += 1;
@@ -229,24 +245,29 @@ impl StateFolder {
         let fresh = part::fresh(&shared.folder, part, turn);
         let written = part::write(&*shared.disk, &fresh, part, format, write);
         let placing = shared.placing();
-        let is_last = shared.inner().turns.get(part) == Some(&turn);
+        let is_due = shared.inner().turns(part).over < turn;
         let placed = written.and_then(|bytes| {
-            if is_last {
+            if is_due {
                 shared.disk.rename(&fresh, &part::path(&shared.folder, part))?;
             }
             Ok(bytes)
         });
-        if placed.is_err() || !is_last {
+        if placed.is_err() || !is_due {
             // What is left of it is of no use.
             let _ = shared.disk.remove(&fresh);
         }
+        if placed.is_ok() {
+            let mut inner = shared.inner();
+            let turns = inner.turns(part);
+            turns.over = turns.over.max(turn);
+        }
         drop(placing);
         // A rename is on the disk when its folder is.
-        let synced = if placed.is_ok() && is_last { shared.disk.sync_folder(&shared.folder) } else { Ok(()) };
+        let synced = if placed.is_ok() && is_due { shared.disk.sync_folder(&shared.folder) } else { Ok(()) };
         let mut inner = shared.inner();
         let known = inner.status.parts.entry(part.into()).or_default();
         let problem = match placed {
-            Ok(bytes) if is_last => {
+            Ok(bytes) if is_due => {
                 (known.written, known.bytes) = (unix_time(), bytes);
                 synced.err()
             }
@@ -266,13 +287,13 @@ impl StateFolder {
     }
 
     /// The same, but what it had is a part with `-over` after its name from now on.
-    pub fn end(&self, part: &str) {
-        self.take_away(part, |shared, path| shared.disk.rename(path, &part::path(&shared.folder, &part::over(part))));
+    pub fn end(&self, part: &str) -> bool {
+        self.take_away(part, |shared, path| shared.disk.rename(path, &part::path(&shared.folder, &part::over(part))))
     }
 
     fn take_away(&self, part: &str, take: impl FnOnce(&Shared, &Path) -> io::Result<()>) -> bool {
         let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) else { return false };
-        shared.inner().begin(part);
+        shared.inner().end_turns(part);
         let _placing = shared.placing();
         match shared.check_lock().and_then(|()| take(shared, &part::path(&shared.folder, part))) {
             Ok(()) => {
@@ -405,11 +426,14 @@ impl Shared {
 }
 
 impl Inner {
-    /// The number of the next writer of a part.
-    fn begin(&mut self, part: &str) -> u64 {
-        let turn = self.turns.entry(part.into()).or_default();
-        *turn += 1;
-        *turn
+    /// The turns of a part.
+    fn turns(&mut self, part: &str) -> &mut Turns {
+        self.turns.entry(part.into()).or_default()
+    }
+
+    fn end_turns(&mut self, part: &str) {
+        let turns = self.turns(part);
+        turns.over = turns.taken;
     }
 
     /// Notes what came of a write; whether all is well. A problem is over when what failed is written.

@@ -151,6 +151,20 @@ fn a_turn_that_was_taken_before_a_removal_writes_nothing() {
 }
 
 #[test]
+fn a_turn_that_is_taken_keeps_no_earlier_one_from_being_written_before_it() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = open(dir.path());
+    let begin = || folder.begin("a").expect("it is kept");
+    let write = |turn, text: &str| folder.write_turn(turn, 3, |out| out.write_all(text.as_bytes()));
+    let (first, second, third, fourth) = (begin(), begin(), begin(), begin());
+    assert!(write(first, "first") && get(&folder, "a").as_deref() == Some(b"first"));
+    assert!(write(third, "third") && get(&folder, "a").as_deref() == Some(b"third"));
+    assert!(!write(second, "late") && get(&folder, "a").as_deref() == Some(b"third"));
+    folder.end_turns("a");
+    assert!(!write(fourth, "ended") && get(&folder, "a").as_deref() == Some(b"third"));
+}
+
+#[test]
 fn what_cannot_be_used_is_set_aside_and_counted_by_its_reason() {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = open(dir.path());

@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use crate::support::size;
 
-use world::{Shape, Step, World};
+use disk::DiskMode;
+use world::{Shape, Step, What, World};
 
 /// Threads that share the seeds.
 const THREADS: usize = 2;
@@ -70,6 +71,8 @@ fn whatever_happens_costs_no_more_than_was_promised() {
                     }
                     *all.figures.entry("datagrams").or_default() += world.datagrams.len() as u64;
                     *all.figures.entry("changes of the disk").or_default() += world.disk.operations();
+                    let most = all.figures.entry("most calls of the disk").or_default();
+                    *most = world.disk.calls().max(*most);
                     let packets = world.receivers.iter().map(|one| one.inner().packets.len() as u64).sum::<u64>();
                     *all.figures.entry("deliveries").or_default() += packets;
                     if !wrong.is_empty() {
@@ -135,6 +138,18 @@ fn show_shortest(seed: u64, first: &str) {
         }
     }
     wrong.iter().take(10).for_each(|one| println!("  {one}"));
+}
+
+#[test]
+fn a_disk_that_is_always_too_late_gets_the_open_interval_all_the_same() {
+    let shape = Shape { interval: 20, keeps_open: true, ..Shape::of_seed(0) };
+    let step = |at, what| Step { at, what };
+    let mut history = vec![step(0.0, What::Disk(DiskMode::Crawling, 18.0))];
+    history.extend((1..15).map(|at| step(f64::from(at), What::Lines(1))));
+    history.push(step(18.0, What::Kill(1)));
+    let (wrong, world) = violations(&shape, &history);
+    let age = world.lives[0].ended - world.lives[0].open;
+    assert!(wrong.is_empty() && age < 8.0, "{age}: {wrong:#?}");
 }
 
 #[test]

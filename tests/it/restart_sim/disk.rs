@@ -23,7 +23,19 @@ pub enum DiskMode {
     Full,
     Failing,
     Slow,
+    /// It takes longer for anything than the state is written anew.
+    Crawling,
 }
+
+impl DiskMode {
+    /// Whether what is asked of it may have no answer in time, or a wrong one.
+    pub fn answers(self) -> bool {
+        matches!(self, DiskMode::Well | DiskMode::Full)
+    }
+}
+
+/// Most calls in the time of a world: a process that makes more goes on without end.
+const MOST_CALLS: u64 = 50_000;
 
 /// What was done to a file, and is not on the disk yet.
 #[derive(Clone, Debug)]
@@ -96,6 +108,8 @@ struct Inner {
     generation: u64,
     handles: u64,
     operations: u64,
+    /// Of any kind, also those that change nothing.
+    calls: u64,
 }
 
 /// Clones are the same disk.
@@ -137,7 +151,7 @@ impl Inner {
             DiskMode::Failing if self.random.below(3) == 0 => {
                 (self.random.below(2) == 0, Err(io::Error::other("the disk fails")))
             }
-            DiskMode::Well | DiskMode::Slow | DiskMode::Full | DiskMode::Failing => (true, Ok(())),
+            DiskMode::Well | DiskMode::Slow | DiskMode::Crawling | DiskMode::Full | DiskMode::Failing => (true, Ok(())),
         }
     }
 
@@ -162,12 +176,29 @@ impl SimDisk {
             generation: 0,
             handles: 0,
             operations: 0,
+            calls: 0,
         };
         SimDisk { inner: Arc::new(Mutex::new(inner)), death: Arc::default() }
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().expect("nobody panics with it")
+    }
+
+    /// The same for a call of the process.
+    fn called(&self) -> MutexGuard<'_, Inner> {
+        let mut inner = self.inner();
+        inner.calls += 1;
+        if inner.calls > MOST_CALLS && !inner.is_dead {
+            inner.is_dead = true;
+            self.death.notify_one();
+        }
+        inner
+    }
+
+    /// Whether a process has made so many calls that it goes on without end.
+    pub fn is_worn_out(&self) -> bool {
+        self.inner().calls > MOST_CALLS
     }
 
     pub fn set_mode(&self, mode: DiskMode) {
@@ -191,6 +222,16 @@ impl SimDisk {
 
     pub fn operations(&self) -> u64 {
         self.inner().operations
+    }
+
+    pub fn calls(&self) -> u64 {
+        self.inner().calls
+    }
+
+    /// When a file was written last; 0 if it is not there.
+    pub fn written(&self, path: &Path) -> f64 {
+        let inner = self.inner();
+        inner.names.get(path).map_or(0.0, |file| inner.files[*file].modified)
     }
 
     /// Resolves when the process is dead.
@@ -239,13 +280,17 @@ impl SimDisk {
     }
 
     fn latency(&self) -> Duration {
-        let mut inner = self.inner();
-        let most_us = if inner.mode == DiskMode::Slow { 700_000 } else { 4_000 };
-        Duration::from_micros(500 + inner.random.below(most_us))
+        let mut inner = self.called();
+        let (least_us, most_us) = match inner.mode {
+            DiskMode::Crawling => (1_600_000, 400_000),
+            DiskMode::Slow => (500, 700_000),
+            DiskMode::Well | DiskMode::Full | DiskMode::Failing => (500, 4_000),
+        };
+        Duration::from_micros(least_us + inner.random.below(most_us))
     }
 
     fn changing<T>(&self, change: impl FnOnce(&mut Inner) -> io::Result<T>) -> io::Result<T> {
-        let mut inner = self.inner();
+        let mut inner = self.called();
         let (is_done, outcome) = inner.change(&self.death);
         let changed = if is_done { Some(change(&mut inner)) } else { None };
         outcome?;
@@ -260,7 +305,7 @@ impl Disk for SimDisk {
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
-        let inner = self.inner();
+        let inner = self.called();
         if inner.is_dead {
             return Err(dead());
         }
@@ -268,14 +313,14 @@ impl Disk for SimDisk {
     }
 
     fn facts(&self, path: &Path) -> io::Result<FileFacts> {
-        let inner = self.inner();
+        let inner = self.called();
         let file = inner.names.get(path).map(|file| &inner.files[*file]);
         let file = file.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
         Ok(FileFacts { bytes: file.bytes.len() as u64, is_regular: true, modified: file.modified })
     }
 
     fn open(&self, path: &Path, how: Opened) -> io::Result<Box<dyn DiskFile>> {
-        let known = self.inner().names.get(path).copied();
+        let known = self.called().names.get(path).copied();
         let file = match (known, how) {
             (None, Opened::ToRead) => return Err(io::ErrorKind::NotFound.into()),
             (Some(_), Opened::Fresh) => return Err(io::ErrorKind::AlreadyExists.into()),
@@ -381,7 +426,7 @@ impl DiskFile for SimFile {
     }
 
     fn read_at(&self, room: &mut [u8], at: u64) -> io::Result<()> {
-        let inner = self.disk.inner();
+        let inner = self.disk.called();
         if self.is_gone(&inner) {
             return Err(dead());
         }
@@ -395,7 +440,7 @@ impl DiskFile for SimFile {
         if !self.can_write || self.is_gone(&self.disk.inner()) {
             return Err(dead());
         }
-        let mut inner = self.disk.inner();
+        let mut inner = self.disk.called();
         let (is_begun, outcome) = inner.change(&self.disk.death);
         let is_full = inner.mode == DiskMode::Full;
         let mut written = bytes;

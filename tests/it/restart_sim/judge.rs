@@ -8,14 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use systole::internals::sinks::Order;
 
 use super::receiver::{Id, Packet};
-use super::world::{Datagram, EPOCH, End, LONGER, Life, NOBODY, Trouble, World, tick_after};
+use super::world::{DISK_AFTER, Datagram, EPOCH, End, LONGER, Life, NOBODY, Trouble, World, tick_after};
 
 /// Longest time from a tick until an interval is on disk, or at a receiver that is well.
 const WITHIN: f64 = 1.0;
 /// Longest time for what takes none.
 const SLACK: f64 = 0.35;
-/// So long after a time in which a disk was not well, or a receiver, something of it may still be felt.
-const DISK_AFTER: f64 = 3.0;
+/// So long after a time in which a receiver was not well something of it may still be felt.
 const SINK_AFTER: f64 = 40.0;
 
 /// What was a datagram's; `None` if it may be lost.

@@ -35,8 +35,14 @@ pub const EPOCH: f64 = 1_700_000_000.0;
 pub const EVENTFUL: f64 = 30.0;
 /// Seconds of the calm after that.
 const CALM: f64 = 25.0;
+/// Longest time of a world, whatever has to be waited for, seconds.
+const LONGEST: u64 = 600;
 /// How often the state is written, seconds.
 pub const STATE_EVERY: f64 = 1.5;
+/// How much older than that the state may be.
+const YOUNG: f64 = 0.5;
+/// So long after a time in which a disk was not well something of it may still be felt.
+pub const DISK_AFTER: f64 = 3.0;
 /// Longer points end at ticks of so many intervals.
 pub const LONGER: u64 = 3;
 
@@ -169,6 +175,8 @@ pub struct World {
     pub datagrams: Vec<Datagram>,
     pub lives: Vec<Life>,
     pub disk_troubles: Vec<Trouble>,
+    /// Those of them in which it does not answer in time, or fails.
+    pub unanswered: Vec<Trouble>,
     pub sink_troubles: Vec<Vec<Trouble>>,
     /// When the last sink is there.
     pub last_sink: Vec<Trouble>,
@@ -255,6 +263,7 @@ impl World {
             datagrams: Vec::new(),
             lives: Vec::new(),
             disk_troubles: Vec::new(),
+            unanswered: Vec::new(),
             sink_troubles: vec![Vec::new(); shape.sinks.len()],
             last_sink: vec![Trouble { from: 0.0, until: f64::MAX }],
             wrong: Vec::new(),
@@ -277,7 +286,15 @@ impl World {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
             let runtime = runtime.expect("a runtime");
             runtime.block_on(async { set_unix_time(Some(self.now)) });
-            let ending = tokio::task::LocalSet::new().block_on(&runtime, self.live());
+            let lives = async { timeout(Duration::from_secs(LONGEST), self.live()).await };
+            let ending = tokio::task::LocalSet::new().block_on(&runtime, lives);
+            if ending.is_err() || self.disk.is_worn_out() {
+                self.wrong.push(format!(
+                    "{}: a process goes on without end",
+                    ["it waits", "it works"][usize::from(ending.is_ok())]
+                ));
+            }
+            let ending = ending.ok().filter(|_| !self.disk.is_worn_out()).unwrap_or(Ending::Over);
             self.now = runtime.block_on(async { unix_time() });
             drop(runtime);
             set_unix_time(None);
@@ -482,6 +499,7 @@ impl World {
         if let Some(life) = self.lives.last_mut() {
             (life.registry, life.open) = (written("registry"), written("open"));
         }
+        self.parts_are_young(written);
         let published = process.handle.published();
         if published.at == self.published_at {
             return;
@@ -489,6 +507,28 @@ impl World {
         self.published_at = published.at;
         if let Err(problem) = published.ledger().check() {
             self.wrong.push(format!("{:.3}: the ledger: {problem}", unix_time() - EPOCH));
+        }
+    }
+
+    /// On a disk that is well each part is written as often as promised, and is there.
+    fn parts_are_young(&mut self, told: impl Fn(&str) -> f64) {
+        let time = unix_time();
+        let oldest = time - STATE_EVERY - YOUNG;
+        let born = self.lives.last().map_or(time, |life| life.born);
+        let well = self.disk_troubles.iter().map(|trouble| trouble.until + DISK_AFTER).fold(born, f64::max);
+        // What is closed needs no part any more.
+        let tick = tick_after(time - self.shape.interval as f64, self.shape.interval);
+        let parts = [("registry", well), ("open", if self.shape.keeps_open { well.max(tick) } else { time })];
+        for (part, since) in parts {
+            let path = |name: String| PathBuf::from(format!("/state/{name}.state"));
+            let there = [part.to_string(), format!("{part}-over")].map(|name| self.disk.written(&path(name)));
+            let found = there.into_iter().fold(0.0, f64::max);
+            if since < oldest && told(part).min(found) < oldest {
+                let [told, found] = [told(part), found].map(|at| time - at);
+                let at = time - EPOCH;
+                self.wrong
+                    .push(format!("{at:.3}: the part {part} is said to be {told:.3} s old, and is {found:.3} s old"));
+            }
         }
     }
 
@@ -520,7 +560,9 @@ impl World {
                 self.count("bad disks");
                 let from = unix_time();
                 self.disk.set_mode(mode);
-                self.disk_troubles.push(Trouble { from, until: from + secs });
+                let trouble = Trouble { from, until: from + secs };
+                self.disk_troubles.push(trouble);
+                self.unanswered.extend((!mode.answers()).then_some(trouble));
                 self.ends.push((from + secs, None));
             }
             What::Kill(_) | What::PowerCut(_) | What::Restart(_) | What::Upgrade => {}
