@@ -109,15 +109,20 @@ pub(super) fn start_one(
 
 /// Lets sinks go on where those of the same names have stopped in an earlier process. To be called before the first interval.
 pub fn resume(drivers: &[SinkDriver], memory: &Memory, state: &StateFolder) {
-    drivers.iter().for_each(|driver| resume_one(driver, memory, state));
+    resume_each(drivers.iter(), memory, state);
     let parts: HashSet<String> = drivers.iter().map(|driver| sink_part(driver.name())).collect();
     for part in state.others("sink-", &parts, Handover::FORMAT, Limits::default()) {
         tracing::warn!(part, "what a sink had not delivered is kept for a day, but no sink of that name is configured");
     }
 }
 
+/// The same for some, which deliver nothing yet.
+pub(super) fn resume_each<'a>(drivers: impl Iterator<Item = &'a SinkDriver>, memory: &Memory, state: &StateFolder) {
+    drivers.for_each(|driver| resume_one(driver, memory, state));
+}
+
 /// The same for one.
-pub(super) fn resume_one(driver: &SinkDriver, memory: &Memory, state: &StateFolder) {
+fn resume_one(driver: &SinkDriver, memory: &Memory, state: &StateFolder) {
     let part = sink_part(driver.name());
     let Some(saved) = state.read(&part, Handover::FORMAT, Limits::default()) else { return };
     match Handover::read(&saved.bytes, memory) {

@@ -8,6 +8,7 @@
 //! registry holds the series itself from then on ([`crate::rollup::Registry::arrange`]).
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -263,6 +264,11 @@ impl Flusher {
     pub(super) fn take_leaving(&mut self, name: &str) -> Option<SinkDriver> {
         let is_it = |sink: &LeavingSink| sink.stats.name() == name && sink.driver.is_some();
         self.before.drivers.iter_mut().rfind(|sink| is_it(sink))?.driver.take()
+    }
+
+    /// The folders of the spools of sinks that leave.
+    pub(super) fn spools_of_leaving(&self) -> Vec<PathBuf> {
+        self.before.drivers.iter().filter_map(|sink| sink.driver.as_ref()?.spool()).collect()
     }
 
     /// These are the sinks that the ledger has: those that leave, too, unless another one has the name.

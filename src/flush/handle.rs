@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -108,6 +109,8 @@ pub(super) enum Request {
     /// Be as this says from the next interval on; the answer comes when it is.
     ChangeOver(Box<Changeover>, oneshot::Sender<Vec<String>>),
     TakeLeaving(String, oneshot::Sender<Option<SinkDriver>>),
+    /// Tell which folders sinks that leave have for their spools.
+    SpoolsOfLeaving(oneshot::Sender<Vec<PathBuf>>),
     /// Read the counters of the open interval.
     Read(oneshot::Sender<Arc<Published>>),
     /// Duplicate the sockets of the listeners.
@@ -280,6 +283,11 @@ impl FlusherHandle {
     /// The sink of this name that was taken out and has not delivered all it had, if there is one. It is whoever asks who ends it.
     pub async fn take_leaving(&self, name: String) -> Option<SinkDriver> {
         self.ask(PATIENCE, |reply| Request::TakeLeaving(name, reply)).await.flatten()
+    }
+
+    /// The folders of the spools of sinks that were taken out and have not delivered all they had.
+    pub async fn spools_of_leaving(&self) -> Vec<PathBuf> {
+        self.ask(PATIENCE, Request::SpoolsOfLeaving).await.unwrap_or_default()
     }
 
     /// Counts a request of HTTP that came to the management port.

@@ -79,6 +79,9 @@ impl Flusher {
             Request::TakeLeaving(name, reply) => {
                 let _ = reply.send(self.take_leaving(&name));
             }
+            Request::SpoolsOfLeaving(reply) => {
+                let _ = reply.send(self.spools_of_leaving());
+            }
             Request::Read(reply) => {
                 self.read_open().await;
                 let _ = reply.send(Arc::clone(&self.inbox.published.borrow()));

@@ -672,6 +672,31 @@ fn a_reload_that_is_refused_takes_nothing_from_a_sink_that_leaves() {
 }
 
 #[test]
+fn a_reload_that_is_refused_for_a_spool_takes_nothing_from_a_sink_that_leaves() {
+    for spool in ["", "spool = { path = \"DIR/spool\" }\n"] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let daemon = with_something_waiting(dir.path(), spool);
+        configuration(dir.path(), &with_sinks("").replace("shutdown_grace = \"1s\"", "shutdown_grace = \"1h\""));
+        reload(&daemon);
+        let back = graphite(receiver.local_addr().expect("an address"), spool);
+        // A file is in the place of its folder.
+        fs::write(dir.path().join("no_folder"), "").expect("written");
+        let broken =
+            "[[sink]]\nname = \"x\"\ntype = \"file\"\npath = \"DIR/x.jsonl\"\nspool = { path = \"DIR/no_folder\" }\n";
+        configuration(dir.path(), &format!("{back}{broken}"));
+        let (is_applied, report) = reload_with(&daemon, TOKEN);
+        assert!(!is_applied && report["problems"].to_string().contains("cannot spool to"), "{report}");
+        let left = daemon.status()["sinks"]["out"].clone();
+        assert_eq!(left["dropped"], serde_json::json!({}), "{left}");
+        configuration(dir.path(), &back);
+        reload(&daemon);
+        received(&receiver, "kept");
+        daemon.stop();
+    }
+}
+
+#[test]
 fn a_sink_whose_reload_never_comes_to_be_keeps_what_it_was_to_go_on_with() {
     let hours = |text: &str| text.replace("100ms", "24h");
     for spool in ["", "spool = { path = \"DIR/spool\" }\n"] {

@@ -76,10 +76,10 @@ impl Reloader {
         if sinks.len() == self.config.sinks.len() && sinks.iter().enumerate().all(is_same) {
             return Ok(None);
         }
-        let mut handovers = Handle::current().block_on(end_leaving(self.flusher.clone(), self.new_names(&sinks)));
-        let all = self.start_new(sinks, &mut handovers);
-        // Of what is not taken over nobody can deliver anything.
-        handovers.into_iter().for_each(Handover::give_up);
+        let gate = Gate::closed();
+        let all = self.start_new(sinks, &gate);
+        // If not all have started, the others end only then.
+        gate.open();
         all.map(Some)
     }
 
@@ -92,34 +92,62 @@ impl Reloader {
         names.filter(|name| self.config.sinks.iter().all(|known| known.name != *name)).collect()
     }
 
-    fn start_new(&self, sinks: Vec<NextOpen>, handovers: &mut Vec<Handover>) -> Result<Vec<NextDriver>, StartError> {
-        let gate = Gate::closed();
-        let start = |one| match one {
-            NextOpen::Same(place) => Ok(NextDriver::Kept(place, None)),
-            NextOpen::Changed(place, change) => Ok(NextDriver::Kept(place, Some(change))),
-            NextOpen::New(open) => {
-                let driver = started::start_one(*open, &self.memory, &self.supervisor, &gate)?;
-                Ok(NextDriver::New(NewDriver::new(driver)))
-            }
+    fn start_new(&self, sinks: Vec<NextOpen>, gate: &Gate) -> Result<Vec<NextDriver>, StartError> {
+        let runtime = Handle::current();
+        let names = self.new_names(&sinks);
+        let held = if names.is_empty() { Vec::new() } else { runtime.block_on(self.flusher.spools_of_leaving()) };
+        let start = |open| {
+            let driver = started::start_one(open, &self.memory, &self.supervisor, gate)?;
+            Ok(NextDriver::New(NewDriver::new(driver)))
         };
-        let all: Result<Vec<NextDriver>, StartError> = sinks.into_iter().map(start).collect();
-        // Those that have started end only then.
-        let mut all = all.inspect_err(|_| gate.open())?;
-        // All of them are started, so nothing stands in the way of those that have something to go on with.
-        let new = all.iter().filter_map(|next| match next {
-            NextDriver::New(new) => new.driver(),
-            NextDriver::Kept(..) => None,
-        });
-        for driver in new {
-            match handovers.iter().position(|one| one.name() == driver.name()) {
-                Some(at) => driver.resume(handovers.swap_remove(at)),
-                None => started::resume_one(driver, &self.memory, &self.state),
-            }
+        let (mut all, mut waiting) = (Vec::new(), Vec::new());
+        for one in sinks {
+            all.push(match one {
+                NextOpen::Same(place) => Some(NextDriver::Kept(place, None)),
+                NextOpen::Changed(place, change) => Some(NextDriver::Kept(place, Some(change))),
+                // The folder is free when the one that leaves has ended.
+                NextOpen::New(open)
+                    if names.contains(&open.options.name)
+                        && open.options.spool.as_ref().is_some_and(|spool| held.contains(&spool.path)) =>
+                {
+                    waiting.push((all.len(), open));
+                    None
+                }
+                NextOpen::New(open) => Some(start(*open)?),
+            });
         }
-        gate.open();
+        // Before that everything else has started that may fail to.
+        let mut handovers = runtime.block_on(end_leaving(self.flusher.clone(), names));
+        let mut late = waiting.into_iter();
+        let failed = late.find_map(|(place, open)| start(*open).map(|next| all[place] = Some(next)).err());
+        let mut all: Vec<NextDriver> = all.into_iter().flatten().collect();
+        if failed.is_none() {
+            self.resume(&all, &mut handovers);
+        }
+        // Of what is not taken over nobody can deliver anything.
+        handovers.into_iter().for_each(Handover::give_up);
+        if let Some(error) = failed {
+            return Err(error);
+        }
         // Sinks that the program itself has added stay.
         let configured = self.config.sinks.len();
         all.extend((configured..configured + self.own_sinks).map(|place| NextDriver::Kept(place, None)));
         Ok(all)
+    }
+
+    /// Lets new sinks go on with what there is for them.
+    fn resume(&self, all: &[NextDriver], handovers: &mut Vec<Handover>) {
+        let new = all.iter().filter_map(|next| match next {
+            NextDriver::New(new) => new.driver(),
+            NextDriver::Kept(..) => None,
+        });
+        let mut others = Vec::new();
+        for driver in new {
+            match handovers.iter().position(|one| one.name() == driver.name()) {
+                Some(at) => driver.resume(handovers.swap_remove(at)),
+                None => others.push(driver),
+            }
+        }
+        started::resume_each(others.into_iter(), &self.memory, &self.state);
     }
 }

@@ -21,6 +21,7 @@ mod task;
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -442,6 +443,11 @@ impl SinkDriver {
     /// What kind of sink it is.
     pub fn kind(&self) -> &'static str {
         self.shared.options().kind
+    }
+
+    /// The folder of its spool.
+    pub fn spool(&self) -> Option<PathBuf> {
+        self.shared.options().spool.as_ref().map(|spool| spool.path.clone())
     }
 
     /// Is as `change` says from now on. What is being delivered is delivered, or fails, as before.
