@@ -118,22 +118,29 @@ pub fn resume(drivers: &[SinkDriver], memory: &Memory, state: &StateFolder) {
 
 /// The same for some, which deliver nothing yet.
 pub(super) fn resume_each<'a>(drivers: impl Iterator<Item = &'a SinkDriver>, memory: &Memory, state: &StateFolder) {
-    drivers.for_each(|driver| resume_one(driver, memory, state));
+    let loaded = drivers.filter(|driver| resume_one(driver, memory, state)).count();
+    if loaded > 0 && !state.sync() {
+        tracing::warn!("what sinks had not delivered is loaded: after a power cut now it may come a second time");
+    }
 }
 
-/// The same for one.
-fn resume_one(driver: &SinkDriver, memory: &Memory, state: &StateFolder) {
+/// The same for one; whether there was anything.
+fn resume_one(driver: &SinkDriver, memory: &Memory, state: &StateFolder) -> bool {
     let part = sink_part(driver.name());
-    let Some(saved) = state.read(&part, Handover::FORMAT, Limits::default()) else { return };
+    let Some(saved) = state.read(&part, Handover::FORMAT, Limits::default()) else { return false };
     match Handover::read(&saved.bytes, memory) {
         // It counts once: what cannot be removed would be delivered again after each start.
-        Ok(handover) if state.remove(&part) => driver.resume(handover),
+        Ok(handover) if state.remove(&part) => {
+            driver.resume(handover);
+            return true;
+        }
         Ok(_) => tracing::warn!(
             part,
             "what a sink had not delivered cannot be removed from the state folder, and waits there"
         ),
         Err(error) => state.set_aside(&part, Discarded::Damaged, &error.to_string()),
     }
+    false
 }
 
 /// The running sinks, as the flusher passes them on when it ends: the last interval waits in them.

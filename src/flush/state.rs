@@ -7,9 +7,9 @@
 //! | `open` | the open interval so far, with `keep_open_interval` | every `state_interval`; `open-over` when the interval is closed, before sinks get it |
 //! | `closed` | the last tick that flushed longer intervals which `registry` still has | at that tick, before sinks get it |
 //!
-//! What is closed is taken back by a second thread, for the first one may be at a large part. A tick waits for that, but not for
-//! longer than [`CLOSE_PATIENCE`]: a disk that hangs does not hold intervals up. Where `closed` cannot be written, `registry` is
-//! removed: what was flushed is never flushed again.
+//! What is closed is taken back by a second thread, for the first one may be at a large part. A tick waits until the disk has
+//! that, but not for longer than [`CLOSE_PATIENCE`]: one that hangs does not hold intervals up, and is asked again at the next tick.
+//! Where `closed` cannot be written, `registry` is removed: what was flushed is never flushed again.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -142,8 +142,8 @@ struct Taken {
     closed: Option<KeptTick>,
 }
 
-/// What is to be taken back, and whoever waits for that.
-type TakeBack = (Taken, oneshot::Sender<()>);
+/// What is to be taken back, and whoever waits for that: whether the disk has it.
+type TakeBack = (Taken, oneshot::Sender<bool>);
 
 /// What the last process has left.
 #[derive(Debug, Default)]
@@ -198,7 +198,7 @@ pub(super) struct StateWriter {
     loaded: Option<oneshot::Receiver<Loaded>>,
     jobs: Option<Sender<Job>>,
     take_back: Option<Sender<TakeBack>>,
-    /// What the disk has not taken back when it was asked last.
+    /// What the disk has not taken back as far as is known.
     to_take_back: Taken,
     /// That it did not was logged.
     has_warned: bool,
@@ -301,17 +301,16 @@ async fn work(folder: StateFolder, mut queue: Receiver<Job>) {
 /// Takes back what is handed to it.
 async fn work_back(folder: StateFolder, mut queue: Receiver<TakeBack>) {
     while let Some((Taken { open, closed }, done)) = queue.recv().await {
-        if open {
-            folder.end(OPEN);
-        }
+        let mut is_done = !open || folder.end(OPEN);
         let is_known = closed.is_none_or(|kept| folder.write(CLOSED, FORMAT, |out| encode(&kept, out)));
         if !is_known {
             tracing::warn!("what was flushed cannot be noted in the state folder: the saved registry is removed");
-            folder.remove(REGISTRY);
-            folder.remove(OPEN_OVER);
+            is_done &= folder.remove(REGISTRY);
+            is_done &= folder.remove(OPEN_OVER);
         }
+        is_done &= folder.sync();
         // Whoever waited may have gone on.
-        let _ = done.send(());
+        let _ = done.send(is_done);
     }
 }
 
@@ -580,18 +579,18 @@ impl Flusher {
             return;
         }
         let (done, is_done) = oneshot::channel();
-        // If the disk is busy with what came before, this is for the next tick.
-        if keeper.take_back.as_ref().is_some_and(|queue| queue.try_send((taken, done)).is_ok()) {
-            keeper.to_take_back = Taken::default();
-            if let Some(Ok(())) = patience.wait(is_done).await {
-                keeper.has_warned = false;
-                return;
-            }
+        // If the disk is busy with what came before, or fails, it is asked again at the next tick.
+        if keeper.take_back.as_ref().is_some_and(|queue| queue.try_send((taken, done)).is_ok())
+            && matches!(patience.wait(is_done).await, Some(Ok(true)))
+        {
+            (keeper.to_take_back, keeper.has_warned) = (Taken::default(), false);
+            return;
         }
         if !std::mem::replace(&mut keeper.has_warned, true) {
             tracing::warn!(
                 waited = ?CLOSE_PATIENCE,
-                "the state folder does not answer: if the process ends before it does, an interval that was flushed may come again"
+                "the state folder does not answer, or fails: if the process ends before that is over, an interval that was flushed \
+                 may come again"
             );
         }
     }

@@ -280,8 +280,8 @@ impl StateFolder {
         inner.note(&shared.folder, part, problem)
     }
 
-    /// Removes a part, so that no later process finds it, also one that is being written. A power cut in the next moment may
-    /// bring it back: whoever closes an interval does not wait for the disk. `false` if it stays.
+    /// Removes a part, so that no later process finds it, also one that is being written. A power cut may bring it back until
+    /// [`StateFolder::sync`] says that it does not. `false` if it stays.
     pub fn remove(&self, part: &str) -> bool {
         self.take_away(part, |shared, path| shared.disk.remove(path))
     }
@@ -291,18 +291,20 @@ impl StateFolder {
         self.take_away(part, |shared, path| shared.disk.rename(path, &part::path(&shared.folder, &part::over(part))))
     }
 
+    /// Waits until what was removed is gone from the disk, too; whether it is.
+    pub fn sync(&self) -> bool {
+        let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) else { return false };
+        let synced = shared.disk.sync_folder(&shared.folder);
+        let path = shared.folder.display();
+        synced.inspect_err(|error| tracing::warn!("the state folder {path} cannot be synced: {error}")).is_ok()
+    }
+
     fn take_away(&self, part: &str, take: impl FnOnce(&Shared, &Path) -> io::Result<()>) -> bool {
         let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) else { return false };
         shared.inner().end_turns(part);
         let _placing = shared.placing();
         match shared.check_lock().and_then(|()| take(shared, &part::path(&shared.folder, part))) {
-            Ok(()) => {
-                let (disk, folder) = (shared.disk.clone(), shared.folder.clone());
-                let sync = async move { _ = disk.sync_folder(&folder) };
-                // If there can be no thread, the next write of a part syncs the folder.
-                let _ = shared.disk.go_aside("state-sync", Box::pin(sync));
-                true
-            }
+            Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
             Err(error) => shared.inner().note(&shared.folder, part, Some(error)),
         }

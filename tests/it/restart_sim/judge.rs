@@ -249,11 +249,11 @@ impl Judge<'_> {
         false
     }
 
-    /// Whether an interval may come a second time: its removal was not on the disk when the power was cut, or could not be done.
+    /// Whether an interval may come a second time: the disk did not say in time that what it is taken from is gone, or said that it
+    /// is not.
     fn may_double(&self, all: &[&Packet]) -> bool {
         let first = all.iter().map(|packet| packet.end).fold(f64::MAX, f64::min);
-        let is_cut = |life: &Life| life.how == End::PowerCut && (first - SLACK..first + 1.5).contains(&life.ended);
-        self.world.lives.iter().any(is_cut) || self.has_bad_disk(first - 5.0, first + 3.0)
+        overlaps(&self.world.unanswered, first - 5.0, first + 3.0, DISK_AFTER)
     }
 
     /// Gauges keep their values, and their ages.
