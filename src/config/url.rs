@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::http_client::{split_login, without_login};
 use crate::settings::suggestion;
+use crate::sys;
 
 /// Where a listener listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,16 +41,11 @@ impl ListenUrl {
         }
     }
 
-    /// Whether the kernel may let only one of both listen; a port that it chooses is another one.
+    /// Whether the kernel may let only one of both listen.
     pub fn collides_with(&self, other: &ListenUrl) -> bool {
-        let collide = |one: &SocketAddr, other: &SocketAddr| {
-            // Sockets of `[::]` take IPv4, too.
-            let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
-            one.port() == other.port() && one.port() != 0 && (is_any || one.ip() == other.ip())
-        };
         match (self, other) {
             (ListenUrl::Udp(one), ListenUrl::Udp(other)) | (ListenUrl::Tcp(one), ListenUrl::Tcp(other)) => {
-                collide(one, other)
+                sys::may_collide(one, other)
             }
             (ListenUrl::Unix(one) | ListenUrl::Unixgram(one), ListenUrl::Unix(other) | ListenUrl::Unixgram(other)) => {
                 one == other

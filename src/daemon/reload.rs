@@ -27,7 +27,7 @@ use crate::memory::Memory;
 use crate::net::relay::{self, RelayHandle, RelaySpec, RelayStats};
 use crate::net::{self, BoundListener, ListenerOptions, NextShards, Taps};
 use crate::notify::{NextTargets, Notifiers, Targets};
-use crate::ports::{OtherFiles, Ports, ServerTls};
+use crate::ports::{OtherFiles, Ports, ServerTls, until_reloaded};
 use crate::presence::{Identity, UnixTime};
 use crate::reloads::{Change, Outcome, Reloads, Report, Request};
 use crate::state::StateFolder;
@@ -453,7 +453,9 @@ impl Reloader {
                 }
                 None => {
                     let socket = net::bind(options).map_err(|error| match self.in_the_way(&listen.url) {
-                        Some(own) if error.kind() == io::ErrorKind::AddrInUse => own_port(&url, &own),
+                        Some(own) if error.kind() == io::ErrorKind::AddrInUse => {
+                            StartError(format!("cannot listen on {url}: {own}"))
+                        }
                         _ => cannot_listen(&url, &error),
                     })?;
                     let url = listen.url.clone().at(socket.address()).to_string();
@@ -465,14 +467,14 @@ impl Reloader {
         Ok((bound, listening))
     }
 
-    /// What of this daemon listens where a URL wants to.
+    /// What of this daemon listens where a URL wants to, and what to do.
     fn in_the_way(&self, url: &ListenUrl) -> Option<String> {
-        let known = self.listening.iter().find(|known| known.listen.url.collides_with(url));
+        let known = self.listening.iter().map(|known| &known.listen.url).find(|known| known.collides_with(url));
         let port = || match url {
             ListenUrl::Tcp(address) => self.ports.in_the_way(*address),
             ListenUrl::Udp(_) | ListenUrl::Unix(_) | ListenUrl::Unixgram(_) | ListenUrl::Fd(_) => None,
         };
-        known.map(|known| known.listen.url.to_string()).or_else(|| port().map(|at| at.to_string()))
+        known.map(until_reloaded).or_else(|| port().map(|own| own.to_string()))
     }
 
     /// Starts the workers of new listeners, which read nothing yet. `None` if all listeners are as they were.
@@ -593,14 +595,6 @@ fn named(Change { path, was, is }: &Change) -> String {
         (true, false) => format!("{path} {is}"),
         (true, true) => format!("{path} {was} is gone"),
     }
-}
-
-/// That this daemon has the port of a URL, and what to do.
-fn own_port(url: &str, own: &str) -> StartError {
-    StartError(format!(
-        "cannot listen on {url}: this daemon itself listens at {own} until this reload is in force; restart it, or reload twice: \
-         first without that one, then with {url}"
-    ))
 }
 
 /// Whether all listeners read lines alike, whatever each says of itself.

@@ -1,6 +1,7 @@
 //! What ports have counted since the start. Everybody may read it at any time.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -11,6 +12,7 @@ use tokio::net::TcpListener;
 
 use crate::memory::Memory;
 use crate::supervise::{Gate, Part, Role, Supervisor};
+use crate::sys::may_collide;
 use crate::telemetry::{Named, PortAccount, Refusal, Refused};
 use crate::web::Bodies;
 
@@ -73,11 +75,14 @@ impl Ports {
         self.shareable.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where one of them listens that stands in the way of this address, if any.
-    pub fn in_the_way(&self, address: SocketAddr) -> Option<SocketAddr> {
+    /// One of them that stands in the way of this address, if any.
+    pub fn in_the_way(&self, address: SocketAddr) -> Option<InTheWay> {
         let all = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
         let mut at = all.iter().filter_map(Weak::upgrade).filter_map(|listener| listener.local_addr().ok());
-        at.find(|at| at.port() == address.port())
+        let at = at.find(|at| may_collide(at, &address))?;
+        let is_it = |shared: Arc<Shareable>| shared.listener.local_addr().is_ok_and(|own| own == at);
+        let is_of_sink = self.shareable().values().filter_map(Weak::upgrade).any(is_it);
+        Some(InTheWay { at, is_of_sink })
     }
 
     /// The sockets that accept, for another process.
@@ -105,6 +110,33 @@ impl Ports {
         let all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
         all.iter().map(|(url, counters)| (url.clone(), counters.account())).collect()
     }
+}
+
+/// A port of this daemon that another one cannot have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InTheWay {
+    /// Where it listens.
+    pub at: SocketAddr,
+    /// A reload can take it out.
+    pub is_of_sink: bool,
+}
+
+impl fmt::Display for InTheWay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at = self.at;
+        match self.is_of_sink {
+            true => f.write_str(&until_reloaded(at)),
+            false => write!(f, "this daemon itself listens at {at}; restart it, or choose another port"),
+        }
+    }
+}
+
+/// That this daemon listens somewhere until a reload takes that out, and what to do.
+pub fn until_reloaded(own: impl fmt::Display) -> String {
+    format!(
+        "this daemon itself listens at {own} until this reload is in force; restart it, or reload twice: first without that one, \
+         then with this"
+    )
 }
 
 /// What a port counts. Each is a count on its own: nothing else is published through it.

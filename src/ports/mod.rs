@@ -26,7 +26,7 @@ mod validity;
 mod victim;
 
 pub use connection::{Conn, machine};
-pub use counters::{PortCounters, Ports};
+pub use counters::{InTheWay, PortCounters, Ports, until_reloaded};
 pub use handshake::refusal;
 pub use http::serve_http;
 pub use listener::{ConnectionLimits, Port, PortOptions, Shareable, bind, bind_shareable, limit_options};

@@ -15,6 +15,7 @@ mod raw;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Duration;
@@ -202,6 +203,13 @@ pub fn unread_bytes(stream: &impl AsFd) -> usize {
 /// `WouldBlock` if there is nothing, or what the kernel says.
 pub fn read_directly(from: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(rustix::io::read(from, buffer)?)
+}
+
+/// Whether the kernel may let only one socket of a kind listen at both addresses. A port that it chooses is another one.
+pub fn may_collide(one: &SocketAddr, other: &SocketAddr) -> bool {
+    // Sockets of `[::]` take IPv4, too.
+    let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && (is_any || one.ip() == other.ip())
 }
 
 /// The host name, never empty.

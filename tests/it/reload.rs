@@ -235,6 +235,38 @@ fn a_port_of_its_own_is_blamed_on_nobody_else() {
 }
 
 #[test]
+fn what_stands_in_the_way_is_named_with_what_helps() {
+    let dir = tempfile::tempdir().expect("a folder");
+    // The page is on one address, and something else on another one with the same port.
+    let elsewhere = TcpListener::bind("127.0.0.2:0").expect("a port");
+    let other = elsewhere.local_addr().expect("an address");
+    let page = SocketAddr::from(([127, 0, 0, 1], other.port()));
+    let scraped = free();
+    let base = "interval = \"100ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n";
+    let scrapes = |address: SocketAddr| format!("[[sink]]\ntype = \"prometheus\"\naddress = \"{address}\"\n");
+    let write = |more: &str, page: SocketAddr| {
+        let http = format!("[http]\naddress = \"{page}\"\ntoken = \"{TOKEN}\"\n");
+        configuration(dir.path(), &format!("{base}{more}{http}"))
+    };
+    let any = |address: SocketAddr| SocketAddr::from(([0, 0, 0, 0], address.port()));
+    let daemon = Daemon::start(dir.path(), &write(&scrapes(scraped), page));
+    for (more, expected) in [
+        (scrapes(other), "another process may have this port".to_string()),
+        (scrapes(any(page)), format!("listens at {page}; restart it, or choose another port")),
+        (
+            scrapes(any(scraped)),
+            format!("listens at {scraped} until this reload is in force; restart it, or reload twice"),
+        ),
+    ] {
+        // A page that has moved is where it was until a restart.
+        write(&more, free());
+        let problems = reload_with(&daemon, TOKEN).1["problems"].to_string();
+        assert!(problems.contains(&expected), "{problems}: {expected}");
+    }
+    daemon.stop();
+}
+
+#[test]
 fn a_configuration_that_has_no_end_is_refused_and_holds_nothing_up() {
     let dir = tempfile::tempdir().expect("a folder");
     let daemon = Daemon::start(dir.path(), &configuration(dir.path(), FIRST));

@@ -176,7 +176,7 @@ impl Spec for PrometheusSpec {
         let outcome_log = OutcomeLog::new(&context.name, context.interval);
         let (listener, bound) = ports::bind_shareable(address, &context.ports).map_err(|error| {
             let advice = match context.ports.in_the_way(address) {
-                Some(own) => format!("this daemon itself listens at {own}: restart it, or choose another port"),
+                Some(own) => own.to_string(),
                 None => "another process may have this port: stop it, or choose another".into(),
             };
             format!("cannot listen on {}: {error}; {advice}", self.place())
