@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
 use serde_json::Value;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use utoipa::ToSchema;
 
 use crate::named::named_enum;
@@ -98,6 +98,48 @@ pub struct ReloadStatus {
 /// Who waits for a report.
 pub type Request = oneshot::Sender<Arc<Report>>;
 
+/// Where those who ask come out.
+#[derive(Debug)]
+pub struct Inbox {
+    requests: mpsc::Receiver<Request>,
+    signalled: Arc<Notify>,
+    /// A signal waits for its turn.
+    is_due: bool,
+}
+
+/// What comes while a reload waits for its time.
+#[derive(Debug)]
+pub enum Meanwhile {
+    /// Somebody asks, and waits for the answer.
+    Asked(Request),
+    /// A signal, which has its turn after that: [`Inbox::next`] has it.
+    Signalled,
+}
+
+impl Inbox {
+    /// The next one who asks, `None` in it for a signal, whose report nobody waits for. `None` if nobody can ask any more.
+    pub async fn next(&mut self) -> Option<Option<Request>> {
+        if std::mem::take(&mut self.is_due) {
+            return Some(None);
+        }
+        tokio::select! {
+            request = self.requests.recv() => request.map(Some),
+            () = self.signalled.notified() => Some(None),
+        }
+    }
+
+    /// What comes while the one before has not ended.
+    pub async fn meanwhile(&mut self) -> Meanwhile {
+        tokio::select! {
+            Some(request) = self.requests.recv() => Meanwhile::Asked(request),
+            () = self.signalled.notified() => {
+                self.is_due = true;
+                Meanwhile::Signalled
+            }
+        }
+    }
+}
+
 /// Asks for reloads, and knows how they went. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Reloads(Arc<Shared>);
@@ -105,6 +147,7 @@ pub struct Reloads(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     requests: mpsc::Sender<Request>,
+    signalled: Arc<Notify>,
     status: Mutex<ReloadStatus>,
     failed_upgrade: Mutex<Option<FailedUpgrade>>,
 }
@@ -126,14 +169,16 @@ impl Default for Reloads {
 }
 
 /// A handle, and where its requests come out.
-pub fn channel() -> (Reloads, mpsc::Receiver<Request>) {
-    let (requests, inbox) = mpsc::channel(WAITING);
+pub fn channel() -> (Reloads, Inbox) {
+    let (requests, asked) = mpsc::channel(WAITING);
+    let signalled = Arc::new(Notify::new());
+    let inbox = Inbox { requests: asked, signalled: Arc::clone(&signalled), is_due: false };
     let (loaded_at, needs_restart) = (unix_time(), Vec::new());
     let (in_force_at, last_refused, waiting_for) = (None, None, Vec::new());
     let status =
         ReloadStatus { applied: 0, refused: 0, loaded_at, in_force_at, last_refused, needs_restart, waiting_for };
     let (status, failed_upgrade) = (Mutex::new(status), Mutex::default());
-    (Reloads(Arc::new(Shared { requests, status, failed_upgrade })), inbox)
+    (Reloads(Arc::new(Shared { requests, signalled, status, failed_upgrade })), inbox)
 }
 
 impl Reloads {
@@ -152,6 +197,11 @@ impl Reloads {
         let (reply, report) = oneshot::channel();
         self.0.requests.send(reply).await.ok()?;
         report.await.ok()
+    }
+
+    /// Asks for a reload that nobody waits for. What asks so before its turn comes is the same one.
+    pub fn signal(&self) {
+        self.0.signalled.notify_one();
     }
 
     /// The last upgrade, if it failed.
@@ -180,5 +230,34 @@ impl Reloads {
                 status.last_refused = Some(Refused { at: unix_time(), problems: report.problems.clone() });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_signal_that_comes_while_a_reload_waits_has_its_turn_once_after_it() {
+        let (reloads, mut inbox) = channel();
+        let asking = |reloads: &Reloads| {
+            let reloads = reloads.clone();
+            tokio::spawn(async move { reloads.reload().await })
+        };
+        reloads.signal();
+        assert!(matches!(inbox.next().await, Some(None)));
+        for _ in 0..3 {
+            reloads.signal();
+            assert!(matches!(inbox.meanwhile().await, Meanwhile::Signalled));
+        }
+        let refused = asking(&reloads);
+        assert!(matches!(inbox.meanwhile().await, Meanwhile::Asked(_)));
+        assert!(refused.await.is_ok_and(|report| report.is_none()));
+        assert!(matches!(inbox.next().await, Some(None)), "its turn");
+        let asked = asking(&reloads);
+        assert!(matches!(inbox.next().await, Some(Some(_))), "there is no other");
+        assert!(asked.await.is_ok());
+        drop(reloads);
+        assert!(inbox.next().await.is_none());
     }
 }

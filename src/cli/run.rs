@@ -336,7 +336,7 @@ async fn attend(mut hangup: Signal, mut user1: Signal, reloads: Reloads) {
     loop {
         tokio::select! {
             // What becomes of it is logged. Signals that come meanwhile are one more reload.
-            Some(()) = hangup.recv() => drop(reloads.reload().await),
+            Some(()) = hangup.recv() => reloads.signal(),
             Some(()) = user1.recv() => tracing::info!("SIGUSR1 changes nothing: it has no meaning here"),
             else => std::future::pending().await,
         }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::task::{block_in_place, spawn_blocking};
 use tokio::time::timeout;
 
@@ -29,7 +29,7 @@ use crate::net::{self, BoundListener, ListenerOptions, NextShards, Taps};
 use crate::notify::{NextTargets, Notifiers, Targets};
 use crate::ports::{OtherFiles, Ports, ServerTls, until_reloaded};
 use crate::presence::{Identity, UnixTime};
-use crate::reloads::{Change, Outcome, Reloads, Report, Request};
+use crate::reloads::{Change, Inbox, Meanwhile, Outcome, Reloads, Report, Request};
 use crate::state::StateFolder;
 use crate::supervise::{Part, Role, Supervisor, caught};
 use crate::sys::unix_time;
@@ -222,18 +222,17 @@ impl Reloader {
     }
 
     /// Starts the task.
-    pub(super) fn start(self, inbox: mpsc::Receiver<Request>) -> ReloadTask {
+    pub(super) fn start(self, inbox: Inbox) -> ReloadTask {
         let part = self.supervisor.part("reload", Role::Ordinary);
         let own = part.clone();
         ReloadTask(part.task(self.run(inbox, own)))
     }
 
     /// Reloads when somebody asks, until nobody can.
-    async fn run(mut self, mut inbox: mpsc::Receiver<Request>, part: Part) {
-        while let Some(request) = inbox.recv().await {
+    async fn run(mut self, mut inbox: Inbox, part: Part) {
+        while let Some(mut request) = inbox.next().await {
             // Who asked while another reload was on its way gets a reload of its own: the file may have changed since.
             (self.reloading.note)(Step::Begun);
-            let mut request = Some(request);
             let report = match caught(self.reload(&mut inbox, &mut request)).await {
                 Ok(report) => report,
                 Err(panic) => {
@@ -252,7 +251,7 @@ impl Reloader {
     }
 
     /// Reloads once; `None` if the daemon ends meanwhile. Who asked is told before that is done if it takes long.
-    async fn reload(&mut self, inbox: &mut mpsc::Receiver<Request>, request: &mut Option<Request>) -> Option<Report> {
+    async fn reload(&mut self, inbox: &mut Inbox, request: &mut Option<Request>) -> Option<Report> {
         let read_at = unix_time();
         fault::pass("reload");
         // A file may be on a disk that hangs, or no file at all.
@@ -331,12 +330,12 @@ impl Reloader {
     }
 
     /// Waits until a change is in force; the workers that it has not reached. If that takes a while, who asked is told that it will
-    /// be, and who asks meanwhile is told to wait.
+    /// be, and who asks meanwhile is told to wait. A signal has its turn after it.
     async fn in_force(
         &mut self,
         mut answer: oneshot::Receiver<Vec<String>>,
         accepted: &Report,
-        inbox: &mut mpsc::Receiver<Request>,
+        inbox: &mut Inbox,
         request: &mut Option<Request>,
     ) -> Option<Vec<String>> {
         let Some(at) = accepted.in_force_at else { return answer.await.ok() };
@@ -351,10 +350,17 @@ impl Reloader {
             tokio::select! {
                 biased;
                 answer = &mut answer => return answer.ok(),
-                Some(later) = inbox.recv() => {
+                later = inbox.meanwhile() => {
                     (self.reloading.note)(Step::Begun);
-                    let problem = format!("the reload before this one is in force at {at}; ask again then");
-                    let _ = later.send(Arc::new(self.refuse(None, vec![problem])));
+                    match later {
+                        Meanwhile::Asked(later) => {
+                            let problem = format!("the reload before this one is in force at {at}; ask again then");
+                            let _ = later.send(Arc::new(self.refuse(None, vec![problem])));
+                        }
+                        Meanwhile::Signalled => tracing::info!(
+                            "the reload before this one is in force at {at}; the configuration is read again then"
+                        ),
+                    }
                     (self.reloading.note)(Step::Ended);
                 }
             }

@@ -300,7 +300,7 @@ fn a_configuration_that_has_no_end_is_refused_and_holds_nothing_up() {
 fn a_reload_whose_tick_is_far_away_is_accepted_at_once() {
     let dir = tempfile::tempdir().expect("a folder");
     let hours = |text: &str| text.replace("200ms", "24h");
-    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &hours(FIRST)));
+    let mut daemon = Daemon::start(dir.path(), &configuration(dir.path(), &hours(FIRST)));
     assert_eq!(reload(&daemon)["result"], "applied", "nothing has to wait for a tick");
     configuration(dir.path(), &hours(FIRST).replace("percentiles = [50]", "percentiles = [90]"));
     let report = reload(&daemon);
@@ -311,7 +311,10 @@ fn a_reload_whose_tick_is_far_away_is_accepted_at_once() {
     configuration(dir.path(), "broken");
     let (is_applied, report) = reload_with(&daemon, TOKEN);
     assert!(!is_applied && report["problems"].to_string().contains("ask again then"), "{report}");
-    assert!(daemon.status()["reloads"]["in_force_at"].is_number());
+    daemon.signal("-HUP");
+    daemon.wait_for("its turn", |lines| lines.iter().any(|line| line.contains("the configuration is read again then")));
+    let reloads = daemon.status()["reloads"].take();
+    assert!(reloads["in_force_at"].is_number() && reloads["refused"] == 1, "{reloads}");
     daemon.stop();
 }
 
