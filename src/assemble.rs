@@ -27,7 +27,7 @@ use crate::ports::{Ports, TlsFiles, token_in_plain_text};
 use crate::presence::describe::length;
 use crate::presence::observers::MemberOptions;
 use crate::presence::observers::is_node_name;
-use crate::presence::policy::Policy;
+use crate::presence::policy::{Notify, Policy};
 use crate::presence::{Identity, JobRule, Severity, UnixTime};
 use crate::presence_driver::{Peering, PresenceOptions, shown_peers};
 use crate::protocol::{Heartbeats, Options};
@@ -143,7 +143,7 @@ fn peering(config: &Config) -> Peering {
 }
 
 /// Where presence is kept; `None` is nowhere. `env` is the environment.
-fn presence_state_file(config: &Config, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+pub fn presence_state_file(config: &Config, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
     state_file(config, &config.presence.state_file, "presence.json", env)
 }
 
@@ -464,6 +464,8 @@ pub fn warnings(config: &Config) -> Vec<String> {
         .chain(of_cluster(config))
         .chain(of_open_interval(config))
         .chain(of_no_place(config, |name| std::env::var(name).ok()))
+        .chain(of_rules(config))
+        .chain(of_expected(config))
         .chain(of_watches(config))
         .chain(of_jobs(config))
         .chain(of_commands(config))
@@ -569,6 +571,43 @@ fn of_peers(urls: &[String]) -> Vec<String> {
     let shown = shown_peers(urls).into_iter().zip(urls).filter(|(_, url)| is_open(url));
     let why = "is not on this host and has no TLS, so everybody on the way can read `peer_token`; use https://";
     shown.map(|(shown, _)| format!("presence.peers: {shown} {why}")).collect()
+}
+
+/// What is said of rules that are never met.
+fn of_rules(config: &Config) -> Vec<String> {
+    let all = config.rules.all();
+    let says = |(by, n): (usize, usize)| {
+        let (before, rule) = (&all[by].pattern, &all[n].pattern);
+        format!(
+            "rule {} (match = \"{rule}\") is never met: rule {} (match = \"{before}\") before it takes all that it could; move it up",
+            n + 1,
+            by + 1
+        )
+    };
+    config.rules.hidden().into_iter().map(says).collect()
+}
+
+/// What is said of services that are awaited and cannot be heard, or are reported to nobody.
+fn of_expected(config: &Config) -> Vec<String> {
+    let policy = &config.presence.policy;
+    let says = |service: &str| {
+        let rules = policy.rules_of(service);
+        let guard = rules.guard.and_then(|at| policy.guards.get(usize::from(at)));
+        let watches = policy.watches.all();
+        if guard.and_then(|guard| guard.allow.networks()).is_some_and(<[_]>::is_empty) {
+            Some("its `allow` is empty, so it can be heard from nowhere")
+        } else if policy.names.is_empty() && !policy.assist && watches.is_empty() {
+            Some("`presence.names` is empty, so nobody can be heard")
+        } else if rules.notify == Notify::Never {
+            Some("its `notify` is \"never\", so nobody is told that it is missing")
+        } else {
+            None
+        }
+    };
+    let expected = policy.expect.iter().filter(|_| config.presence.enabled);
+    expected
+        .filter_map(|one| Some(format!("presence.expect: service `{}`: {}", one.service, says(&one.service)?)))
+        .collect()
 }
 
 /// Runs of a job that are looked at to see how often it is due.

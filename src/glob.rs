@@ -9,6 +9,11 @@ pub fn matches(pattern: &str, text: &str) -> bool {
     walk(pattern, text, &mut u64::MAX.clone(), &mut |_| {})
 }
 
+/// Whether one pattern matches all that another does. Stars may be nothing, and longer than what a `?` matches.
+pub fn covers(pattern: &str, other: &str) -> bool {
+    matches(pattern, &other.replace('*', "")) && matches(pattern, &other.replace('*', "\u{1}\u{2}\u{1}"))
+}
+
 /// What each `*` of a pattern matches in a text, as byte ranges: each as short as possible, except for the last. `None`
 /// if the pattern does not match.
 pub fn captures(pattern: &str, text: &str) -> Option<Vec<Range<usize>>> {

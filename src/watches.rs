@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use compact_str::{CompactString, ToCompactString};
 
-use crate::glob::{captures, matches};
+use crate::glob::{captures, covers};
 use crate::named::named_enum;
 use crate::protocol::{is_instance_name, is_service_name};
 
@@ -259,16 +259,10 @@ impl Watches {
 
     /// Pairs of watches, the second of which takes nothing, because the first takes all that it could.
     pub fn hidden(&self) -> Vec<(&MetricWatch, &MetricWatch)> {
-        let hides = |n: usize, watch: &&MetricWatch| {
-            self.0[..n].iter().find(|before| is_wider(&before.pattern, &watch.pattern))
-        };
+        let hides =
+            |n: usize, watch: &&MetricWatch| self.0[..n].iter().find(|before| covers(&before.pattern, &watch.pattern));
         self.0.iter().enumerate().filter_map(|(n, watch)| Some((hides(n, &watch)?, watch))).collect()
     }
-}
-
-/// Whether one pattern matches all that another does. Stars may be nothing, and longer than what a `?` matches.
-fn is_wider(pattern: &str, other: &str) -> bool {
-    matches(pattern, &other.replace('*', "")) && matches(pattern, &other.replace('*', "\u{1}\u{2}\u{1}"))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::glob::{captures, matches};
+use crate::glob::{captures, covers, matches};
 use crate::memory::footprint;
 use crate::protocol::Kind;
 use crate::series::Series;
@@ -50,6 +50,16 @@ impl Rule {
     fn scope(&self) -> RuleScope {
         let kinds = self.kinds.iter().map(|kind| *kind as u8).collect();
         RuleScope { pattern: self.pattern.clone(), tags: self.tags.clone(), kinds }
+    }
+
+    /// Whether it applies to all that another one does.
+    fn covers(&self, other: &Rule) -> bool {
+        let has_kinds = self.kinds.is_empty()
+            || (!other.kinds.is_empty() && other.kinds.iter().all(|kind| self.kinds.contains(kind)));
+        let is_asked = |(key, pattern): &(String, String)| {
+            other.tags.iter().any(|(known, narrower)| known == key && covers(pattern, narrower))
+        };
+        has_kinds && covers(&self.pattern, &other.pattern) && self.tags.iter().all(is_asked)
     }
 
     fn matches(&self, series: &Series) -> bool {
@@ -149,6 +159,12 @@ impl Rules {
     /// All rules, in order.
     pub fn all(&self) -> &[Rule] {
         &self.rules
+    }
+
+    /// Pairs of rules by their numbers, the second of which is never met, because the first applies to all that it could.
+    pub fn hidden(&self) -> Vec<(usize, usize)> {
+        let by = |n: usize| (0..n).find(|&before| self.rules[before].covers(&self.rules[n]));
+        (0..self.rules.len()).filter_map(|n| Some((by(n)?, n))).collect()
     }
 
     /// The overrides of every rule, in order.

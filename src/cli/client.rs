@@ -9,6 +9,7 @@ use hyper::body::Incoming;
 use hyper::header::AUTHORIZATION;
 use serde_json::Value;
 
+use crate::config::http_url;
 use crate::http_client::{Answer, HttpClient, Tls, append, without_login};
 use crate::untrusted::Escaped;
 
@@ -39,13 +40,14 @@ impl ClientArgs {
     /// A client with these flags.
     ///
     /// # Errors
-    /// If a file of TLS cannot be read.
+    /// If the URL is none, or a file of TLS cannot be read.
     pub(super) fn client(&self) -> Result<DaemonClient, String> {
+        http_url(&self.url).map_err(|problem| format!("--url: {problem}"))?;
         let file = |path: &Option<PathBuf>| path.clone().unwrap_or_default();
         let tls = Tls { ca: file(&self.tls_ca), certificate: file(&self.tls_certificate), key: file(&self.tls_key) };
         let client = HttpClient::with(&tls).map_err(|error| format!("cannot set up TLS: {error}"))?;
         let token = self.token.clone().or_else(|| std::env::var(crate::config::TOKEN).ok());
-        Ok(DaemonClient { client, url: self.url.clone(), token })
+        Ok(DaemonClient { client, url: self.url.clone(), token, is_from_flag: self.token.is_some() })
     }
 }
 
@@ -55,6 +57,8 @@ pub(super) struct DaemonClient {
     pub(super) client: HttpClient,
     pub(super) url: String,
     pub(super) token: Option<String>,
+    /// Whether the token is that of `--token`.
+    is_from_flag: bool,
 }
 
 impl DaemonClient {
@@ -142,14 +146,21 @@ impl DaemonClient {
         let answer = self.request_within(method, path, body, deadline).await?;
         match self.read(path, &answer)? {
             (200..300, value) => Ok(value),
-            (401, value) if self.token.is_none() => {
-                Err(format!("{}; give it with `--token` or in SYSTOLE_TOKEN", refusal(401, &value)))
+            (status, value) => Err(self.refused(status, &value)),
+        }
+    }
+
+    /// Why the daemon refuses a request, and what helps if that is the token.
+    pub(super) fn refused(&self, status: u16, body: &Value) -> String {
+        let why = refusal(status, body);
+        match (&self.token, status) {
+            // That there is none in force is said already.
+            (_, 401) if body["error"]["code"] == "no_token" => why,
+            (None, 401) => format!("{why}; give it with `--token` or in SYSTOLE_TOKEN"),
+            (Some(_), 401) => {
+                format!("{why}; it came from {}", if self.is_from_flag { "`--token`" } else { "SYSTOLE_TOKEN" })
             }
-            (401, value) => Err(format!(
-                "{}; the token that was shown, from `--token` or SYSTOLE_TOKEN, is not that one",
-                refusal(401, &value)
-            )),
-            (status, value) => Err(refusal(status, &value)),
+            _ => why,
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::config::{Config, Origins, Role};
 use crate::daemon::connect_bus;
 use crate::untrusted::Escaped;
 
-use super::client::{ClientArgs, refusal};
+use super::client::ClientArgs;
 use super::figures::{bytes, clock, delay, percent};
 use super::{ConfigArgs, asking, load_config, print, print_error, sources};
 
@@ -122,8 +122,9 @@ async fn init(config: &Config) -> Result<bool, String> {
 }
 
 async fn ask(daemon: &ClientArgs) -> Result<Value, String> {
-    let (code, status) = daemon.client()?.ask(Method::GET, "/api/v1/cluster", None).await?;
-    if code == 200 { Ok(status) } else { Err(refusal(code, &status)) }
+    let daemon = daemon.client()?;
+    let (code, status) = daemon.ask(Method::GET, "/api/v1/cluster", None).await?;
+    if code == 200 { Ok(status) } else { Err(daemon.refused(code, &status)) }
 }
 
 async fn status(daemon: &ClientArgs, as_json: bool) -> Result<bool, String> {

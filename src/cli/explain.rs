@@ -12,6 +12,7 @@ use crate::capture::hex;
 use crate::codec::write_json;
 use crate::config::Origins;
 use crate::explain::{Explainer, Reading};
+use crate::presence::describe::length;
 use crate::protocol::lossy;
 use crate::sinks::console::event_line;
 use crate::snapshot::number;
@@ -90,8 +91,18 @@ fn write_reading_text(reading: &Reading, datagram: &[u8], explainer: &Explainer,
         let _ = writeln!(out, "  rule         {}", Escaped(&told));
     }
     if !reading.metrics.is_empty() {
-        let _ = writeln!(out, "  would flush, after {} s:", number(explainer.interval_secs()));
-        for line in explainer.graphite_lines(&explainer.flushed(datagram)) {
+        let lines = explainer.graphite_lines(&explainer.flushed(datagram));
+        if lines.is_empty() {
+            let why = if reading.heartbeats.is_empty() {
+                ""
+            } else {
+                ": a heartbeat is no metric, unless `presence.forward_raw` is set"
+            };
+            let _ = writeln!(out, "  would flush  nothing{why}");
+        } else {
+            let _ = writeln!(out, "  would flush, after {} s:", number(explainer.interval_secs()));
+        }
+        for line in lines {
             let _ = writeln!(out, "    {line}");
         }
     }
@@ -114,6 +125,26 @@ fn run_of(job: &Value) -> String {
         out.push_str(&format!(": {message}"));
     }
     out
+}
+
+/// Whose maintenance a line announces, and how long it is.
+fn maintained(granted: &Value) -> String {
+    let service = granted["service"].as_str().unwrap_or("");
+    let who = match granted["instance"].as_str() {
+        Some(instance) => format!("{service}/{instance}"),
+        None => format!("{service}, all of it"),
+    };
+    match (granted["seconds"].as_f64().unwrap_or(0.0), granted["asked"].as_f64()) {
+        (0.0, _) => format!("{who}: it ends"),
+        (seconds, None) => format!("{who}: for {}", length(seconds)),
+        (seconds, Some(asked)) => {
+            format!(
+                "{who}: for {}, the most that is granted (`presence.maintenance_max`) of {}",
+                length(seconds),
+                length(asked)
+            )
+        }
+    }
 }
 
 /// What a watch makes of a line.
@@ -190,6 +221,9 @@ fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Resu
         if let Some(job) = beat.get("job") {
             writeln!(out, "  {:<12} {}", "job", Escaped(&run_of(job)))?;
         }
+    }
+    for maintenance in &reading.maintenance {
+        writeln!(out, "  {:<12} {}", "maintenance", Escaped(&maintained(maintenance)))?;
     }
     for watch in &reading.watches {
         writeln!(out, "  {:<12} {}", "watch", Escaped(&watched(watch)))?;

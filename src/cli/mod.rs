@@ -145,10 +145,14 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse_from(&args).or_else(|problem| parse_as_run(&args).ok_or(problem)) {
         Ok(cli) => cli,
         Err(problem) => {
+            let code = if problem.use_stderr() { usage_code(std::env::args().skip(1)) } else { 0 };
             // If it cannot be printed, nobody reads it.
-            let _ = problem.print();
-            let is_help = !problem.use_stderr();
-            return ExitCode::from(if is_help { 0 } else { usage_code(std::env::args().skip(1)) });
+            let _ = match code {
+                // Monitoring shows what its plug-ins write to standard output.
+                presence::UNKNOWN => writeln!(io::stdout(), "PRESENCE UNKNOWN - {}", problem.render()),
+                _ => problem.print(),
+            };
+            return ExitCode::from(code);
         }
     };
     let code = match cli.command.unwrap_or(Command::Run(run::RunArgs::default())) {
@@ -284,7 +288,11 @@ fn load_with_origins(sources: &Sources) -> Result<(Config, Origins), u8> {
 
 /// For clap: a duration such as `10s`.
 fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text)
-        .filter(|duration| !duration.is_zero())
-        .ok_or_else(|| "a duration such as 10s or 500ms is right".into())
+    match parse_duration(text) {
+        Some(duration) if duration.is_zero() => {
+            Err("nothing is that short: longer than 0 is right, such as 500ms".into())
+        }
+        Some(duration) => Ok(duration),
+        None => Err("a duration such as 10s or 500ms is right".into()),
+    }
 }

@@ -168,8 +168,13 @@ pub(super) fn run(args: &PresenceArgs) -> u8 {
         runtime.block_on(run_command(&args.command, daemon))
     });
     outcome.unwrap_or_else(|problem| {
+        if is_plugin {
+            // Monitoring shows what its plug-ins write to standard output.
+            let _ = print(&format!("PRESENCE UNKNOWN - {problem}\n"));
+            return UNKNOWN;
+        }
         print_error(problem);
-        if is_plugin { UNKNOWN } else { FAILED }
+        FAILED
     })
 }
 

@@ -38,10 +38,7 @@ async fn reload(args: &ReloadArgs) -> Result<bool, String> {
     let (status, report) = client.ask_within(Method::POST, "/api/v1/reload", Some(json!({})), PATIENCE).await?;
     let is_report = report["result"].is_string();
     if !is_report && status == 401 {
-        return Err(format!(
-            "{}; give it with `--token` or in SYSTOLE_TOKEN, or send SIGHUP to the process",
-            refusal(status, &report)
-        ));
+        return Err(format!("{}, or send SIGHUP to the process", client.refused(status, &report)));
     }
     if !is_report {
         return Err(refusal(status, &report));

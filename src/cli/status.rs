@@ -48,14 +48,14 @@ pub(super) fn run(args: &StatusArgs) -> u8 {
     if args.ready {
         return asking(ready(&args.daemon));
     }
-    let (status, presence) = match super::runtime().and_then(|runtime| runtime.block_on(ask(args))) {
+    let (status, presence, examples) = match super::runtime().and_then(|runtime| runtime.block_on(ask(args))) {
         Ok(answers) => answers,
         Err(problem) => {
             print_error(problem);
             return UNKNOWN;
         }
     };
-    let text = if args.json { pretty(&status) } else { report(&status, presence.as_ref(), is_utf8()) };
+    let text = if args.json { pretty(&status) } else { report(&status, presence.as_ref(), &examples, is_utf8()) };
     let is_written = print(text.as_bytes());
     if is_wrong(&status) || !is_written { WRONG } else { FINE }
 }
@@ -71,18 +71,23 @@ async fn ready(daemon: &ClientArgs) -> Result<bool, String> {
     if answer.status == 200 { Err(NOT_OURS.into()) } else { Err(refusal(answer.status, &body)) }
 }
 
-/// The status, and the services if the daemon has presence.
-async fn ask(args: &StatusArgs) -> Result<(Value, Option<Value>), String> {
+/// The status, the services if the daemon has presence, and a line of each reason for which lines were malformed lately.
+async fn ask(args: &StatusArgs) -> Result<(Value, Option<Value>, Value), String> {
     let daemon = args.daemon.client()?;
     let (code, status) = daemon.ask(Method::GET, "/api/v1/status", None).await?;
     if code != 200 {
-        return Err(refusal(code, &status));
+        return Err(daemon.refused(code, &status));
     }
     if !status["lines"].is_object() {
         return Err(NOT_OURS.into());
     }
     let presence = if args.json { None } else { daemon.good(Method::GET, "/api/v1/presence", None).await.ok() };
-    Ok((status, presence))
+    let is_malformed = status["lines"]["malformed"].as_object().is_some_and(|reasons| !reasons.is_empty());
+    let senders = match is_malformed && !args.json {
+        true => daemon.good(Method::GET, "/api/v1/senders?limit=1", None).await.unwrap_or_default(),
+        false => Value::Null,
+    };
+    Ok((status, presence, senders["examples"].clone()))
 }
 
 fn pretty(value: &Value) -> String {
@@ -114,7 +119,7 @@ fn is_wrong(status: &Value) -> bool {
 }
 
 /// The screen.
-fn report(status: &Value, presence: Option<&Value>, utf8: bool) -> String {
+fn report(status: &Value, presence: Option<&Value>, examples: &Value, utf8: bool) -> String {
     let mut out = String::new();
     let verdict = account::verdict(status);
     let sign = verdict.grade.sign(utf8);
@@ -158,6 +163,8 @@ fn report(status: &Value, presence: Option<&Value>, utf8: bool) -> String {
         let reasons: Vec<_> = reasons.into_iter().take(MAX_ROWS).map(|(_, text)| text).collect();
         put("Malformed", &reasons.join(", "));
     }
+    let examples = examples.as_array().into_iter().flatten();
+    rows("Examples", examples.map(example), &mut put);
     let samples = account::samples(status);
     put("Samples", &format!("{}  {}", samples.sentence(), samples.verdict(utf8)));
     let is_open = status["verdict"]["about"] == "first";
@@ -197,6 +204,17 @@ fn report(status: &Value, presence: Option<&Value>, utf8: bool) -> String {
         }
     }
     out
+}
+
+/// Most characters of a line that is an example.
+const MOST_OF_LINE: usize = 120;
+
+/// A malformed line.
+fn example(example: &Value) -> String {
+    let said = |key: &str| example[key].as_str().unwrap_or("");
+    let from = if said("sender").is_empty() { String::new() } else { format!("  from {}", said("sender")) };
+    let line: String = said("line").chars().take(MOST_OF_LINE).collect();
+    Escaped(&format!("{}: {line}{from}", said("reason"))).to_string()
 }
 
 /// A list under one name.
@@ -400,7 +418,8 @@ mod tests {
     #[test]
     fn one_screen_has_the_verdict_the_ledger_and_the_parts() {
         let services = json!([{"service": "search", "state": "up", "instances": [{"state": "unknown"}, {"state": "up"}]}, {"service": "check\u{202e}out", "state": "degraded"}]);
-        let screen = report(&fine(), Some(&services), true);
+        let examples = json!([{"reason": "bad_value", "line": "a:\u{1}x|c", "sender": "127.0.0.1"}]);
+        let screen = report(&fine(), Some(&services), &examples, true);
         assert_eq!(
             screen,
             "✓ All data accounted for  184,232 lines/s, nothing lost in the last hour.\n\
@@ -409,6 +428,7 @@ mod tests {
              Listeners  udp://127.0.0.1:8125  1,842,317 datagrams, 0 dropped by the kernel, buffer at most 12 % full, 3 refused\n\
              Lines      1,045 read = 1,000 metrics + 40 beats + 5 malformed  ✓\n\
              Malformed  3 bad_value, 2 no_name\n\
+             Examples   bad_value: a:\\u{1}x|c  from 127.0.0.1\n\
              Samples    1,000 read = 1,000 recorded  ✓\n\
              Series     42: 40 counters, 2 timers\n\
              Sinks      ✓ graphite  delivering; 9,000 of 9,000 records delivered\n\
@@ -417,7 +437,7 @@ mod tests {
              Flush      41 ms, 0.4 ms late\n\
              Parts      all 1 work\n"
         );
-        assert!(report(&fine(), None, false).is_ascii());
+        assert!(report(&fine(), None, &Value::Null, false).is_ascii());
         assert!(!is_wrong(&fine()));
         for (about, is_ours) in [("presence", false), ("loss", true)] {
             let mut status = fine();
@@ -444,7 +464,7 @@ mod tests {
             let mut status = fine();
             *status.pointer_mut(pointer).expect("a field") = value;
             assert!(is_wrong(&status), "{pointer}");
-            let screen = report(&status, None, true);
+            let screen = report(&status, None, &Value::Null, true);
             assert!(screen.contains('✕') || screen.contains('▲') || pointer == "/ready", "{screen}");
         }
     }

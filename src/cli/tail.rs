@@ -9,7 +9,7 @@ use crate::http_client::OpenAnswer;
 use crate::presence::rfc3339;
 use crate::untrusted::{Escaped, in_url};
 
-use super::client::{ClientArgs, refusal};
+use super::client::ClientArgs;
 use super::{asking, print_error};
 
 /// Longest line of an answer, in bytes; those of a daemon are far shorter.
@@ -82,7 +82,7 @@ async fn follow(args: &TailArgs) -> Result<(), String> {
     if answer.status != 200 {
         let status = answer.status;
         let body = answer.whole().await.unwrap_or_default();
-        return Err(refusal(status, &serde_json::from_slice(&body).unwrap_or_default()));
+        return Err(daemon.refused(status, &serde_json::from_slice(&body).unwrap_or_default()));
     }
     if io::stdout().is_terminal() && io::stderr().is_terminal() {
         print_error(format_args!("lines as they arrive; Ctrl-C ends"));

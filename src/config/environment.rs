@@ -47,12 +47,21 @@ pub fn unknown_variables(sources: &Sources) -> Vec<Problem> {
     let mut known: BTreeSet<String> = variables();
     known.extend([CONFIG, LISTEN, SINK, TOKEN].map(String::from));
     let text = sources.file.as_ref().map_or("", |(_, text)| text.as_str());
-    let names = names.filter(|name| !known.contains(*name) && !text.contains(&format!("${{{name}}}")));
+    let names = names.filter(|name| !known.contains(*name) && !is_used(text, name));
     let problem = |name: &String| {
         let hint = suggestion(name, known.iter().map(String::as_str));
         Problem { place: name.clone(), key: String::new(), message: format!("no such setting{hint}") }
     };
     names.map(problem).collect()
+}
+
+/// Whether a text has `${NAME}`, or `${NAME:-…}`.
+fn is_used(text: &str, name: &str) -> bool {
+    let behind = |at: usize| text[at..].strip_prefix(name).unwrap_or("");
+    text.match_indices("${").any(|(at, mark)| {
+        let rest = behind(at + mark.len());
+        rest.starts_with('}') || rest.starts_with(":-")
+    })
 }
 
 /// Whether Kubernetes or Docker make such a variable for a service whose name begins with `systole`:

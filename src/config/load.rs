@@ -18,7 +18,7 @@ use super::effective::Origins;
 use super::environment::{LISTEN, SINK, urls};
 use super::presence_peers;
 use super::reader::{Found, Problem, Section, Source};
-use super::schema::{Config, Listen, Profile};
+use super::schema::{Config, Listen, Profile, Sink};
 use super::sink;
 use super::url::{ListenUrl, address, host_and_port, http_url, listen_url};
 use super::value::show_duration;
@@ -95,7 +95,13 @@ pub fn load_with_origins(sources: &Sources) -> Result<(Config, Origins), Vec<Pro
     let (root, errors) = DeTable::parse_recoverable(text);
     for error in errors {
         let place = source.place(error.span().unwrap_or(0..0));
-        source.problem(place, "", error.message().trim().replace('\n', ", "));
+        let message = error.message().trim().replace('\n', ", ");
+        let named = error.span().and_then(|span| text.get(span)).filter(|_| message == "duplicate key");
+        let message = match named.map(str::trim).filter(|key| !key.is_empty() && !key.contains('\n')) {
+            Some(key) => format!("duplicate key `{key}`; leave one of them out"),
+            None => message,
+        };
+        source.problem(place, "", message);
     }
     if !source.problems.is_empty() {
         // What could be read of broken TOML would only add noise.
@@ -200,10 +206,12 @@ fn check(config: &Config, table: &DeTable<'_>, s: &mut Source<'_>, replaced: Opt
         Some(from) => from.to_string(),
         None => sinks.get(n).cloned().unwrap_or_default(),
     });
-    check_addresses(config, s, |n| match replaced {
+    let of_sink = |n: usize, key: &str| match replaced {
         Some(from) => (from.to_string(), String::new()),
-        None => (sinks.get(n).cloned().unwrap_or_default(), format!("sink[{n}].address")),
-    });
+        None => (sinks.get(n).cloned().unwrap_or_default(), format!("sink[{n}].{key}")),
+    };
+    check_addresses(config, s, |n| of_sink(n, "address"));
+    check_files(config, s, of_sink);
     for (mut rule, _) in rules {
         let known = s.problems.len();
         let items = rule.list(s, "sinks").unwrap_or_default();
@@ -222,11 +230,57 @@ fn check(config: &Config, table: &DeTable<'_>, s: &mut Source<'_>, replaced: Opt
 /// No address is listened at twice.
 fn check_listeners(config: &Config, s: &mut Source<'_>, tables: &[String]) {
     for (n, Listen { url, .. }) in config.listen.iter().enumerate() {
-        if config.listen[..n].iter().any(|other| other.url == *url && url.collides_with(url)) {
-            let key = format!("listen[{n}]");
-            // From the command line or the environment, or a table of the file.
-            let from = s.places.get(&key).or(tables.get(n)).cloned().unwrap_or_default();
-            s.problem(from, &format!("{key}.url"), format!("`{url}` is there twice; leave one of them out"));
+        let problem = match config.listen[..n].iter().find(|other| overlap(&other.url, url)) {
+            Some(other) if other.url == *url => format!("`{url}` is there twice; leave one of them out"),
+            Some(other) => format!("`{url}` is an address of `{}`, too; leave one of them out", other.url),
+            None => continue,
+        };
+        let key = format!("listen[{n}]");
+        // From the command line or the environment, or a table of the file.
+        let from = s.places.get(&key).or(tables.get(n)).cloned().unwrap_or_default();
+        s.problem(from, &format!("{key}.url"), problem);
+    }
+}
+
+/// Whether the kernel refuses the second of two listeners.
+fn overlap(one: &ListenUrl, other: &ListenUrl) -> bool {
+    // A socket of `[::]` takes IPv4, too; one of `0.0.0.0` takes nothing of IPv6.
+    let takes = |one: SocketAddr, other: SocketAddr| one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4());
+    match (one, other) {
+        (ListenUrl::Udp(one), ListenUrl::Udp(other)) | (ListenUrl::Tcp(one), ListenUrl::Tcp(other)) => {
+            let is_same_port = one.port() == other.port() && one.port() != 0;
+            is_same_port && (one.ip() == other.ip() || takes(*one, *other) || takes(*other, *one))
+        }
+        _ => one == other && one.collides_with(other),
+    }
+}
+
+/// Two sinks cannot write one file, nor have one folder for what waits. `of_sink` is where a sink stands, and a key of it.
+fn check_files(config: &Config, s: &mut Source<'_>, of_sink: impl Fn(usize, &str) -> (String, String)) {
+    let file = |sink: &Sink| sink.kind.spec().file().map(PathBuf::from);
+    let spool = |sink: &Sink| sink.spool.as_ref().map(|spool| spool.path.clone());
+    check_paths(&config.sinks, s, file, |n| of_sink(n, "path"));
+    check_paths(&config.sinks, s, spool, |n| of_sink(n, "spool.path"));
+}
+
+fn check_paths(
+    sinks: &[Sink],
+    s: &mut Source<'_>,
+    path_of: impl Fn(&Sink) -> Option<PathBuf>,
+    place_of: impl Fn(usize) -> (String, String),
+) {
+    for (n, sink) in sinks.iter().enumerate() {
+        // Devices and databases in memory are no files that two could spoil.
+        let is_file = |path: &PathBuf| path.is_absolute() && !path.starts_with("/dev");
+        let Some(path) = path_of(sink).filter(is_file) else { continue };
+        if let Some(other) = sinks[..n].iter().find(|other| path_of(other).as_ref() == Some(&path)) {
+            let (place, key) = place_of(n);
+            let path = path.display();
+            s.problem(
+                place,
+                &key,
+                format!("`{path}` is that of the sink `{}`, too; give one of them another", other.name),
+            );
         }
     }
 }
@@ -237,9 +291,19 @@ fn check_addresses(config: &Config, s: &mut Source<'_>, of_sink: impl Fn(usize) 
         ListenUrl::Tcp(address) => Some((format!("the listener {}", listen.url), address)),
         ListenUrl::Udp(_) | ListenUrl::Unix(_) | ListenUrl::Unixgram(_) | ListenUrl::Fd(_) => None,
     });
-    let management = config.management.address.map(|address| ("`management.address`".to_string(), address));
-    let http = config.http.address.map(|address| ("the page (`http.address`)".to_string(), address));
-    let mut taken: Vec<_> = lines.chain(management).chain(http).collect();
+    let mut taken: Vec<_> = lines.collect();
+    let own = [
+        ("management.address", "`management.address`", config.management.address),
+        ("http.address", "the page (`http.address`)", config.http.address),
+    ];
+    for (key, who, address) in own {
+        let Some(address) = address else { continue };
+        if let Some((other, _)) = taken.iter().find(|(_, other)| is_taken_by(address, *other)) {
+            let place = s.places.get(key).cloned().unwrap_or_default();
+            s.problem(place, key, format!("`{address}` is taken by {other}; give one of them another port"));
+        }
+        taken.push((who.to_string(), address));
+    }
     for (n, sink) in config.sinks.iter().enumerate() {
         let Some(address) = sink.kind.spec().listens_at() else { continue };
         if let Some((who, _)) = taken.iter().find(|(_, other)| is_taken_by(address, *other)) {
@@ -557,7 +621,12 @@ impl OptionVisitor for Reader<'_, '_, '_> {
     fn require_one(&mut self, key: &'static str, is_there: bool, example: &str) {
         let full = self.section.full(key);
         // What is there and wrong is reported already.
-        if !is_there && !self.source.problems.iter().any(|problem| problem.key.starts_with(&full)) {
+        let is_of = |problem: &Problem| {
+            let inner = full.strip_prefix(&problem.key).filter(|_| !problem.key.is_empty());
+            problem.key.starts_with(&full)
+                || inner.is_some_and(|rest| rest.starts_with('.') && rest.len() == key.len() + 1)
+        };
+        if !is_there && !self.source.problems.iter().any(is_of) {
             self.section.missing(self.source, self.place, key, example);
         }
     }

@@ -44,5 +44,5 @@ pub use reference::reference;
 pub use schema::{
     Config, Dogstatsd, Etsy, Framing, Http, Idle, Lifetime, Listen, Log, LogFormat, Management, Profile, Sink, Workers,
 };
-pub use url::{ListenUrl, check_listen_url, listen_url};
+pub use url::{ListenUrl, check_listen_url, http_url, listen_url};
 pub use value::{parse_duration, parse_size, show_duration, show_size};

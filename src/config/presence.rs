@@ -94,7 +94,8 @@ pub(super) fn describe(visitor: &mut dyn OptionVisitor, key: &'static str, doc: 
         judging(&mut all.policy, v);
         v.require("forget_down", outlives(all.policy.forget_down, all.group_wait));
         services(&mut all.policy, v);
-        expected(&mut all.policy.expect, v);
+        let most = all.policy.max_instances_per_service.min(all.policy.max_instances) as u64;
+        expected(&mut all.policy.expect, most, v);
         super::presence_watch::describe(&mut all.policy.watches, v);
         presence_job::jobs(&mut all.policy.jobs, v);
     });
@@ -332,7 +333,7 @@ fn expected_name(name: &str) -> Result<(), String> {
 }
 
 /// `[[presence.expect]]`.
-fn expected(all: &mut Vec<Expected>, v: &mut dyn OptionVisitor) {
+fn expected(all: &mut Vec<Expected>, most: u64, v: &mut dyn OptionVisitor) {
     let new = |_| Expected { service: String::new(), min: 1, within: None };
     let describe = |one: &mut Expected, v: &mut dyn OptionVisitor| {
         let mut is_there = !v.is_reader();
@@ -342,11 +343,23 @@ fn expected(all: &mut Vec<Expected>, v: &mut dyn OptionVisitor) {
         v.require("service", if one.service.is_empty() { Ok(()) } else { expected_name(&one.service) });
         count(v, "min", "Instances that must be present.", &mut one.min, 1..=1000);
         v.example("min", "2");
+        let is_beyond = u64::from(one.min) > most;
+        let problem = || {
+            format!(
+                "{} instances cannot be: `max_instances_per_service` and `max_instances` leave room for {most}",
+                one.min
+            )
+        };
+        v.require("min", if is_beyond { Err(problem()) } else { Ok(()) });
         maybe_seconds(v, "within", "From when on; the service's own by default.", &mut one.within, SECONDS);
         v.example("within", "\"5m\"");
     };
     let doc = "A service that is reported even if it never sent a heartbeat.";
     v.sections("expect", doc, &mut TablesOf { tables: all, new, describe });
+    let is_known = |n: usize| all[..n].iter().any(|other| other.service == all[n].service);
+    let twice = (0..all.len()).find(|&n| !all[n].service.is_empty() && is_known(n));
+    let problem = |n: usize| format!("service `{}` is there twice; leave one of them out", all[n].service);
+    v.require("expect", twice.map_or(Ok(()), |n| Err(problem(n))));
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::sys::host_name;
 use crate::untrusted::Escaped;
 
 use super::environment::variable_of;
-use super::value::{parse_duration, parse_size};
+use super::value::{parse_duration, parse_size, show_duration, show_size};
 
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,7 +130,11 @@ impl<'a> Source<'a> {
             let Some(length) = rest[start..].find('}') else {
                 break;
             };
-            let name = &rest[start + 2..start + length];
+            let (name, otherwise) = match rest[start + 2..start + length].split_once(":-") {
+                // As in a shell: also in place of an empty value.
+                Some((name, otherwise)) => (name, Some(otherwise)),
+                None => (&rest[start + 2..start + length], None),
+            };
             out.push_str(&rest[..start]);
             if !name.is_empty() && name.bytes().all(|b| b.is_ascii_digit()) {
                 // What a star of a rule stands for; no variable is called so.
@@ -139,10 +143,16 @@ impl<'a> Source<'a> {
                 continue;
             }
             // Shells know `HOSTNAME` but seldom export it.
-            match self.env.get(name).cloned().or_else(|| (name == "HOSTNAME").then(|| host_name().ok()).flatten()) {
-                Some(value) => out.push_str(&value),
-                None => {
-                    self.problem(place.to_string(), key, format!("environment variable `{name}` is not set"));
+            let value =
+                self.env.get(name).cloned().or_else(|| (name == "HOSTNAME").then(|| host_name().ok()).flatten());
+            match (value, otherwise) {
+                (Some(value), None) => out.push_str(&value),
+                (Some(value), Some(_)) if !value.is_empty() => out.push_str(&value),
+                (_, Some(otherwise)) => out.push_str(otherwise),
+                (None, None) => {
+                    let problem =
+                        format!("environment variable `{name}` is not set; `${{{name}:-x}}` is `x` without it");
+                    self.problem(place.to_string(), key, problem);
                 }
             }
             rest = &rest[start + length + 1..];
@@ -334,7 +344,12 @@ impl<'a> Section<'a> {
         let chosen = words.iter().find(|(known, _)| *known == word).map(|(_, value)| *value);
         if chosen.is_none() {
             let all = words.iter().map(|(known, _)| format!("`{known}`")).collect::<Vec<_>>().join(", ");
-            let hint = suggestion(&word, words.iter().map(|(known, _)| *known));
+            let other = OTHER_WORDS.iter().find(|(other, _)| *other == word);
+            let other = other.filter(|(_, right)| words.iter().any(|(known, _)| known == right));
+            let hint = match other {
+                Some((_, right)) => format!(" (did you mean `{right}`?)"),
+                None => suggestion(&word, words.iter().map(|(known, _)| *known)),
+            };
             source.problem(found.place, &found.key, format!("`{word}` is none of {all}{hint}"));
         }
         chosen
@@ -391,7 +406,7 @@ impl<'a> Section<'a> {
         {
             return Some(None);
         }
-        duration_of(&found, source, &range).map(Some)
+        duration_or(&found, source, &range, ", or \"forever\"").map(Some)
     }
 
     pub(super) fn size(
@@ -409,7 +424,11 @@ impl<'a> Section<'a> {
         };
         let size = size.filter(|size| range.contains(size));
         if size.is_none() {
-            let expected = format!("a size such as \"64KiB\", from {} to {} bytes", range.start(), range.end());
+            let expected = format!(
+                "a size such as \"64KiB\", from {} to {}",
+                size_for_people(*range.start()),
+                size_for_people(*range.end())
+            );
             found.refuse(source, &expected);
         }
         size
@@ -533,7 +552,9 @@ impl<'a> Section<'a> {
         let table = self.table.and_then(|table| table.get(key)).and_then(|value| {
             let table = value.get_ref().as_table();
             if table.is_none() {
-                source.problem(source.place(value.span()), &path, format!("expected a table `[{path}]`"));
+                let kind = without_numbers(&path);
+                let problem = format!("it is no table; `{key} = {{ … }}`, or a head `[{kind}]` of its own, is right");
+                source.problem(source.place(value.span()), &path, problem);
             }
             table
         });
@@ -610,6 +631,10 @@ impl<'a> Section<'a> {
     }
 }
 
+/// What others call a profile or a dialect.
+const OTHER_WORDS: [(&str, &str); 5] =
+    [("statsd", "etsy"), ("original", "etsy"), ("graphite", "etsy"), ("datadog", "dogstatsd"), ("dog", "dogstatsd")];
+
 /// What others call a key, and what a sink calls the key of a port.
 const OTHER_NAMES: [(&str, &str); 11] = [
     ("certificate", "cert"),
@@ -631,7 +656,32 @@ fn without_numbers(key: &str) -> String {
     key.split('[').map(|part| part.split_once(']').map_or(part, |(_, rest)| rest)).collect()
 }
 
+/// A size with its unit.
+fn size_for_people(bytes: u64) -> String {
+    let shown = show_size(bytes);
+    if shown.ends_with('B') { shown } else { format!("{shown} bytes") }
+}
+
+/// A duration; whole days stay days.
+fn duration_for_people(duration: Duration) -> String {
+    const DAY: u64 = 86_400;
+    match duration.as_secs() {
+        secs if secs > DAY && secs.is_multiple_of(DAY) && duration.subsec_nanos() == 0 => format!("{}days", secs / DAY),
+        _ => show_duration(duration),
+    }
+}
+
 fn duration_of(found: &Found<'_>, source: &mut Source<'_>, range: &RangeInclusive<Duration>) -> Option<Duration> {
+    duration_or(found, source, range, "")
+}
+
+/// The same; `or` is what else would be right.
+fn duration_or(
+    found: &Found<'_>,
+    source: &mut Source<'_>,
+    range: &RangeInclusive<Duration>,
+    or: &str,
+) -> Option<Duration> {
     let duration = match &found.value {
         Raw::Env(text) => parse_duration(text),
         Raw::Toml(DeValue::String(text)) => parse_duration(text),
@@ -639,9 +689,8 @@ fn duration_of(found: &Found<'_>, source: &mut Source<'_>, range: &RangeInclusiv
     };
     let duration = duration.filter(|duration| range.contains(duration));
     if duration.is_none() {
-        let show = |d: &Duration| humantime::format_duration(*d).to_string();
-        let (low, high) = (show(range.start()), show(range.end()));
-        found.refuse(source, &format!("a duration such as \"10s\", from {low} to {high}"));
+        let (low, high) = (duration_for_people(*range.start()), duration_for_people(*range.end()));
+        found.refuse(source, &format!("a duration such as \"10s\", from {low} to {high}{or}"));
     }
     duration
 }

@@ -144,7 +144,10 @@ fn host(text: &str) -> Result<&str, String> {
 }
 
 /// Checks the URL of something that is asked over HTTP.
-pub(super) fn http_url(url: &str) -> Result<(), String> {
+///
+/// # Errors
+/// What would be right.
+pub fn http_url(url: &str) -> Result<(), String> {
     let example = "`http://HOST:PORT` is right";
     let shown = without_login(url);
     if !url.starts_with("http://") && !url.starts_with("https://") {

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use crate::assemble::{cluster_node, origin_of_max_memory};
-use crate::config::{ListenUrl, Role, show_duration, show_size};
-use crate::net::Transport;
+use crate::assemble::{cluster_node, origin_of_max_memory, presence_state_file, state_dir};
+use crate::config::{Config, ListenUrl, Role, show_duration, show_size};
+use crate::net::{BoundListener, Transport};
 use crate::ports::TlsFiles;
 
 use crate::presence_driver::Restored;
@@ -34,15 +34,37 @@ pub(super) fn restored(restored: &Restored) -> String {
     )
 }
 
+/// Where it is kept what outlives the process.
+fn state(config: &Config) -> String {
+    let env = |name: &str| std::env::var(name).ok();
+    let folder = state_dir(config, env);
+    let apart = presence_state_file(config, env).filter(|_| config.presence.enabled);
+    let apart = apart.filter(|file| folder.as_ref().is_none_or(|folder| !file.starts_with(folder)));
+    let folder = folder.map_or("off".to_string(), |folder| folder.display().to_string());
+    apart.map_or(folder.clone(), |file| format!("{folder}, of presence {}", file.display()))
+}
+
+/// The receive buffer as it was asked for; the kernel grants twice that, for its own bookkeeping, or less.
+fn buffer(bound: &BoundListener) -> String {
+    let asked = bound.receive_buffer_asked();
+    let (granted, workers) = (bound.receive_buffer() / 2, bound.workers().max(1) as u64);
+    let each = if workers > 1 { " each" } else { "" };
+    match granted / workers {
+        granted if granted < asked => format!("{} of {} asked for{each}", show_size(granted), show_size(asked)),
+        _ => format!("{}{each}", show_size(asked)),
+    }
+}
+
 pub(super) fn text(daemon: &Daemon) -> String {
     let config = &daemon.config;
     let mut out = format!("systole {}\n", env!("CARGO_PKG_VERSION"));
+    let _ = writeln!(out, "  config    {}", daemon.origins.file.as_deref().unwrap_or("none: the defaults hold"));
     for ((url, bound), listen) in daemon.listeners.iter().zip(&config.listen) {
         let detail = match bound.transport() {
             Transport::Udp => {
                 let workers = bound.workers();
                 let s = if workers == 1 { "" } else { "s" };
-                format!("  ({workers} worker{s}, receive buffer {})", show_size(bound.receive_buffer()))
+                format!("  ({workers} worker{s}, receive buffer {})", buffer(bound))
             }
             Transport::Tcp | Transport::Unix | Transport::Unixgram => tls(&listen.tls).to_string(),
         };
@@ -52,6 +74,7 @@ pub(super) fn text(daemon: &Daemon) -> String {
     if let Some(max) = daemon.memory.max() {
         let _ = writeln!(out, "  memory    at most {}{}", show_size(max), origin_of_max_memory(config));
     }
+    let _ = writeln!(out, "  state     {}", state(config));
     for sink in &config.sinks {
         let place = sink.kind.spec().place();
         let gap = if place.is_empty() { "" } else { "  " };

@@ -114,6 +114,16 @@ impl Explainer {
         if let Some(heartbeats) = heartbeats {
             reading.mask(heartbeats);
         }
+        if let Some(policy) = &self.0.policy {
+            // What is granted, as the daemon does it.
+            for granted in &mut reading.maintenance {
+                let asked = granted["seconds"].as_f64().unwrap_or(0.0);
+                granted["seconds"] = json!(asked.min(policy.maintenance_max));
+                if asked > policy.maintenance_max {
+                    granted["asked"] = json!(asked);
+                }
+            }
+        }
         reading.watches = self.watches_of(datagram);
         reading
     }

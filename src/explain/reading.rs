@@ -27,6 +27,9 @@ pub struct Reading {
     pub(crate) service_checks: Vec<Value>,
     /// Lines that presence reads, with what they say.
     pub(crate) heartbeats: Vec<Value>,
+    /// Lines that announce a maintenance, with whose and how long.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) maintenance: Vec<Value>,
     /// Under a heartbeat's name but none: what they are besides stands elsewhere.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) no_heartbeats: Vec<Value>,
@@ -200,6 +203,12 @@ fn heartbeat_json(signal: &Signal) -> Option<Value> {
     Some(Value::Object(entry))
 }
 
+/// A maintenance: of a service or one instance, how long, or that it ends (0).
+fn maintenance_json(signal: &Signal) -> Option<Value> {
+    let Signal::Maintenance { service, instance, seconds, .. } = signal else { return None };
+    Some(json!({"service": service, "instance": instance, "seconds": seconds}))
+}
+
 /// What a heartbeat says of a run of a job.
 fn job_json(job: &JobTags) -> Value {
     let counts_as = match job.status {
@@ -266,6 +275,7 @@ impl Reading {
     ) -> bool {
         let signal = heartbeats.and_then(|heartbeats| heartbeats.of_line(samples, None));
         self.no_heartbeats.extend(signal.as_ref().and_then(ignored_json));
+        self.maintenance.extend(signal.as_ref().and_then(maintenance_json));
         let beat = signal.as_ref().and_then(heartbeat_json);
         let is_heartbeat = beat.is_some();
         self.heartbeats.extend(beat);

@@ -343,7 +343,7 @@ impl Caller {
 
     /// The answer to a program that may not change something.
     pub(super) fn refused_change(&self, access: &Access) -> Option<Response> {
-        refused(access.evaluate_one(self.peer, self.bearer.as_deref()))
+        access.refused(self.peer, self.bearer.as_deref())
     }
 
     /// Whether a program may change something; `what` is what the log says of it.
@@ -361,24 +361,28 @@ impl Caller {
             let refusal = || error(StatusCode::FORBIDDEN, "cross_origin", message);
             return if self.is_own_page { None } else { Some(refusal()) };
         }
-        refused(access.evaluate_one(self.peer, token.or(self.bearer.as_deref())))
+        access.refused(self.peer, token.or(self.bearer.as_deref()))
     }
 }
+
+/// What is said of a wrong token.
+pub(super) const WRONG: &str = "the token that was shown is not that of `http.token` that is in force";
 
 impl Access {
-    fn evaluate_one(&self, peer: IpAddr, shown: Option<&str>) -> Judged {
-        shown.map_or(Judged::Wrong, |shown| self.evaluate(peer, &[shown]))
-    }
-}
-
-/// The answer to a change that shows no right token.
-fn refused(judged: Judged) -> Option<Response> {
-    let message =
-        "changes need `Authorization: Bearer TOKEN` with the token of `http.token` that is in force, which must be set";
-    match judged {
-        Judged::Right => None,
-        Judged::Wrong => Some(web::unauthorized(message)),
-        Judged::TooMany => Some(too_many()),
+    /// The answer to a change that shows no right token: which of none, a wrong one, and none to be shown it is.
+    fn refused(&self, peer: IpAddr, shown: Option<&str>) -> Option<Response> {
+        match shown.map(|shown| self.evaluate(peer, &[shown])) {
+            Some(Judged::Right) => None,
+            Some(Judged::TooMany) => Some(too_many()),
+            _ if !self.has_token() => {
+                let message = "changes need a token, and `http.token` is not set: set it, and show it as `Authorization: Bearer TOKEN`";
+                Some(error(StatusCode::UNAUTHORIZED, "no_token", message))
+            }
+            Some(Judged::Wrong) => Some(web::unauthorized(WRONG)),
+            None => {
+                Some(web::unauthorized("changes need `Authorization: Bearer TOKEN` with the token of `http.token`"))
+            }
+        }
     }
 }
 

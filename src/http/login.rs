@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 use crate::untrusted::in_url;
 use crate::web::{self, Fields, FromGiven, Given, Nothing, Parameters};
 
-use super::access::{self, Caller, Judged, TOO_MANY, is_browser, local, see_other, too_many, without_token};
+use super::access::{self, Caller, Judged, TOO_MANY, WRONG, is_browser, local, see_other, too_many, without_token};
 use super::{AppState, Live, assets};
 
 /// Longest place to go on to, in characters.
@@ -98,7 +98,8 @@ pub(super) fn refused(request: &Request, judged: Option<Judged>) -> Response {
     if !is_browser(request.headers()) {
         return match judged {
             Some(Judged::TooMany) => too_many(),
-            _ => web::unauthorized("this needs `Authorization: Bearer TOKEN` with the token of `http.token`"),
+            Some(_) => web::unauthorized(WRONG),
+            None => web::unauthorized("this needs `Authorization: Bearer TOKEN` with the token of `http.token`"),
         };
     }
     let next = without_token(request.uri());

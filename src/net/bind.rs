@@ -200,6 +200,11 @@ impl BoundListener {
         self.options.transport
     }
 
+    /// Receive buffer that was asked for, of each worker, bytes.
+    pub fn receive_buffer_asked(&self) -> u64 {
+        self.options.receive_buffer
+    }
+
     /// Receive buffer that the kernel granted, all workers together, bytes.
     pub fn receive_buffer(&self) -> u64 {
         self.receive_buffer

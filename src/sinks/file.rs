@@ -36,10 +36,11 @@ impl Default for FileSpec {
     }
 }
 
-impl Spec for FileSpec {
-    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+impl FileSpec {
+    /// Shows every option to a visitor, with an example of a path.
+    pub(super) fn options_with(&mut self, path: &str, visitor: &mut dyn OptionVisitor) {
         visitor.field("path", "The file.", Opt::Path(&mut self.path));
-        visitor.require_one("path", !self.path.as_os_str().is_empty(), "\"/var/log/systole/records.jsonl\"");
+        visitor.require_one("path", !self.path.as_os_str().is_empty(), path);
         visitor.field(
             "max_size",
             "A new file is started when this one would exceed it.",
@@ -54,6 +55,12 @@ impl Spec for FileSpec {
         visitor.example("max_age", "\"1day\"");
         visitor.field("keep", "Finished files that are kept.", Opt::Whole(&mut self.keep, 1..=10_000));
     }
+}
+
+impl Spec for FileSpec {
+    fn options(&mut self, visitor: &mut dyn OptionVisitor) {
+        self.options_with("\"/var/log/systole/records.jsonl\"", visitor);
+    }
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         if bare(place).is_empty() {
@@ -61,6 +68,10 @@ impl Spec for FileSpec {
         }
         self.path = place.strip_prefix("//").unwrap_or(place).into();
         Ok(())
+    }
+
+    fn file(&self) -> Option<&Path> {
+        Some(&self.path)
     }
 
     fn place(&self) -> String {

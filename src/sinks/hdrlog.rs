@@ -5,6 +5,7 @@
 //! (`unsupported`), nor has a timer with a value or a number of events beyond 2^63 (`unencodable`).
 
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -38,7 +39,7 @@ impl Default for HdrlogSpec {
 
 impl Spec for HdrlogSpec {
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
-        self.file.options(visitor);
+        self.file.options_with("\"/var/log/systole/histograms.hlog\"", visitor);
         visitor.field(
             "scale",
             "Values are multiplied by it before they are rounded to whole numbers.",
@@ -49,6 +50,10 @@ impl Spec for HdrlogSpec {
 
     fn set_from_url(&mut self, place: &str) -> Result<(), String> {
         self.file.set_from_url(place)
+    }
+
+    fn file(&self) -> Option<&Path> {
+        Some(&self.file.path)
     }
 
     fn place(&self) -> String {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,11 @@ pub trait Spec: fmt::Debug {
 
     /// Where it listens itself, if it does.
     fn listens_at(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    /// The file that it writes, if it has one.
+    fn file(&self) -> Option<&Path> {
         None
     }
 

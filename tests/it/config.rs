@@ -6,7 +6,7 @@ use crate::support::certs::{self, Authority};
 use crate::support::{command, holds_what_is_generated, systole, text};
 
 /// A configuration and what `systole check` says of it, without the file's name.
-const BROKEN: [(&str, &[&str]); 45] = [
+const BROKEN: [(&str, &[&str]); 56] = [
     ("intervall = \"10s\"", &["1:1: intervall: unknown key (did you mean `interval`?)"]),
     ("interval = \"soon\"", &["1:12: interval: `soon` is not a duration such as \"10s\", from 10ms to 1day"]),
     ("interval = 10", &["1:12: interval: `10` is not a duration such as \"10s\", from 10ms to 1day"]),
@@ -22,10 +22,18 @@ const BROKEN: [(&str, &[&str]); 45] = [
     ("exact_samples = 0", &["1:17: exact_samples: `0` is not a whole number from 1 to 1000000"]),
     ("digits = 6", &["1:10: digits: `6` is not a whole number from 1 to 5"]),
     ("digits = 2.5", &["1:10: digits: `2.5` is not a whole number from 1 to 5"]),
-    ("gauge_ttl = \"never\"", &["1:13: gauge_ttl: `never` is not a duration such as \"10s\", from 10ms to 1year 18h"]),
+    (
+        "gauge_ttl = \"never\"",
+        &["1:13: gauge_ttl: `never` is not a duration such as \"10s\", from 10ms to 366days, or \"forever\""],
+    ),
     ("max_series = -1", &["1:14: max_series: `-1` is not a whole number from 1 to 1000000000"]),
     ("prefix = 1", &["1:10: prefix: `1` is not a string"]),
-    ("prefix = \"${NO_SUCH_VARIABLE}.\"", &["1:10: prefix: environment variable `NO_SUCH_VARIABLE` is not set"]),
+    (
+        "prefix = \"${NO_SUCH_VARIABLE}.\"",
+        &[
+            "1:10: prefix: environment variable `NO_SUCH_VARIABLE` is not set; `${NO_SUCH_VARIABLE:-x}` is `x` without it",
+        ],
+    ),
     ("tags = \"a\"", &["1:8: tags: `a` is not a table of strings"]),
     ("tags = { host = 1 }", &["1:17: tags.host: `1` is not a string"]),
     ("self_metrics = \"yes\"", &["1:16: self_metrics: `yes` is not true or false"]),
@@ -62,7 +70,7 @@ const BROKEN: [(&str, &[&str]); 45] = [
             "1:1: rule: it does nothing; say what it does, such as `rename`, `drop`, `drop_tags` or `percentiles`",
             "3:1: rule[1].match: missing; for example `match = \"api.*\"`",
             "7:10: rule[2].rename: `$2` is not a text whose highest `$` is the number of stars in `match`, which is 1",
-            "8:7: rule[2].ttl: `1hou` is not a duration such as \"10s\", from 10ms to 1year 18h",
+            "8:7: rule[2].ttl: `1hou` is not a duration such as \"10s\", from 10ms to 366days, or \"forever\"",
         ],
     ),
     ("[[listen]]\nworkers = 2", &["1:1: listen[0].url: missing; for example `url = \"udp://127.0.0.1:8125\"`"]),
@@ -77,7 +85,7 @@ const BROKEN: [(&str, &[&str]); 45] = [
     ),
     (
         "[[listen]]\nurl = \"udp://127.0.0.1:1\"\nreceive_buffer = \"1 parsec\"",
-        &["3:18: listen[0].receive_buffer: `1 parsec` is not a size such as \"64KiB\", from 4096 to 1073741824 bytes"],
+        &["3:18: listen[0].receive_buffer: `1 parsec` is not a size such as \"64KiB\", from 4KiB to 1GiB"],
     ),
     (
         "[[listen]]\nurl = \"udp://127.0.0.1:1\"\nallow = [\"10.0.0.0/33\"]",
@@ -116,6 +124,50 @@ const BROKEN: [(&str, &[&str]); 45] = [
     (
         "[[sink]]\ntype = \"console\"\n[[sink]]\ntype = \"console\"",
         &["3:1: sink[1].name: two sinks are called `console`; give one another `name`"],
+    ),
+    (
+        "profile = \"statsd\"",
+        &["1:11: profile: `statsd` is none of `systole`, `etsy`, `dogstatsd` (did you mean `etsy`?)"],
+    ),
+    ("digits = 3\ndigits = 3", &["2:1: duplicate key `digits`; leave one of them out"]),
+    (
+        "[[sink]]\ntype = \"graphite\"\naddress = \"127.0.0.1:2003\"\nspool = \"/x\"",
+        &["4:9: sink[0].spool: it is no table; `spool = { … }`, or a head `[sink.spool]` of its own, is right"],
+    ),
+    ("[[presence.service]]\nmin = 2", &["1:1: presence.service[0].match: missing; for example `match = \"worker*\"`"]),
+    (
+        "[[listen]]\nurl = \"udp://127.0.0.1:9\"\n[[listen]]\nurl = \"udp://0.0.0.0:9\"\n[[listen]]\nurl = \"tcp://[::]:9\"",
+        &["3:1: listen[1].url: `udp://0.0.0.0:9` is an address of `udp://127.0.0.1:9`, too; leave one of them out"],
+    ),
+    (
+        "[[listen]]\nurl = \"tcp://127.0.0.1:9\"\n[management]\naddress = \"127.0.0.1:9\"",
+        &[
+            "4:11: management.address: `127.0.0.1:9` is taken by the listener tcp://127.0.0.1:9; give one of them another port",
+        ],
+    ),
+    (
+        "[[sink]]\ntype = \"prometheus\"\naddress = \"127.0.0.1:8127\"",
+        &[
+            "1:1: sink[0].address: `127.0.0.1:8127` is taken by the page (`http.address`); give one of them another port",
+        ],
+    ),
+    (
+        "[[sink]]\ntype = \"file\"\npath = \"/tmp/x\"\n[[sink]]\ntype = \"hdrlog\"\npath = \"/tmp/./x\"",
+        &["4:1: sink[1].path: `/tmp/./x` is that of the sink `file`, too; give one of them another"],
+    ),
+    (
+        "[[sink]]\ntype = \"graphite\"\naddress = \"a:1\"\nspool.path = \"/s\"\n[[sink]]\ntype = \"statsd\"\naddress = \"a:2\"\nspool.path = \"/s\"",
+        &["5:1: sink[1].spool.path: `/s` is that of the sink `graphite`, too; give one of them another"],
+    ),
+    (
+        "[presence]\nmax_instances_per_service = 2\n[[presence.expect]]\nservice = \"a\"\nmin = 3",
+        &[
+            "5:7: presence.expect[0].min: 3 instances cannot be: `max_instances_per_service` and `max_instances` leave room for 2",
+        ],
+    ),
+    (
+        "[[presence.expect]]\nservice = \"a\"\n[[presence.expect]]\nservice = \"a\"",
+        &["1:1: presence.expect: service `a` is there twice; leave one of them out"],
     ),
     (
         "[http]\naddress = \"0.0.0.0:8127\"",
@@ -488,4 +540,63 @@ fn check_lists_who_is_told_without_secrets_and_warns_of_programs_that_cannot_run
         "{out}"
     );
     assert!(!(out + &warnings).contains("s3cret"));
+}
+
+#[test]
+fn what_cannot_come_to_anything_is_warned_of() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("systole.toml");
+    for (config, warnings) in [
+        (
+            "[[rule]]\nmatch = \"a.*\"\ntags = { env = \"p*\" }\nttl = \"1h\"\n[[rule]]\nmatch = \"a.b\"\nttl = \"1h\"\n\
+             [[rule]]\nmatch = \"a.b.*\"\ntags = { env = \"prod\", x = \"*\" }\ndrop = true\n",
+            &[
+                "rule 3 (match = \"a.b.*\") is never met: rule 1 (match = \"a.*\") before it takes all that it could; move it up",
+            ] as &[&str],
+        ),
+        (
+            "[[rule]]\nmatch = \"*\"\ntype = \"timer\"\nttl = \"1h\"\n[[rule]]\nmatch = \"a\"\nttl = \"1h\"\n\
+             [[rule]]\nmatch = \"a\"\ntype = \"timer\"\ndrop = true\n",
+            &[
+                "rule 3 (match = \"a\") is never met: rule 1 (match = \"*\") before it takes all that it could; move it up",
+            ],
+        ),
+        (
+            "[[presence.expect]]\nservice = \"a\"\n[[presence.service]]\nmatch = \"a\"\nallow = []\n",
+            &["presence.expect: service `a`: its `allow` is empty, so it can be heard from nowhere"],
+        ),
+        (
+            "[presence]\nnames = []\n[[presence.expect]]\nservice = \"a\"\n",
+            &["presence.expect: service `a`: `presence.names` is empty, so nobody can be heard"],
+        ),
+        (
+            "[[presence.expect]]\nservice = \"a\"\n[[presence.service]]\nmatch = \"a\"\nnotify = \"never\"\n",
+            &["presence.expect: service `a`: its `notify` is \"never\", so nobody is told that it is missing"],
+        ),
+    ] {
+        std::fs::write(&file, format!("state_dir = \"/tmp\"\n{config}")).expect("written");
+        let output = systole(&["check", "-c", file.to_str().expect("plain")], b"");
+        let said = text(&output.stderr);
+        let expected: Vec<String> = warnings.iter().map(|warning| format!("systole: warning: {warning}")).collect();
+        assert_eq!(
+            (said.lines().collect::<Vec<_>>(), output.status.code()),
+            (expected.iter().map(|s| &**s).collect(), Some(0)),
+            "{config}"
+        );
+    }
+}
+
+#[test]
+fn a_variable_that_is_not_set_or_empty_may_have_something_in_its_place() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("c.toml");
+    std::fs::write(&file, "prefix = \"${SYSTOLE_SITE:-here}.${NO_SUCH_VARIABLE:-}\"\n").expect("written");
+    for (site, prefix) in [(None, "here."), (Some(""), "here."), (Some("there"), "there.")] {
+        let mut check = command(&["check", "--print", "-c", file.to_str().expect("plain")]);
+        check.envs(site.map(|site| ("SYSTOLE_SITE", site)));
+        let output = check.output().expect("it runs");
+        let (printed, said) = (text(&output.stdout), text(&output.stderr));
+        assert!(printed.contains(&format!("prefix = \"{prefix}\"\n")), "{printed}{said}");
+        assert!(!said.contains("SYSTOLE_SITE"), "the file uses it: {said}");
+    }
 }

@@ -21,6 +21,7 @@ mod delivery;
 mod documents;
 mod examples;
 mod exec;
+mod first_hour;
 mod floods;
 mod hazards;
 mod history;
