@@ -127,7 +127,26 @@ pub struct CaptureSummary {
     pub problem: Option<String>,
 }
 
-/// Starts a capture that begins at `started` Unix seconds, of at most `max_size` bytes, as this part of the daemon.
+/// In place of a file: the standard output.
+const OUTPUT: &str = "-";
+
+/// Opens the file of a capture; how long it is already.
+fn open(path: &Path) -> io::Result<(File, u64)> {
+    let options = &mut OpenOptions::new();
+    // A pipe that nobody reads must fail instead of blocking the thread.
+    options.write(true).custom_flags(libc::O_NONBLOCK);
+    if path != Path::new(OUTPUT) {
+        return Ok((options.create(true).truncate(true).open(path)?, 0));
+    }
+    // Opened anew, so that whoever has it, too, keeps it blocking. A shell has truncated it, or has not for a purpose.
+    let mut file = options.open("/dev/stdout")?;
+    let is_file = file.metadata()?.is_file();
+    let length = if is_file { file.seek(SeekFrom::End(0))? } else { 0 };
+    Ok((file, length))
+}
+
+/// Starts a capture that begins at `started` Unix seconds, of at most `max_size` bytes, as this part of the daemon. `-` is the
+/// standard output.
 ///
 /// # Errors
 /// If the file cannot be opened, or the thread cannot be started.
@@ -138,9 +157,7 @@ pub fn start(
     memory: &Memory,
     part: &Part,
 ) -> io::Result<(CaptureWriter, JoinHandle<CaptureSummary>)> {
-    // A pipe that nobody reads must fail instead of blocking the thread.
-    let options = &mut OpenOptions::new();
-    let file = options.write(true).create(true).truncate(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    let (file, length) = open(path)?;
     let (sender, pieces) = sync_channel(QUEUE);
     let counts = Arc::new(Counts::new(memory));
     let header = format!("{{\"format\":\"systole-capture/1\",\"started\":{started}}}\n").into_bytes();
@@ -148,7 +165,7 @@ pub fn start(
         path: path.to_path_buf(),
         out: file,
         counts: Arc::clone(&counts),
-        length: 0,
+        length,
         first: header,
         buffer: Vec::new(),
         failing: None,

@@ -1,7 +1,7 @@
 //! `systole capture`: records the wire with times, for `replay`.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -18,7 +18,8 @@ use crate::supervise::{Part, Supervisor};
 use crate::sys::{survive_file_size_limit, unix_time};
 use crate::{assemble, capture};
 
-use super::{FAILED, duration, load_config, print_error};
+use super::progress::Progress;
+use super::{FAILED, INPUT, duration, load_config, print_error};
 
 /// How often kernel drops are read, and the unused aggregation is discarded.
 const TIDY: Duration = Duration::from_secs(1);
@@ -28,7 +29,7 @@ pub(super) struct CaptureArgs {
     /// Listen here: udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH, unixgram:///PATH or fd://NAME (may be repeated)
     #[arg(long, required = true, value_name = "URL")]
     listen: Vec<String>,
-    /// Write to this file, which is truncated first
+    /// Write to this file, which is truncated first; `-` is the standard output, and what is said at the end goes to standard error
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// Stop after this time; otherwise at SIGINT or SIGTERM
@@ -84,13 +85,18 @@ pub(super) fn run(args: &CaptureArgs) -> u8 {
                 listeners.add(listener);
             }
             drop(taps);
+            let recording = Progress::of_time("recording", args.length);
             let (dropped, unread) = listen_until_told(args.length, stop, &mut listeners).await;
+            drop(recording);
             listeners.join(Instant::now() + TIDY).await;
             let summary = thread.join().map_err(|_| "the capture failed; its message is above")?;
             let said = json!({
                 "rows": summary.rows, "bytes": summary.bytes, "lost": summary.lost, "kernel_drops": dropped, "unread": unread,
             });
-            let _ = writeln!(std::io::stdout(), "{said}");
+            let _ = match args.out == Path::new(INPUT) {
+                true => writeln!(std::io::stderr(), "{said}"),
+                false => writeln!(std::io::stdout(), "{said}"),
+            };
             match summary.problem {
                 Some(problem) => Err(format!("{} is not whole: {problem}", args.out.display())),
                 None => Ok(0),

@@ -1,5 +1,6 @@
 //! `systole check`: validates a configuration, and the files of TLS that it names, and prints the effective one.
 
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
@@ -10,6 +11,7 @@ use crate::config::{Config, Role, Sources, example, print};
 use crate::daemon::connect_bus;
 use crate::ports::ServerTls;
 
+use super::progress::Progress;
 use super::{ConfigArgs, FAILED, load_config, sources};
 
 /// Longest wait for the bus.
@@ -23,11 +25,14 @@ const NO_STREAM: &str = "there is no stream";
 pub(super) struct CheckArgs {
     #[command(flatten)]
     config: ConfigArgs,
+    /// The same as `-c FILE`
+    #[arg(value_name = "FILE", conflicts_with = "config")]
+    file: Option<PathBuf>,
     /// Print the effective configuration, secrets masked
     #[arg(long)]
     print: bool,
     /// Print a configuration with every setting, its default and what it means, and nothing else
-    #[arg(long, conflicts_with_all = ["print", "connect", "config"])]
+    #[arg(long, conflicts_with_all = ["print", "connect", "config", "file"])]
     print_example: bool,
     /// Try each sink, and the bus of a cluster
     #[arg(long)]
@@ -38,7 +43,8 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
     if args.print_example {
         return if super::print(example("").as_bytes()) { 0 } else { FAILED };
     }
-    let (sources, config) = match sources(&args.config).and_then(|sources| {
+    let given = ConfigArgs { config: args.file.clone().or_else(|| args.config.config.clone()) };
+    let (sources, config) = match sources(&given).and_then(|sources| {
         let sources = Sources { reads_files: true, ..sources };
         let config = load_config(&sources)?;
         Ok((sources, config))
@@ -73,6 +79,7 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
             out.push_str(&format!("notify {target}\n"));
         }
     }
+    let trying = args.connect.then(|| Progress::of_time("trying sinks", None));
     if args.connect {
         for sink in &config.sinks {
             match sink.kind.spec().probe() {
@@ -93,6 +100,7 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
             }
         }
     }
+    drop(trying);
     if super::print(out.as_bytes()) { code } else { FAILED }
 }
 

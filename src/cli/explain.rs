@@ -18,6 +18,7 @@ use crate::sinks::console::event_line;
 use crate::snapshot::number;
 use crate::untrusted::Escaped;
 
+use super::colours::{self, BAD, painted};
 use super::{ConfigArgs, FAILED, load_config, print, sources};
 
 #[derive(Args)]
@@ -61,7 +62,8 @@ pub(super) fn run(args: &ExplainArgs) -> u8 {
                 return Err(super::USAGE);
             }
         }
-        if print(&out) { Ok(()) } else { Err(FAILED) }
+        let is_printed = if args.json { print(&out) } else { colours::print(&lossy(&out)) };
+        if is_printed { Ok(()) } else { Err(FAILED) }
     };
     let outcome = if args.lines.is_empty() {
         let stdin = io::stdin().lock();
@@ -253,9 +255,10 @@ fn tell_reading(reading: &Reading, max_tags: u32, out: &mut Vec<u8>) -> io::Resu
     for (line, error, what, message) in faults.chain(untimely) {
         let before = lossy(&line[..(error.at as usize).min(line.len())]);
         let column = Escaped(&before).to_string().chars().count();
-        writeln!(out, "  {what}: {message}")?;
+        writeln!(out, "  {}: {message}", painted(BAD, what))?;
         writeln!(out, "    {}", Escaped(&lossy(line)))?;
-        writeln!(out, "    {}^ {} at byte {}", " ".repeat(column), error.reason.name(), error.at)?;
+        let caret = painted(BAD, format_args!("^ {}", error.reason.name()));
+        writeln!(out, "    {}{caret} at byte {}", " ".repeat(column), error.at)?;
     }
     Ok(())
 }

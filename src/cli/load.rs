@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::config::{ListenUrl, listen_url};
 use crate::load::{self, Plan, Profile, Sent, Target};
 
+use super::progress::Progress;
 use super::{FAILED, USAGE, duration, print, print_error};
 
 #[derive(Args)]
@@ -94,7 +95,10 @@ pub(super) fn run(args: &LoadArgs) -> u8 {
         seed: args.seed,
         segmented: args.gso,
     };
-    match load::run(&plan, target) {
+    let sending = Progress::of_time("sending", Some(args.length));
+    let outcome = load::run(&plan, target);
+    drop(sending);
+    match outcome {
         Ok((sent, seconds)) => {
             let report = Report { sent, seconds, lines_per_second: sent.lines as f64 / seconds };
             let mut out = Vec::new();

@@ -8,12 +8,14 @@ mod capture;
 mod check;
 mod client;
 mod cluster;
+mod colours;
 mod explain;
 mod figures;
 mod import;
 mod load;
 mod man;
 mod presence;
+mod progress;
 mod reload;
 mod replay;
 mod replay_presence;
@@ -28,7 +30,6 @@ mod test_alert;
 mod top;
 mod upgrade;
 
-use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -40,8 +41,13 @@ use crate::config::{self, Config, Origins, Sources, parse_duration};
 use crate::sys::{read_text_or_pipe, return_memory};
 use crate::untrusted::Escaped;
 
+use colours::{PLACE, painted};
+
 /// Read if it exists and `-c` is not given.
 const DEFAULT_FILE: &str = "/etc/systole/systole.toml";
+
+/// In place of a file: the standard input, or output.
+const INPUT: &str = "-";
 
 /// Failed at run time.
 const FAILED: u8 = 1;
@@ -55,7 +61,8 @@ const SOFTWARE: u8 = 70;
     name = "systole",
     version,
     about = "A StatsD server: reads metrics of every StatsD dialect, aggregates them per interval, pushes the roll-up to sinks, and accounts for everything it read and lost.",
-    after_help = "`systole` alone, or with flags of `run`, is `systole run`: it listens on udp://127.0.0.1:8125, flushes every 10 s to the \
+    args_conflicts_with_subcommands = true,
+    after_help = "`systole` alone, or with these options, is `systole run`: it listens on udp://127.0.0.1:8125, flushes every 10 s to the \
                   console, and shows itself on http://127.0.0.1:8127.\n\
                   Exit codes: 0 success; 1 failed at run time; 2 bad usage or bad configuration; 70 a part of the daemon failed \
                   that it cannot go on without."
@@ -63,6 +70,8 @@ const SOFTWARE: u8 = 70;
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    run: run::RunArgs,
 }
 
 #[derive(Subcommand)]
@@ -130,19 +139,10 @@ fn usage_code(mut args: impl Iterator<Item = String>) -> u8 {
     if is_presence && args.any(|arg| arg == "check" || arg == "wait") { presence::UNKNOWN } else { USAGE }
 }
 
-/// `systole` alone is `systole run`, and so it is with the flags of `run`.
-fn parse_as_run(args: &[OsString]) -> Option<Cli> {
-    let (program, flags) = args.split_first()?;
-    let is_flag = flags.first()?.to_str().is_some_and(|flag| flag.starts_with('-'));
-    let run = || [program.clone(), "run".into()].into_iter().chain(flags.iter().cloned());
-    if is_flag { Cli::try_parse_from(run()).ok() } else { None }
-}
-
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
     return_memory();
-    let args: Vec<_> = std::env::args_os().collect();
-    let cli = match Cli::try_parse_from(&args).or_else(|problem| parse_as_run(&args).ok_or(problem)) {
+    let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(problem) => {
             let code = if problem.use_stderr() { usage_code(std::env::args().skip(1)) } else { 0 };
@@ -155,7 +155,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    let code = match cli.command.unwrap_or(Command::Run(run::RunArgs::default())) {
+    let code = match cli.command.unwrap_or(Command::Run(cli.run)) {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
@@ -203,8 +203,12 @@ fn asking(asks: impl Future<Output = Result<bool, String>>) -> u8 {
 
 /// Reports an error on standard error.
 fn print_error(message: impl std::fmt::Display) {
-    // If standard error is closed, nobody reads it.
-    let _ = writeln!(io::stderr(), "systole: {message}");
+    let message = message.to_string();
+    let (style, head, rest) = match message.strip_prefix("warning: ") {
+        Some(rest) => (colours::WARNING, "systole: warning:", rest),
+        None => (colours::BAD, "systole:", &*message),
+    };
+    colours::print_to_errors(&format!("{} {rest}\n", painted(style, head)));
 }
 
 /// Writes a result to standard output; `false` if that failed. A reader that has gone is not an error.
@@ -253,8 +257,10 @@ fn read_sources(args: &ConfigArgs, read: impl Fn(&Path) -> io::Result<String>) -
     Ok(sources)
 }
 
+/// A file, or the standard input for `-`.
 fn read_text(path: &Path) -> Result<String, u8> {
-    read_text_or_pipe(path).map_err(|error| {
+    let text = if path == Path::new(INPUT) { io::read_to_string(io::stdin()) } else { read_text_or_pipe(path) };
+    text.map_err(|error| {
         print_error(format_args!("cannot read {}: {error}", path.display()));
         USAGE
     })
@@ -276,12 +282,14 @@ fn load_quietly(sources: &Sources) -> Result<Config, u8> {
 /// The same, and where settings were found.
 fn load_with_origins(sources: &Sources) -> Result<(Config, Origins), u8> {
     config::load_with_origins(sources).map_err(|problems| {
-        let mut out = io::stderr().lock();
         for problem in &problems {
-            let _ = writeln!(out, "{problem}");
+            let (text, place) = (problem.to_string(), Escaped(&problem.place).to_string());
+            let rest = text.strip_prefix(&place).unwrap_or(&text);
+            let place = if rest.len() < text.len() { painted(PLACE, &place) } else { String::new() };
+            colours::print_to_errors(&format!("{place}{rest}\n"));
         }
         let count = problems.len();
-        let _ = writeln!(out, "systole: {count} mistake{} in the configuration", if count == 1 { "" } else { "s" });
+        print_error(format_args!("{count} mistake{} in the configuration", if count == 1 { "" } else { "s" }));
         USAGE
     })
 }

@@ -14,7 +14,8 @@ use crate::sys::unix_time;
 use crate::untrusted::{Escaped, in_url};
 
 use super::client::{ClientArgs, DaemonClient, refusal};
-use super::{FAILED, duration, print_error, status, test_alert};
+use super::progress::Progress;
+use super::{FAILED, colours, duration, print_error, status, test_alert};
 
 /// Exit codes of monitoring plug-ins: OK, warning, critical, unknown.
 const FINE: u8 = 0;
@@ -202,7 +203,8 @@ async fn run_command(command: &Ask, daemon: DaemonClient) -> Result<u8, String> 
             let observers = status::observers(&status).into_iter().map(|line| format!("observers: {line}\n"));
             let idle = status::idle_watches(&status).map(|line| format!("watches: {line}\n"));
             let services = if is_of_jobs { String::new() } else { table(&services) };
-            print(&(services + &job_table(&jobs) + &observers.chain(idle).collect::<String>()))
+            let tables = coloured(&(services + &job_table(&jobs)));
+            print(&(tables + &observers.chain(idle).collect::<String>()))
         }
         Ask::Show { who, json } => {
             let found = match split(who) {
@@ -223,7 +225,10 @@ async fn run_command(command: &Ask, daemon: DaemonClient) -> Result<u8, String> 
             print(&text)?;
             Ok(code)
         }
-        Ask::Wait { service, up, timeout } => wait(&daemon, service, *up, *timeout).await,
+        Ask::Wait { service, up, timeout } => {
+            let _waiting = Progress::of_time("waiting", Some(*timeout));
+            wait(&daemon, service, *up, *timeout).await
+        }
         Ask::Events { follow, json } => events(&daemon, *follow, *json).await,
         Ask::Maintenance { who, length, why } => {
             let (service, instance) = split(who);
@@ -301,7 +306,7 @@ fn path(who: &str) -> String {
 
 /// Writes text; a reader that has gone is not an error.
 fn print(text: &str) -> Result<u8, String> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
+    match anstream::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.to_string()),
         Ok(()) | Err(_) => Ok(FINE),
     }
@@ -382,6 +387,23 @@ fn table(services: &Value) -> String {
         lines.extend(rows(service));
     }
     columns(&lines)
+}
+
+/// Tables of who is there with their states, which stand behind the names, in colours.
+fn coloured(tables: &str) -> String {
+    let paint = |line: &str| {
+        let mut cells = line.split_whitespace();
+        let (who, state) = (cells.next().unwrap_or(""), cells.next().unwrap_or(""));
+        let style = match state {
+            "up" | "ok" => colours::FINE,
+            "late" | "degraded" | "flapping" | "overrun" | "unheard" => colours::WARNING,
+            "down" | "failed" | "lost" | "missed" => colours::BAD,
+            _ => return format!("{line}\n"),
+        };
+        let rest = &line[who.len()..];
+        format!("{who}{}\n", rest.replacen(state, &colours::painted(style, state), 1))
+    };
+    tables.lines().map(paint).collect()
 }
 
 /// Cells under each other.

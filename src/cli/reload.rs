@@ -11,6 +11,7 @@ use crate::presence::UnixTime;
 use crate::untrusted::Escaped;
 
 use super::client::{ClientArgs, refusal};
+use super::progress::Progress;
 use super::{asking, print};
 
 /// Longest wait for the answer: the configuration is in force from the next interval on.
@@ -35,7 +36,9 @@ pub(super) fn run(args: &ReloadArgs) -> u8 {
 
 async fn reload(args: &ReloadArgs) -> Result<bool, String> {
     let client = args.daemon.client()?;
+    let waiting = Progress::of_time("waiting for the next interval", None);
     let (status, report) = client.ask_within(Method::POST, "/api/v1/reload", Some(json!({})), PATIENCE).await?;
+    drop(waiting);
     let is_report = report["result"].is_string();
     if !is_report && status == 401 {
         return Err(format!("{}, or send SIGHUP to the process", client.refused(status, &report)));

@@ -1,13 +1,15 @@
 //! `systole replay`: captures through the daemon's own parser, aggregator and flusher, on a virtual clock
 //! that starts at 0. Same input, same bytes.
 
-use std::io::Write;
+use std::io::{IsTerminal, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use flate2::read::MultiGzDecoder;
 use rapidhash::v3::rapidhash_v3;
 
 use crate::aggregate::{Columns, Partial, Quota, Shard, ShardOptions};
@@ -24,13 +26,15 @@ use crate::snapshot::Snapshot;
 use crate::telemetry::{ListenerAccount, Tally};
 use crate::untrusted::Escaped;
 
+use super::figures::grouped;
+use super::progress::Progress;
 use super::replay_presence::ReplayPresence;
-use super::{ConfigArgs, FAILED, duration, load_config, print, print_error, sources};
+use super::{ConfigArgs, FAILED, INPUT, duration, load_config, print, print_error, sources};
 use crate::capture::reader::{Row, What, row};
 
 #[derive(Args)]
 pub(super) struct ReplayArgs {
-    /// Captures (JSON Lines); several are merged by time
+    /// Captures (JSON Lines), also packed by gzip; several are merged by time; `-` is the standard input
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
     #[command(flatten)]
@@ -44,7 +48,7 @@ pub(super) struct ReplayArgs {
     /// Flush the whole intervals up to so many seconds, and no more
     #[arg(long, value_name = "SECS", value_parser = seconds)]
     until: Option<f64>,
-    /// The rows' `t` are Unix seconds, not seconds from 0, and so are the times of what is printed
+    /// Print Unix seconds, not seconds from 0: those of `started` in the capture and the rows' `t` after it, or of `t` alone
     #[arg(long)]
     absolute: bool,
     /// Only records of these types, such as counter,timer,ledger
@@ -105,7 +109,16 @@ pub(super) fn run(args: &ReplayArgs) -> u8 {
         // A header holds from the beginning.
         rows.iter_mut().filter(|(row, _)| is_header(row)).for_each(|(row, _)| row.at = first);
     }
+    // What is printed on the same terminal shows how far it is.
+    let replaying = (!std::io::stdout().is_terminal()).then(|| {
+        let (done, all) = (Arc::clone(&replay.done), rows.len().max(1) as u64);
+        Progress::start(move |_| {
+            let done = done.load(Ordering::Relaxed);
+            format!("replaying: {} % of {} rows", done * 100 / all, grouped(all))
+        })
+    });
     let replayed = replay.rows(&rows);
+    drop(replaying);
     if let Some(first) = replay.first_malformed {
         let (count, reasons) = (replay.malformed.malformed_total(), replay.malformed.malformed_by_reason());
         let file = args.files[first.file].display();
@@ -128,19 +141,75 @@ struct Source {
 type Placed = (Row, Source);
 
 fn read(file: &Path, number: usize, absolute: bool) -> Result<Vec<Placed>, String> {
-    let bytes = std::fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
+    let (bytes, is_cut) = bytes_of(file).map_err(|error| format!("cannot read {}: {error}", file.display()))?;
     let mut rows = Vec::new();
     let mut origin = absolute.then_some(0.0);
-    for (n, line) in bytes.split(|&b| b == b'\n').enumerate() {
+    // What `t` counts from, nanoseconds.
+    let mut start = 0;
+    let mut lines = bytes.split(|&b| b == b'\n').enumerate().peekable();
+    while let Some((n, line)) = lines.next() {
         let text = std::str::from_utf8(line).map_err(|_| "not UTF-8".to_string());
-        let found = text.and_then(|text| row(text, absolute));
-        match found.map_err(|problem| format!("{}:{}: {problem}", file.display(), n + 1))? {
-            Some(Row { what: What::Started(started), .. }) if !absolute => origin = Some(started),
-            Some(Row { what: What::Started(_), .. }) | None => {}
-            Some(row) => rows.push((row, Source { origin, file: number, line: n + 1 })),
+        let found = match text.and_then(|text| row(text, absolute)) {
+            // Whoever wrote it ended in the middle of a row, or of the packed file.
+            Err(_) if lines.peek().is_none() && has_no_end(line) => {
+                print_error(format_args!("warning: {}:{}: the last row is cut; it is left out", file.display(), n + 1));
+                break;
+            }
+            found => found.map_err(|problem| format!("{}:{}: {problem}", file.display(), n + 1))?,
+        };
+        match found {
+            Some(Row { what: What::Started(started), .. }) if absolute => start = (started * 1e6).round() as u64 * 1000,
+            Some(Row { what: What::Started(started), .. }) => origin = Some(started),
+            None => {}
+            Some(mut row) => {
+                // Unix seconds, even behind a header, stay what they are.
+                if row.at < EARLIEST_UNIX {
+                    row.at += start;
+                }
+                rows.push((row, Source { origin, file: number, line: n + 1 }));
+            }
         }
     }
+    if is_cut && bytes.ends_with(b"\n") {
+        print_error(format_args!(
+            "warning: {}: the packed file is cut; what there is of it is replayed",
+            file.display()
+        ));
+    }
     Ok(rows)
+}
+
+/// Whether more bytes could make a row of it.
+fn has_no_end(line: &[u8]) -> bool {
+    match std::str::from_utf8(line) {
+        Ok(text) => serde_json::from_str::<serde::de::IgnoredAny>(text).is_err_and(|error| error.is_eof()),
+        Err(error) => error.error_len().is_none(),
+    }
+}
+
+/// Nanoseconds from which on a time is no distance from a start but counts from 1970: the year 2001.
+const EARLIEST_UNIX: u64 = 1_000_000_000_000_000_000;
+
+/// What a file begins with that gzip has packed (RFC 1952).
+const PACKED: [u8; 2] = [0x1f, 0x8b];
+
+/// A file's content, or that of the standard input for `-`, unpacked; whether the packed one has no end.
+fn bytes_of(file: &Path) -> std::io::Result<(Vec<u8>, bool)> {
+    let bytes = if file == Path::new(INPUT) {
+        let mut bytes = Vec::new();
+        std::io::stdin().lock().read_to_end(&mut bytes)?;
+        bytes
+    } else {
+        std::fs::read(file)?
+    };
+    if !bytes.starts_with(&PACKED) {
+        return Ok((bytes, false));
+    }
+    let mut unpacked = Vec::new();
+    match MultiGzDecoder::new(&*bytes).read_to_end(&mut unpacked) {
+        Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok((unpacked, true)),
+        outcome => outcome.map(|_| (unpacked, false)),
+    }
 }
 
 /// Output is written when so much of it has gathered.
@@ -177,6 +246,8 @@ struct Replay {
     listener: ListenerAccount,
     exposition: Exposition,
     out: Vec<u8>,
+    /// How many rows are done.
+    done: Arc<AtomicU64>,
 }
 
 impl Replay {
@@ -213,6 +284,7 @@ impl Replay {
             // A scrape after the last flush sees everything of the capture.
             exposition: Exposition::new(f64::INFINITY, Distributions::Summary),
             out: Vec::new(),
+            done: Arc::default(),
         }
     }
 
@@ -238,6 +310,7 @@ impl Replay {
             if self.until.is_some_and(|until| row.at >= until) {
                 break;
             }
+            self.done.fetch_add(1, Ordering::Relaxed);
             self.advance(row.at);
             if row.at < self.runs_from && row.what != What::End {
                 continue;

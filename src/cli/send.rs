@@ -1,6 +1,6 @@
 //! `systole send`: sends lines, each as a datagram of its own, or all over one connection.
 
-use std::io::{self, Write};
+use std::io::{self, BufRead, IsTerminal, Write};
 use std::net::Shutdown;
 use std::time::Duration;
 
@@ -9,8 +9,10 @@ use socket2::{SockAddr, Socket, Type};
 
 use crate::config::{ListenUrl, listen_url, show_duration};
 use crate::http_client::refuses_lines;
+use crate::protocol::{self, Line, Options, lossy};
+use crate::untrusted::Escaped;
 
-use super::{FAILED, USAGE, print_error};
+use super::{FAILED, INPUT, USAGE, print_error};
 
 /// Longest connect or send. The kernel repeats a lost connection request after a second.
 const PATIENCE: Duration = Duration::from_millis(1500);
@@ -20,8 +22,8 @@ const ANSWER: Duration = Duration::from_millis(200);
 
 #[derive(Args)]
 pub(super) struct SendArgs {
-    /// Lines, such as 'api.hits:1|c'
-    #[arg(required = true, value_name = "LINE")]
+    /// Lines, such as 'api.hits:1|c'; without any, or for `-`, the rows of standard input
+    #[arg(value_name = "LINE")]
     lines: Vec<String>,
     /// Where to: udp://HOST:PORT, tcp://HOST:PORT, unix:///PATH or unixgram:///PATH
     #[arg(long, value_name = "URL", default_value = "udp://127.0.0.1:8125")]
@@ -36,7 +38,27 @@ pub(super) fn run(args: &SendArgs) -> u8 {
             return USAGE;
         }
     };
-    match lines(&url, &args.lines) {
+    let is_of_input = args.lines.is_empty() || args.lines == [INPUT];
+    if args.lines.is_empty() && io::stdin().is_terminal() {
+        print_error("no line; give some, such as 'api.hits:1|c', or `-` to write them here");
+        return USAGE;
+    }
+    let mut look = Look::default();
+    let mut looked_at = |line: io::Result<Vec<u8>>| line.inspect(|line| look.at(line));
+    let sent = if is_of_input {
+        let rows =
+            io::stdin().lock().split(b'\n').filter(|row| row.as_ref().map_or(true, |row| !row.trim_ascii().is_empty()));
+        let why = |error| io::Error::other(format!("cannot read standard input: {error}"));
+        each(&url, rows.map(|row| looked_at(row.map_err(why))))
+    } else {
+        each(&url, args.lines.iter().map(|line| looked_at(Ok(line.as_bytes().to_vec()))))
+    };
+    look.end();
+    match sent {
+        Ok(()) if look.count == 0 && args.lines.is_empty() => {
+            print_error("there is no line on standard input; nothing was sent");
+            USAGE
+        }
         Ok(()) => 0,
         Err(error) => {
             print_error(format_args!("cannot send to {}: {error}", args.to));
@@ -45,9 +67,53 @@ pub(super) fn run(args: &SendArgs) -> u8 {
     }
 }
 
+/// Most lines that are named because they are no metrics.
+const MOST_NAMED: u64 = 10;
+
+/// Looks at what is sent: what a server would refuse is sent all the same, and warned of.
+#[derive(Default)]
+struct Look {
+    count: u64,
+    odd: u64,
+}
+
+impl Look {
+    fn at(&mut self, sent: &[u8]) {
+        self.count += 1;
+        for line in protocol::lines(sent) {
+            let problem = match protocol::parse_line(line, &Options::default()) {
+                Ok(Line::Samples(mut samples)) => samples.find_map(Result::err),
+                Ok(Line::Event(_) | Line::ServiceCheck(_) | Line::Empty) => None,
+                Err(problem) => Some(problem),
+            };
+            let Some(problem) = problem else { continue };
+            self.odd += 1;
+            if self.odd <= MOST_NAMED {
+                let (line, n) = (lossy(line), self.count);
+                print_error(format_args!(
+                    "warning: line {n}, `{}`, is no metric: {}",
+                    Escaped(&line),
+                    problem.message()
+                ));
+            }
+        }
+    }
+
+    fn end(&self) {
+        if self.odd > MOST_NAMED {
+            print_error(format_args!("warning: {} more lines are no metrics", self.odd - MOST_NAMED));
+        }
+    }
+}
+
 /// Sends lines, each as a datagram, or all over one connection, with a timeout: neither a full backlog nor a suspended
 /// daemon blocks the caller.
 pub(super) fn lines(to: &ListenUrl, lines: &[String]) -> io::Result<()> {
+    each(to, lines.iter().map(|line| Ok(line.as_bytes().to_vec())))
+}
+
+/// The same of lines as they come.
+fn each(to: &ListenUrl, lines: impl Iterator<Item = io::Result<Vec<u8>>>) -> io::Result<()> {
     let (address, kind) = match to {
         ListenUrl::Udp(address) => (SockAddr::from(*address), Type::DGRAM),
         ListenUrl::Tcp(address) => (SockAddr::from(*address), Type::STREAM),
@@ -64,20 +130,27 @@ pub(super) fn lines(to: &ListenUrl, lines: &[String]) -> io::Result<()> {
     })
 }
 
-fn deliver(to: &SockAddr, kind: Type, lines: &[String]) -> io::Result<()> {
+fn deliver(to: &SockAddr, kind: Type, mut lines: impl Iterator<Item = io::Result<Vec<u8>>>) -> io::Result<()> {
     let mut socket = Socket::new(to.domain(), kind, None)?;
     // Linux applies it to connect too (socket(7)).
     socket.set_write_timeout(Some(PATIENCE))?;
     uninterrupted(|| socket.connect(to))?;
     if kind == Type::STREAM {
-        let sent = lines.iter().try_for_each(|line| socket.write_all(format!("{line}\n").as_bytes()));
+        let sent = lines.try_for_each(|line| {
+            let mut line = line?;
+            line.push(b'\n');
+            socket.write_all(&line)
+        });
         let sent = sent.and_then(|()| socket.shutdown(Shutdown::Write));
         if !to.is_unix() {
             refuses_lines(&socket, ANSWER)?;
         }
         sent
     } else {
-        lines.iter().try_for_each(|line| uninterrupted(|| socket.send(line.as_bytes()).map(drop)))
+        lines.try_for_each(|line| {
+            let line = line?;
+            uninterrupted(|| socket.send(&line).map(drop))
+        })
     }
 }
 

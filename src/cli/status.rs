@@ -11,7 +11,7 @@ use crate::untrusted::Escaped;
 use super::account::{self, Flow, SinkState};
 use super::client::{ClientArgs, refusal};
 use super::figures::{Grade, bytes, clock, delay, grouped, interval, is_utf8, percent, up_for};
-use super::{asking, print, print_error};
+use super::{asking, colours, print, print_error};
 
 /// Nothing is wrong.
 const FINE: u8 = 0;
@@ -56,8 +56,17 @@ pub(super) fn run(args: &StatusArgs) -> u8 {
         }
     };
     let text = if args.json { pretty(&status) } else { report(&status, presence.as_ref(), &examples, is_utf8()) };
-    let is_written = print(text.as_bytes());
+    let is_written = colours::print(&coloured(&text));
     if is_wrong(&status) || !is_written { WRONG } else { FINE }
+}
+
+/// The screen with its signs in colours.
+fn coloured(text: &str) -> String {
+    let styles = [(Grade::Fine, colours::FINE), (Grade::Warning, colours::WARNING), (Grade::Bad, colours::BAD)];
+    styles.into_iter().fold(text.to_string(), |text, (grade, style)| {
+        let sign = grade.sign(is_utf8());
+        text.replace(sign, &colours::painted(style, sign))
+    })
 }
 
 /// Prints what `/ready` says; whether it says that the daemon works.

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::untrusted::Escaped;
 
 use super::client::ClientArgs;
+use super::progress::Progress;
 use super::{asking, print};
 
 /// Longest wait for the new process to read the sockets.
@@ -31,6 +32,7 @@ pub(super) fn run(args: &UpgradeArgs) -> u8 {
 /// What came of it, as text.
 async fn upgrade(daemon: &ClientArgs) -> Result<String, String> {
     let client = daemon.client()?;
+    let _waiting = Progress::of_time("waiting for the new process", None);
     let begun = client.good_within(Method::POST, "/api/v1/upgrade", Some(json!({})), READING).await?;
     let (pid, version) = (&begun["pid"], text(&begun["version"]));
     let began = Instant::now();

@@ -357,5 +357,5 @@ fn flags_of_run_need_no_run() {
     assert_eq!((code, &said), (Some(2), &with(&["run", "--sink", "nonsense://x"]).1));
     assert!(said.contains("--sink"), "{said}");
     let (code, said) = with(&["--nonsense"]);
-    assert!(code == Some(2) && said.contains("--nonsense") && said.contains("Usage: systole [COMMAND]"), "{said}");
+    assert!(code == Some(2) && said.contains("--nonsense") && said.contains("Usage: systole [OPTIONS]"), "{said}");
 }
