@@ -18,6 +18,7 @@ use crate::cluster::{ContentOptions, EdgeOptions, NodeName, NodeRole, Terms};
 use crate::cluster_driver::BoardOptions;
 use crate::config::{self, Config, Listen, ListenUrl, Origins, Profile, StatePath, Workers, show_size};
 use crate::explain::{Destination, Explainer, ExplainerOptions, RulePlace};
+use crate::hints::{HintOptions, Scraped};
 use crate::history::{Archive, HistoryOptions};
 use crate::http_client::split_login;
 use crate::memory::{LEAST_MAX_MEMORY, Memory};
@@ -392,6 +393,25 @@ pub fn history_options(config: &Config) -> HistoryOptions {
 pub fn archive(config: &Config) -> Option<Arc<dyn Archive>> {
     let completeness = format!("{}systole.completeness", config.prefix);
     config.sinks.iter().find_map(|sink| sink.kind.spec().archive(&sink.filter.prefix, &sink.filter.tags, &completeness))
+}
+
+/// What hints about near misses hang on.
+pub fn hint_options(config: &Config) -> HintOptions {
+    let kinds: Vec<&str> = config.sinks.iter().map(|sink| sink.kind.name()).collect();
+    let scraped = match () {
+        () if kinds.contains(&"prometheus") => Scraped::Sink,
+        () if kinds.iter().all(|kind| *kind == "console") => Scraped::Nobody,
+        () => Scraped::Elsewhere,
+    };
+    let presence = &config.presence;
+    let (heartbeats, watched) = match presence.enabled {
+        true => (
+            presence.policy.names.clone(),
+            presence.policy.watches.all().iter().map(|one| one.pattern.to_string()).collect(),
+        ),
+        false => (Vec::new(), Vec::new()),
+    };
+    HintOptions { heartbeats, watched, scraped }
 }
 
 /// What explains lines; `origins` are those of the configuration.

@@ -27,7 +27,7 @@
 //! |---|---|
 //! | `memory`, `named`, `hyperloglog`, `protocol`, `series`, `untrusted`, `acl`, `glob`, `settings`, `fault`, `watches`, `random` | who holds memory, lines read into borrowed values, identities, harmless text |
 //! | `telemetry`, `senders`, `aggregate`, `presence`, `snapshot`, `prometheus_text`, `rollup`, `codec`, `journal`, `history`, `cluster` | the ledger, shards, who is there, closed intervals; time is an argument |
-//! | `sys`, `supervise`, `log`, `reloads`, `disk`, `state`, `http_client`, `nats_client`, `web`, `capture`, `tail`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `cluster_bus`, `flush`, `cluster_driver`, `management`, `http` | the outside: sockets, files, threads |
+//! | `sys`, `supervise`, `log`, `reloads`, `hints`, `disk`, `state`, `http_client`, `nats_client`, `web`, `capture`, `tail`, `notify`, `presence_driver`, `ports`, `net`, `load`, `sinks`, `cluster_bus`, `flush`, `cluster_driver`, `management`, `http` | the outside: sockets, files, threads |
 //! | `config`, `assemble`, `aggregator`, `daemon`, `cli` | what puts them together |
 
 #![cfg_attr(feature = "internals", warn(unreachable_pub))]
@@ -58,6 +58,7 @@ mod explain;
 mod fault;
 mod flush;
 mod glob;
+mod hints;
 mod history;
 mod http;
 mod http_client;
@@ -126,7 +127,7 @@ pub mod internals {
         };
     }
     open! {
-        acl aggregate assemble capture cli cluster cluster_bus cluster_driver codec config daemon disk explain fault flush glob history http http_client journal load log management memory net notify ports presence presence_driver
+        acl aggregate assemble capture cli cluster cluster_bus cluster_driver codec config daemon disk explain fault flush glob hints history http http_client journal load log management memory net notify ports presence presence_driver
         prometheus_text protocol random reloads rollup senders series settings sinks snapshot state supervise sys tail telemetry untrusted watches web
     }
 }

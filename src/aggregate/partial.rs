@@ -73,6 +73,8 @@ pub struct Partial {
     pub events_and_checks: Vec<EventOrCheck>,
     /// The first malformed line.
     pub example: Option<BadLine>,
+    /// Whether a malformed line begins with what a client puts before a frame: its length.
+    pub is_framed: bool,
     /// Which prefixes exceeded `max_series`, or what memory had room for.
     pub offenders: Offenders,
     /// The names of events, service checks and samples with a timestamp that were dropped: beyond their bound, or because

@@ -55,6 +55,16 @@ const REGISTERED_BYTES: usize = 64;
 /// Longest excerpt of a malformed line kept for the log, in bytes.
 const EXAMPLE_BYTES: usize = 512;
 
+/// Whether a line may be a frame behind its length: 32 bits, little end first, of which the upper half is not used. A first byte
+/// that is white space, as of the lengths 9 to 13, is not in the line any more.
+fn begins_with_length(line: &[u8]) -> bool {
+    match line {
+        [0, 0, 0, first, ..] => *first != 0,
+        [low, high, 0, 0, _, ..] => *low != 0 || *high != 0,
+        _ => false,
+    }
+}
+
 /// How a shard aggregates.
 #[derive(Clone, Debug)]
 pub struct ShardOptions {
@@ -417,6 +427,7 @@ impl Shard {
 
     /// Counts a malformed line; the first of an interval is kept as an example, preferably the first with a known sender.
     pub fn refuse(&mut self, line: &[u8], error: ParseError, from: Option<SocketAddr>) {
+        self.open.is_framed |= begins_with_length(line);
         let wanted = match &self.open.example {
             None => true,
             Some(example) => example.from.is_none() && from.is_some(),
@@ -1158,5 +1169,20 @@ mod tests {
         let mut busy = filled();
         (0..many).for_each(|n| feed(&mut busy, &format!("b{}:1|c", n % 10)));
         assert_eq!(busy.close(retire(), Columns::default()).retired[0].len(), RETIRED_AT_CLOSE);
+    }
+
+    #[test]
+    fn a_frame_behind_its_length_is_no_line() {
+        for (line, expected) in [
+            (&b"\x15\0\0\0hello:1|c"[..], true),
+            (b"\0\x02\0\0hello:1|c", true),
+            (b"\0\0\0hello:1|c", true),
+            (b"hello\0\0:1|c", false),
+            (b"\0\0\0\0\0", false),
+            (b"\x15\0\0\0", false),
+            (b"", false),
+        ] {
+            assert_eq!(begins_with_length(line), expected, "{line:?}");
+        }
     }
 }

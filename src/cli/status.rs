@@ -188,6 +188,8 @@ fn report(status: &Value, presence: Option<&Value>, examples: &Value, utf8: bool
     rows("Alerts", targets.map(|(name, target)| target_row(name, target, utf8)), &mut put);
     rows("Observers", observers(status).into_iter(), &mut put);
     rows("Watches", idle_watches(status), &mut put);
+    let hints = status["hints"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    rows("Hints", hints.map(|hint| Escaped(hint).to_string()), &mut put);
     let memory = &status["memory"];
     let share = number(&memory["live"]) / number(&memory["max"]).max(1.0);
     put(

@@ -356,6 +356,7 @@ impl Daemon {
         let (seed, boot) = (random_seed(), unix_time() as u64);
         let identity = Identity { node: assemble::node(&config), boot };
         let (flusher_handle, inbox) = crate::flush::channel();
+        flusher_handle.hints().set_options(assemble::hint_options(&config));
         let journal = journal(&memory, &listeners);
         log.iter().for_each(|log| supervisor.adopt(log.part()));
         let page = http.as_ref().map(|http| http.url().to_string());

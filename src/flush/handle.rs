@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use crate::aggregate::Class;
+use crate::hints::Hints;
 use crate::net::NamedConnection;
 use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
@@ -181,6 +182,7 @@ pub struct FlusherHandle {
     requests: mpsc::Sender<Request>,
     published: watch::Receiver<Arc<Published>>,
     http_requests: Arc<AtomicU64>,
+    hints: Hints,
 }
 
 /// The flusher's end of its handles.
@@ -191,6 +193,8 @@ pub struct Inbox {
     pub(super) published: watch::Sender<Arc<Published>>,
     /// Requests of HTTP that came to the management port.
     pub(super) http_requests: Arc<AtomicU64>,
+    /// Given to the status.
+    pub(super) hints: Hints,
 }
 
 /// A handle, and its other end for the flusher that is to be made.
@@ -198,11 +202,17 @@ pub fn channel() -> (FlusherHandle, Inbox) {
     let (requests, inbox) = mpsc::channel(REQUESTS);
     let (publish, published) = watch::channel(Arc::default());
     let http_requests = Arc::<AtomicU64>::default();
-    let handle = FlusherHandle { requests, published, http_requests: Arc::clone(&http_requests) };
-    (handle, Inbox { requests: Some(inbox), published: publish, http_requests })
+    let hints = Hints::default();
+    let handle = FlusherHandle { requests, published, http_requests: Arc::clone(&http_requests), hints: hints.clone() };
+    (handle, Inbox { requests: Some(inbox), published: publish, http_requests, hints })
 }
 
 impl FlusherHandle {
+    /// What comes near to what was meant.
+    pub fn hints(&self) -> &Hints {
+        &self.hints
+    }
+
     /// What was published last.
     pub fn published(&self) -> Arc<Published> {
         Arc::clone(&self.published.borrow())

@@ -561,6 +561,12 @@ impl Flusher {
             return;
         }
         if collected.listeners.is_empty() {
+            let mut rest = &collected.partials[..];
+            for listener in listeners.iter() {
+                let (own, others) = rest.split_at(listener.workers().min(rest.len()));
+                self.inbox.hints.look_at(listener.url(), own);
+                rest = others;
+            }
             collected.listeners = listener_accounts(listeners, drops, &collected.partials);
             self.repeats.begin(collected.interval.now);
             log_losses(&collected.partials, &collected.listeners, &mut self.warned_of_drops, &mut self.repeats);

@@ -101,6 +101,11 @@ impl Access {
         Access { options, cookie, digest, tries: Tries::default(), peer_tries: Tries::default(), counters }
     }
 
+    /// The port.
+    pub(super) fn port(&self) -> u16 {
+        self.options.port
+    }
+
     /// Whether anybody can change something.
     pub(super) fn has_token(&self) -> bool {
         self.options.token.is_some()

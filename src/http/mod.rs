@@ -326,6 +326,9 @@ async fn own_metrics(
         // Without an answer the rest is still worth showing.
         let presence = presence::ask(&state, |presence| presence.scraped()).await.unwrap_or_default();
         let (ledger, uptime) = (state.flusher.live().await.ledger(), state.about.uptime_secs());
+        let own = format!(":{}", state.access.port());
+        let others = ledger.ports.iter().filter(|(url, _)| url.starts_with("http") && !url.ends_with(&own));
+        state.flusher.hints().note_scrape(others.map(|(_, port)| port));
         let cluster = state.cluster.as_ref().map(StatusBoard::read);
         let upgrade_pause_secs = state.handed_over.as_ref().map(|before| before.pause_secs);
         let reloads = state.about.reloads.status();
@@ -368,6 +371,9 @@ struct Status<'a> {
     /// Watches that have taken no line since the start, ten at most.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     idle_watches: Vec<String>,
+    /// What comes near to what was meant, with the setting that would help: at most one sentence of each kind.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    hints: Vec<String>,
     /// How this process took over from the one before it, if that handed over.
     #[serde(skip_serializing_if = "Option::is_none")]
     upgrade: Option<&'a HandedOver>,
@@ -404,6 +410,7 @@ async fn status(State(state): State<AppState>, Parameters(Nothing): Parameters<N
         verdict,
         observers,
         idle_watches,
+        hints: state.flusher.hints().all(),
         upgrade: state.handed_over.as_deref(),
         failed_upgrade: state.about.reloads.failed_upgrade(),
         reloads: ReloadStatus { waiting_for: published.behind.clone(), ..state.about.reloads.status() },

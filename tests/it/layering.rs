@@ -36,6 +36,7 @@ const LAYERS: [(u8, &[&str]); 5] = [
             "supervise",
             "log",
             "reloads",
+            "hints",
             "disk",
             "state",
             "http_client",

@@ -24,6 +24,7 @@ mod exec;
 mod first_hour;
 mod floods;
 mod hazards;
+mod hints;
 mod history;
 mod holders;
 mod hostile;
