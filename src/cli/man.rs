@@ -1,12 +1,13 @@
-//! `systole man`: manual pages, made of what `--help` knows, one for each command: printed, or written for a package.
+//! `systole man`: manual pages, made of what `--help` knows and of [`man_sections`], one for each command: printed, or written for a package.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Command, CommandFactory};
 use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
 
-use super::{Cli, FAILED, USAGE, print_error, written};
+use super::{Cli, FAILED, USAGE, man_sections, print_error, written};
 
 #[derive(Args)]
 pub(super) struct ManArgs {
@@ -68,5 +69,15 @@ fn page(command: &Command) -> Vec<u8> {
     let man = Man::new(command.clone()).source(concat!("systole ", env!("CARGO_PKG_VERSION"))).manual("Systole");
     // Writing to memory cannot fail.
     let _ = man.render(&mut text);
+    let mut more = Roff::new();
+    for (head, entries) in man_sections::of(command) {
+        more.control("SH", [head]);
+        for (name, says) in entries {
+            more.control("TP", []);
+            more.text([bold(name)]);
+            more.text([roman(says)]);
+        }
+    }
+    text.extend_from_slice(more.to_roff().as_bytes());
     text
 }

@@ -14,6 +14,7 @@ mod figures;
 mod import;
 mod load;
 mod man;
+mod man_sections;
 mod presence;
 mod progress;
 mod reload;

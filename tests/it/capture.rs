@@ -239,9 +239,17 @@ fn every_command_has_a_manual_page() {
         assert_eq!(page(name), text(&systole(&args, b"").stdout));
         assert!(page(name).contains(&format!("systole {command}")), "its synopsis has its name: {}", page(name));
     }
-    // Each page that one names is there: `help` is no command of its own.
+    let run = page("systole-run.1").replace("\\-", "-");
+    for part in ["/etc/systole/systole.toml", "SYSTOLE_LISTEN", "SIGHUP", "systole run -c"] {
+        assert!(run.contains(part), "{part}: {run}");
+    }
+    // Each has these, and each page that one names is there: `help` is no command of its own.
     for file in std::fs::read_dir(dir.path()).expect("a folder") {
         let page = std::fs::read_to_string(file.expect("a file").path()).expect("a page").replace("\\-", "-");
+        for head in ["FILES", "ENVIRONMENT", "SIGNALS", "EXAMPLES"] {
+            let inside = page.split_once(&format!("\n.SH {head}\n")).expect(head).1;
+            assert!(inside.starts_with(".TP"), "{head} is empty: {page}");
+        }
         for name in page.split_whitespace().filter_map(|word| word.strip_suffix("(1)")) {
             assert!(dir.path().join(format!("{name}.1")).exists(), "{name}");
         }
