@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from common import Processes, Systole, free_port, hostile_lines, stop, wait_for
 
 INTERVAL = 1.0
 RESTARTS = 5
+DASHBOARD = os.path.join(os.path.dirname(__file__), "../../examples/grafana.json")
 
 
 def get(url):
@@ -46,6 +48,31 @@ def resets(prometheus, selector):
     counted = [name for name in names if name.endswith(("_total", "_count", "_sum", "_bucket"))]
     return {(name, labels): count for name in counted
             for labels, count in query(prometheus, f"resets({name}{selector}[1h])").items()}
+
+
+def shown_timers(prometheus, send):
+    """What the dashboard shows of two timers, a summary and one with buckets, in a Prometheus without native histograms."""
+    dashboard = json.load(open(DASHBOARD))
+    choice = next(one for one in dashboard["templating"]["list"] if one["name"] == "timer")
+    selector = re.fullmatch(r"label_values\((.*), __name__\)", choice["query"]["query"])[1]
+    names = json.loads(get(f"{prometheus}/api/v1/label/__name__/values?" + urllib.parse.urlencode({"match[]": selector})))["data"]
+    offered = {re.fullmatch(choice["regex"].strip("/"), name)[1] for name in names}
+    targets = next(panel for panel in dashboard["panels"] if panel["title"] == "$timer, quantiles")["targets"]
+    for timer in ("wait_7_seconds", "bucketed_wait_7_seconds"):
+        assert timer in offered, (timer, sorted(offered))
+
+        def shows():
+            # Of buckets it shows what comes between two scrapes.
+            send(b"wait.7:300|ms\nbucketed.wait.7:300|ms\n")
+            shown = {}
+            for target in targets:
+                expression = target["expr"].replace("${timer}", timer).replace("$timer", timer).replace("$__rate_interval", "1m")
+                shown[target["legendFormat"]] = list(query(prometheus, expression).values())
+            # The configuration has these percentiles; values are from 0 to 1 s.
+            return all(len(shown[legend]) == 1 and 0 < shown[legend][0] <= 1 for legend in ("p50", "p99"))
+
+        wait_for(f"the dashboard shows {timer}", shows)
+    assert not any(name.startswith("systole_") for name in offered), offered
 
 
 def main():
@@ -161,6 +188,11 @@ enabled = false
                 if found != len(members):
                     sys.exit(f"{name}{dict(labels)} has {found} members instead of {len(members)}")
                 compared += 1
+            def send(line):
+                with socket.create_connection(("127.0.0.1", tcp)) as stream:
+                    stream.sendall(line)
+
+            shown_timers(prometheus, send)
             exposition = get(f"http://127.0.0.1:{scrape}/metrics")
             lint = subprocess.run(["promtool", "check", "metrics"], input=exposition, capture_output=True, text=True)
             if lint.returncode != 0:
