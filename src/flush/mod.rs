@@ -671,7 +671,9 @@ impl Flusher {
         );
         self.totals.add_counts(&ledger);
         self.totals.flush.add(&ledger.flush);
-        self.publish(None, false, self.inbox.published.borrow().as_of);
+        // Whoever looks at it keeps it from being replaced.
+        let as_of = self.inbox.published.borrow().as_of;
+        self.publish(None, false, as_of);
     }
 
     /// Keeps drained columns for the next interval, unless memory is short.

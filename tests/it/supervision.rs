@@ -387,6 +387,14 @@ fn a_flush_thread_that_fails_ends_the_process_after_a_last_flush() {
     }
 }
 
+#[test]
+fn an_interval_that_cannot_be_merged_at_all_ends_the_process_as_well() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (records, sent) = ends_with_70(dir.path(), "flush", "merge@4*2", "");
+    let written = ledgers(&records).map(lines).sum::<u64>();
+    assert!(written < sent, "{written} of {sent}");
+}
+
 /// A sink whose code fails with every interval takes nobody with it.
 #[test]
 fn a_sink_that_fails_each_time_stays_restarting_and_its_intervals_are_counted() {
