@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use crate::support::size;
 
 use disk::DiskMode;
+use receiver::SinkMode;
 use world::{Shape, Step, What, World};
 
 /// Threads that share the seeds.
@@ -150,6 +151,23 @@ fn a_disk_that_is_always_too_late_gets_the_open_interval_all_the_same() {
     let (wrong, world) = violations(&shape, &history);
     let age = world.lives[0].ended - world.lives[0].open;
     assert!(wrong.is_empty() && age < 8.0, "{age}: {wrong:#?}");
+}
+
+#[test]
+fn what_a_sink_was_given_at_a_start_is_gone_from_the_disk_before_it_delivers() {
+    for seed in 0..12 {
+        let mut shape = Shape { interval: 1, keeps_open: false, ..Shape::of_seed(seed) };
+        shape.sinks.iter_mut().for_each(|sink| (sink.has_spool, sink.every) = (false, 1));
+        let step = |at, what| Step { at, what };
+        let mut history: Vec<Step> = (0..8).map(|n| step(f64::from(n) * 0.4, What::Lines(2))).collect();
+        // It is well again when the next process begins, whose power is cut when it has delivered.
+        history.push(step(0.1, What::Sink(0, SinkMode::Failing, 4.0)));
+        history.push(step(3.5, What::Restart(0.1)));
+        history.push(step(3.6, What::PowerCut(1000)));
+        history.sort_by(|a, b| a.at.total_cmp(&b.at));
+        let (wrong, _) = violations(&shape, &history);
+        assert!(wrong.is_empty(), "seed {seed}: {wrong:#?}");
+    }
 }
 
 #[test]
