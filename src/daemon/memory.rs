@@ -18,6 +18,9 @@ const EVERY: Duration = Duration::from_millis(100);
 /// Least time between two returns of memory to the system.
 const TRIM_PAUSE: Duration = Duration::from_secs(1);
 
+/// The same while nothing fell and nothing is short: what lies free between other pieces adds up slowly.
+const LOOSE_PAUSE: Duration = Duration::from_secs(60);
+
 /// Least number of bytes that are free in the process but not given back for a return to be worth its time.
 const WORTH_TRIMMING: u64 = 8 << 20;
 
@@ -104,8 +107,27 @@ impl State {
     fn wants_trim(&self, live: u64, private: u64, now: Instant) -> bool {
         let is_idle = private.saturating_sub(live);
         let fell = live < self.peak / 4 * 3;
+        let is_loose = is_idle > live / 4;
         // Under pressure every page counts.
-        let is_short = self.level > Level::Calm && is_idle > live / 4;
-        (fell || is_short) && is_idle > WORTH_TRIMMING && now.duration_since(self.trimmed) >= TRIM_PAUSE
+        let pause = if fell || (is_loose && self.level > Level::Calm) { TRIM_PAUSE } else { LOOSE_PAUSE };
+        (fell || is_loose) && is_idle > WORTH_TRIMMING && now.duration_since(self.trimmed) >= pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_free_between_other_pieces_is_given_back_from_time_to_time() {
+        let (start, mib) = (Instant::now(), 1 << 20);
+        let mut state = State::new(Memory::unlimited(), start);
+        state.peak = 60 * mib;
+        let wants =
+            |state: &State, private, secs| state.wants_trim(60 * mib, private * mib, start + Duration::from_secs(secs));
+        assert!(!wants(&state, 90, 59) && wants(&state, 90, 60));
+        assert!(!wants(&state, 70, 600), "a return finds little");
+        state.peak = 90 * mib;
+        assert!(!wants(&state, 90, 0) && wants(&state, 90, 1), "much was freed");
     }
 }
