@@ -11,6 +11,8 @@ use crate::support::{SYSTOLE, text};
 fn example(name: &str) -> Command {
     let folder = PathBuf::from(SYSTOLE).parent().expect("a folder").to_path_buf();
     let features = [
+        // It names others only, but a build with it is another one.
+        ("default", cfg!(feature = "default")),
         ("top", cfg!(feature = "top")),
         ("sqlite", cfg!(feature = "sqlite")),
         ("postgres", cfg!(feature = "postgres")),
