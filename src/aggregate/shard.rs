@@ -55,14 +55,19 @@ const REGISTERED_BYTES: usize = 64;
 /// Longest excerpt of a malformed line kept for the log, in bytes.
 const EXAMPLE_BYTES: usize = 512;
 
-/// Whether a line may be a frame behind its length: 32 bits, little end first, of which the upper half is not used. A first byte
-/// that is white space, as of the lengths 9 to 13, is not in the line any more.
-fn begins_with_length(line: &[u8]) -> bool {
-    match line {
-        [0, 0, 0, first, ..] => *first != 0,
-        [low, high, 0, 0, _, ..] => *low != 0 || *high != 0,
+/// Whether frames stand in a line, each behind its length: 32 bits, little end first, of which the upper half is not used. The length
+/// of the first is not in the line any more if it begins with white space, as those of 9 to 13 do.
+#[cold]
+fn has_frames(line: &[u8]) -> bool {
+    let is_frame = |from: usize| match line[from..] {
+        [low, high, 0, 0, ref rest @ ..] => {
+            let length = usize::from(u16::from_le_bytes([low, high]));
+            length > 0 && rest.len() >= length
+        }
         _ => false,
-    }
+    };
+    // The first byte of a length that is 0 is its second, or its third.
+    memchr::memmem::find(line, b"\0\0").is_some_and(|at| (1..=2).any(|before| at >= before && is_frame(at - before)))
 }
 
 /// How a shard aggregates.
@@ -427,7 +432,7 @@ impl Shard {
 
     /// Counts a malformed line; the first of an interval is kept as an example, preferably the first with a known sender.
     pub fn refuse(&mut self, line: &[u8], error: ParseError, from: Option<SocketAddr>) {
-        self.open.is_framed |= begins_with_length(line);
+        self.open.is_framed |= error.reason == Reason::Nul && has_frames(line);
         let wanted = match &self.open.example {
             None => true,
             Some(example) => example.from.is_none() && from.is_some(),
@@ -1172,17 +1177,21 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_behind_its_length_is_no_line() {
+    fn frames_are_found_by_lengths_that_fit() {
+        let frame = |length: usize, text: &str| [&(length as u32).to_le_bytes()[..], text.as_bytes()].concat();
+        let long = format!("{}:1|c", "n".repeat(600));
         for (line, expected) in [
-            (&b"\x15\0\0\0hello:1|c"[..], true),
-            (b"\0\x02\0\0hello:1|c", true),
-            (b"\0\0\0hello:1|c", true),
-            (b"hello\0\0:1|c", false),
-            (b"\0\0\0\0\0", false),
-            (b"\x15\0\0\0", false),
-            (b"", false),
+            (frame(9, "hello:1|c"), true),
+            (frame(9, "hello:1|c").repeat(2)[4..].to_vec(), true),
+            (frame(long.len(), &long), true),
+            (frame(512, &long), true),
+            (frame(90, "hello:1|c"), false),
+            (frame(0, "hello:1|c"), false),
+            (b"hello\0:1|c".to_vec(), false),
+            (b"hello\0\0\0\0\0".to_vec(), false),
+            (Vec::new(), false),
         ] {
-            assert_eq!(begins_with_length(line), expected, "{line:?}");
+            assert_eq!(has_frames(&line), expected, "{line:?}");
         }
     }
 }

@@ -17,7 +17,8 @@ use super::{FAILED, USAGE, print, print_error, read_text};
 
 #[derive(Args)]
 pub(super) struct ImportArgs {
-    /// statsd's config.js, a mapping of statsd_exporter (YAML), or telegraf's configuration with [[inputs.statsd]]
+    /// statsd's config.js, a mapping of statsd_exporter (YAML), or telegraf's configuration with [[inputs.statsd]];
+    /// `-` is the standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
