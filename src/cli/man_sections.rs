@@ -180,6 +180,16 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
     ("systole state", "systole state show", "Show what is kept over restarts."),
     ("systole state show", "systole state show --dir /var/lib/systole", "Show what is in a folder."),
     ("systole upgrade", "systole upgrade", "Hand over to the program that is installed by now."),
+    (
+        "systole conformance",
+        "systole conformance --server 'systole --interval 1s --listen udp://127.0.0.1:{port} --sink graphite://127.0.0.1:{out} --http off'",
+        "Judge Systole itself.",
+    ),
+    (
+        "systole conformance",
+        "systole conformance --list --profile etsy",
+        "Show the vectors that a server like the original is judged by.",
+    ),
     ("systole send", "systole send 'api.hits:1|c' 'pool.size:17|g'", "Send two lines."),
     ("systole send", "systole send --to tcp://127.0.0.1:8125 < lines", "Send the rows of a file over one connection."),
     ("systole load", "systole load --rate 100000 --for 30s", "Send 100,000 lines a second for half a minute."),

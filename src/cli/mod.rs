@@ -9,6 +9,7 @@ mod check;
 mod client;
 mod cluster;
 mod colours;
+mod conformance;
 mod explain;
 mod figures;
 mod import;
@@ -106,6 +107,8 @@ enum Command {
     State(state::StateArgs),
     /// Hand a running daemon over to a new process of its program, which may be of a newer version
     Upgrade(upgrade::UpgradeArgs),
+    /// Judge any StatsD server over the wire by the vectors of every dialect
+    Conformance(conformance::ConformanceArgs),
     /// Send lines
     Send(send::SendArgs),
     /// Generate load to size a machine; prints as JSON exactly what was sent
@@ -172,6 +175,7 @@ pub fn main() -> ExitCode {
         Command::Cluster(args) => cluster::run(&args),
         Command::State(args) => state::run(&args),
         Command::Upgrade(args) => upgrade::run(&args),
+        Command::Conformance(args) => conformance::run(&args),
         Command::Send(args) => send::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Import(args) => import::run(&args),

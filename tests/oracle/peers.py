@@ -11,6 +11,8 @@ import subprocess
 import sys
 import tempfile
 
+from common import free_port
+
 ROOT = os.path.abspath(os.path.join(os.path.dirname(__file__), "../.."))
 FOLDER = os.path.join(ROOT, "target/peers")
 STATSD = os.environ.get("PEER_STATSD", os.path.join(FOLDER, "node_modules/statsd"))
@@ -61,7 +63,7 @@ def command(name, folder, port, out, seconds):
 
 def statsd(folder, port, out, seconds):
     write(f"{folder}/config.js", f"""{{
-  port: {port}, address: "127.0.0.1", mgmt_address: "127.0.0.1", mgmt_port: 0, flushInterval: {int(seconds * 1000)},
+  port: {port}, address: "127.0.0.1", mgmt_address: "127.0.0.1", mgmt_port: {free_port()}, flushInterval: {int(seconds * 1000)},
   backends: ["./backends/graphite"], graphiteHost: "127.0.0.1", graphitePort: {out}, graphite: {{ legacyNamespace: false }}
 }}
 """)
