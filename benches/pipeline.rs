@@ -42,7 +42,7 @@ fn shard() -> Shard {
 /// 10,000 rules that match nothing here, and one that renames a part of a name.
 fn rules(rename: bool) -> Option<Arc<Rules>> {
     let mut all: Vec<Rule> =
-        (0..10_000).map(|n| Rule { pattern: format!("service-{n}.*"), drop: true, ..Rule::default() }).collect();
+        (0..10_000).map(|n| Rule { pattern: format!("service-{n}.*").into(), drop: true, ..Rule::default() }).collect();
     if rename {
         let (pattern, rename) = ("app.web.*".into(), Some("web.$1".into()));
         all.push(Rule { pattern, rename, ..Rule::default() });

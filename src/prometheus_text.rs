@@ -51,11 +51,16 @@ impl PrometheusText {
     /// Begins a family; its samples must follow.
     pub fn family(&mut self, name: &str, shape: Shape, help: &str) {
         let total = if shape == Shape::Counter && !self.is_open { "_total" } else { "" };
+        self.family_as(&format!("{name}{total}"), shape, help);
+    }
+
+    /// The same under exactly this name.
+    pub fn family_as(&mut self, name: &str, shape: Shape, help: &str) {
         let shape = shape.name();
         // Quotes are escaped in a help text of OpenMetrics only.
         let help = escape(help, self.is_open);
         // Writing to memory cannot fail.
-        let _ = writeln!(self.out, "# HELP {name}{total} {help}\n# TYPE {name}{total} {shape}");
+        let _ = writeln!(self.out, "# HELP {name} {help}\n# TYPE {name} {shape}");
     }
 
     /// A sample of a family: the suffix of its name, its labels as [`labels`] makes them, and one label that only it has.

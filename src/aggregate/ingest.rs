@@ -304,7 +304,7 @@ impl Shard {
     /// Caches the key of a tagged line that was just recorded.
     fn learn(&mut self, line: &[u8]) {
         let Some((PlainLine { name, kind, tags, .. }, _)) = plain_line(line) else { return };
-        if (tags.is_empty() && self.options.rules.is_none()) || self.concerns_presence {
+        if (tags.is_empty() && self.options.rules.is_none()) || self.concerns_presence || self.is_scaled() {
             return;
         }
         if self.memory_use.gives_way.caches {

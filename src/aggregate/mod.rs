@@ -23,6 +23,7 @@ mod memory_use;
 mod merged_histogram;
 mod overrides;
 mod partial;
+pub mod pattern;
 pub mod rules;
 mod set;
 mod several;

@@ -75,7 +75,11 @@ impl Default for SeriesOverrides {
 impl SeriesOverrides {
     /// Whether a snapshot needs it.
     pub(crate) fn is_seen(&self) -> bool {
-        self.percentiles.is_some() || !self.buckets.is_empty() || self.sinks.is_some() || self.every > 1
+        self.percentiles.is_some()
+            || !self.buckets.is_empty()
+            || self.ttl.is_some()
+            || self.sinks.is_some()
+            || self.every > 1
     }
 
     /// Whether a sink of this name gets the series.

@@ -5,19 +5,20 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::glob::{captures, covers, matches};
+use crate::glob::{covers, matches};
 use crate::memory::footprint;
 use crate::protocol::Kind;
 use crate::series::Series;
 
 use super::key_cache::CACHED_KEYS_PER_SERIES;
 use super::overrides::SeriesOverrides;
+use super::pattern::Pattern;
 
 /// A rule.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rule {
-    /// Pattern of names; what its stars match is `$1`, `$2` and so on in the templates below.
-    pub pattern: String,
+    /// Pattern of names; what its stars or groups match is `$1`, `$2` and so on in the templates below.
+    pub pattern: Pattern,
     /// Required tags with patterns of their values (a tag without a value has an empty one).
     pub tags: Vec<(String, String)>,
     /// Only series of these kinds; empty for all.
@@ -32,8 +33,33 @@ pub struct Rule {
     pub keep_tags: Option<Vec<String>>,
     /// Tags to add or replace.
     pub add_tags: Vec<(String, String)>,
+    /// Whether tags that were sent stay in place of those.
+    pub honor_tags: bool,
+    /// Every value is multiplied by it.
+    pub scale: f64,
+    /// What its series are, for those who can say so.
+    pub help: Option<String>,
     /// Further settings of its series.
     pub overrides: SeriesOverrides,
+}
+
+impl Default for Rule {
+    fn default() -> Rule {
+        Rule {
+            pattern: Pattern::default(),
+            tags: Vec::new(),
+            kinds: Vec::new(),
+            rename: None,
+            drop: false,
+            drop_tags: Vec::new(),
+            keep_tags: None,
+            add_tags: Vec::new(),
+            honor_tags: false,
+            scale: 1.0,
+            help: None,
+            overrides: SeriesOverrides::default(),
+        }
+    }
 }
 
 /// What a rule applies to, by which it is found again among others.
@@ -49,7 +75,17 @@ impl Rule {
     /// What it applies to.
     fn scope(&self) -> RuleScope {
         let kinds = self.kinds.iter().map(|kind| *kind as u8).collect();
-        RuleScope { pattern: self.pattern.clone(), tags: self.tags.clone(), kinds }
+        RuleScope { pattern: self.pattern.identity(), tags: self.tags.clone(), kinds }
+    }
+
+    /// Whether its series may take another one for it.
+    pub(crate) fn is_same_for_series(&self, other: &Rule) -> bool {
+        (&self.pattern, &self.overrides, &self.help) == (&other.pattern, &other.overrides, &other.help)
+    }
+
+    /// Whether it changes more than names, so that its series must know it.
+    fn is_kept(&self) -> bool {
+        self.help.is_some() || self.overrides != SeriesOverrides::default()
     }
 
     /// Whether it applies to all that another one does.
@@ -59,12 +95,12 @@ impl Rule {
         let is_asked = |(key, pattern): &(String, String)| {
             other.tags.iter().any(|(known, narrower)| known == key && covers(pattern, narrower))
         };
-        has_kinds && covers(&self.pattern, &other.pattern) && self.tags.iter().all(is_asked)
+        has_kinds && self.pattern.covers(&other.pattern) && self.tags.iter().all(is_asked)
     }
 
     fn matches(&self, series: &Series) -> bool {
         (self.kinds.is_empty() || self.kinds.contains(&series.kind()))
-            && matches(&self.pattern, series.name())
+            && self.pattern.matches(series.name())
             && self.tags.iter().all(|(key, pattern)| {
                 series.tags().any(|(known, value)| known == key && matches(pattern, value.unwrap_or("")))
             })
@@ -100,8 +136,7 @@ impl Rules {
     pub fn new(rules: Vec<Rule>) -> Rules {
         let mut by_head: HashMap<Box<str>, Vec<u32>> = HashMap::new();
         for (n, rule) in (0..).zip(&rules) {
-            let head = rule.pattern.split(['*', '?']).next().unwrap_or("");
-            by_head.entry(head.into()).or_default().push(n);
+            by_head.entry(rule.pattern.head().into()).or_default().push(n);
         }
         let mut lengths: Vec<usize> = by_head.keys().map(|head| head.len()).collect();
         lengths.sort_unstable();
@@ -135,9 +170,24 @@ impl Rules {
 
     /// The outcome for a series, and the number of the rule that applies ([`NO_RULE`] for none).
     pub fn verdict(&self, series: &Series) -> (RuleOutcome, u32) {
-        let Some((n, rule)) = self.find(series) else { return (RuleOutcome::Same, NO_RULE) };
-        let number = if rule.overrides == SeriesOverrides::default() { NO_RULE } else { n as u32 };
-        (Self::outcome(rule, series), number)
+        let Verdict { outcome, rule, .. } = self.judge(series);
+        (outcome, rule)
+    }
+
+    fn judge(&self, series: &Series) -> Verdict {
+        let Some((n, rule)) = self.find(series) else { return Verdict::default() };
+        let number = if rule.is_kept() { n as u32 } else { NO_RULE };
+        Verdict { outcome: Self::outcome(rule, series), rule: number, scale: rule.scale }
+    }
+
+    /// Whether a rule, by its number, concerns those who get intervals.
+    pub fn is_seen(&self, rule: u32) -> bool {
+        self.rules.get(rule as usize).is_some_and(|rule| rule.help.is_some() || rule.overrides.is_seen())
+    }
+
+    /// What the series of a rule are, by its number.
+    pub fn help(&self, rule: u32) -> Option<&str> {
+        self.rules.get(rule as usize)?.help.as_deref()
     }
 
     /// The overrides of a rule, by its number.
@@ -153,7 +203,7 @@ impl Rules {
     /// The first rule that applies to this: its number, [`NO_RULE`] if it changes names alone, and whether it drops its series.
     pub fn of_scope(&self, scope: &RuleScope) -> Option<(u32, bool)> {
         let (n, rule) = (0..).zip(&self.rules).find(|(_, rule)| rule.scope() == *scope)?;
-        Some((if rule.overrides == SeriesOverrides::default() { NO_RULE } else { n }, rule.drop))
+        Some((if rule.is_kept() { n } else { NO_RULE }, rule.drop))
     }
 
     /// All rules, in order.
@@ -178,11 +228,12 @@ impl Rules {
             return RuleOutcome::Dropped;
         }
         let name = series.name();
-        let parts: Vec<&str> =
-            captures(&rule.pattern, name).unwrap_or_default().into_iter().map(|range| &name[range]).collect();
+        let parts = rule.pattern.captures(name);
         let renamed = rule.rename.as_ref().map(|to| fill(to, &parts)).filter(|to| !to.is_empty());
-        let added: HashMap<&str, String> =
-            rule.add_tags.iter().map(|(key, value)| (key.as_str(), fill(value, &parts))).collect();
+        let is_sent =
+            |key: &str| series.tags().any(|(known, value)| known == key && value.is_some_and(|v| !v.is_empty()));
+        let added = rule.add_tags.iter().filter(|(key, _)| !rule.honor_tags || !is_sent(key));
+        let added: HashMap<&str, String> = added.map(|(key, value)| (key.as_str(), fill(value, &parts))).collect();
         let is_kept = |key: &str| {
             !added.contains_key(key)
                 && !rule.drop_tags.iter().any(|pattern| matches(pattern, key))
@@ -196,13 +247,14 @@ impl Rules {
     }
 }
 
-/// Expands a template: `$1` or `${1}` is what the first star matched, and so on; `$$` is a dollar.
+/// Expands a template: `$1` or `${1}` is what the first star or group matched, and so on, `$0` all that a regular expression
+/// found; `$$` is a dollar.
 fn fill(template: &str, parts: &[&str]) -> String {
     let mut out = String::new();
     let rest = references(template, |text, number| {
         out.push_str(text);
         if let Some(number) = number {
-            out.push_str(number.checked_sub(1).and_then(|at| parts.get(at)).unwrap_or(&""));
+            out.push_str(parts.get(number).unwrap_or(&""));
         }
     });
     out + rest
@@ -235,11 +287,6 @@ fn references(template: &str, mut visit: impl FnMut(&str, Option<usize>)) -> &st
     rest
 }
 
-/// The number of stars in a pattern, which templates may refer to.
-pub fn stars(pattern: &str) -> usize {
-    pattern.matches('*').count()
-}
-
 /// The highest number that a template refers to.
 pub fn highest_reference(template: &str) -> usize {
     let mut highest = 0;
@@ -247,10 +294,26 @@ pub fn highest_reference(template: &str) -> usize {
     highest
 }
 
+/// What the rules say of a series.
+#[derive(Debug)]
+pub(super) struct Verdict {
+    pub(super) outcome: RuleOutcome,
+    /// The rule that applies, or [`NO_RULE`].
+    pub(super) rule: u32,
+    /// What values are multiplied by.
+    pub(super) scale: f64,
+}
+
+impl Default for Verdict {
+    fn default() -> Verdict {
+        Verdict { outcome: RuleOutcome::Same, rule: NO_RULE, scale: 1.0 }
+    }
+}
+
 /// Caches the outcome of keys, so that rules are evaluated once.
 #[derive(Debug, Default)]
 pub(super) struct RuleOutcomes {
-    known: HashMap<Box<[u8]>, (RuleOutcome, u32)>,
+    known: HashMap<Box<[u8]>, Verdict>,
     /// Size of the keys in bytes.
     bytes: usize,
 }
@@ -265,9 +328,9 @@ const SHORT_CACHED_KEYS: usize = 1024;
 const SPARE_BYTES: usize = 32 << 20;
 
 impl RuleOutcomes {
-    /// The outcome of a key, and the rule that applies; the cache of a shard that holds `series` series is larger by those.
+    /// What the rules say of a key; the cache of a shard that holds `series` series is larger by those.
     /// Where caches give way (`is_short`), it holds few.
-    pub(super) fn of(&mut self, key: &[u8], rules: &Rules, series: usize, is_short: bool) -> &(RuleOutcome, u32) {
+    pub(super) fn of(&mut self, key: &[u8], rules: &Rules, series: usize, is_short: bool) -> &Verdict {
         if !self.known.contains_key(key) {
             let keys = CACHED_KEYS_PER_SERIES * series;
             let is_full = self.known.len() >= keys + SPARE_CACHED_KEYS || self.bytes >= 256 * keys + SPARE_BYTES;
@@ -279,7 +342,7 @@ impl RuleOutcomes {
                 }
             }
             self.bytes += footprint(key.len());
-            self.known.insert(key.into(), rules.verdict(&Series::from_key(key)));
+            self.known.insert(key.into(), rules.judge(&Series::from_key(key)));
         }
         &self.known[key]
     }
@@ -288,7 +351,7 @@ impl RuleOutcomes {
     #[inline]
     pub(super) fn heap_bytes(&self) -> usize {
         // The standard table fills seven eighths of its slots, and has a byte beside each.
-        let slot = size_of::<(Box<[u8]>, (RuleOutcome, u32))>() + 1;
+        let slot = size_of::<(Box<[u8]>, Verdict)>() + 1;
         self.bytes + footprint(self.known.capacity() / 7 * 8 * slot)
     }
 }
@@ -349,6 +412,22 @@ mod tests {
         ] {
             assert_eq!(text(rules.verdict(&series(name, tags)).0), expected, "{name} {tags:?}");
         }
-        assert_eq!((stars("a.*.b*"), highest_reference("$1.${12}")), (2, 12));
+        assert_eq!((Pattern::from("a.*.b*").groups(), highest_reference("$1.${12}")), (2, 12));
+    }
+
+    #[test]
+    fn what_was_sent_stays_where_that_is_asked_for() {
+        let regex = Pattern::new(super::super::pattern::Form::Regex, r"^(\w+)\.(\w+)".into()).expect("an expression");
+        let honoring = Rule {
+            pattern: regex,
+            rename: Some("${2}_$1".into()),
+            add_tags: vec![("k".into(), "$0".into()), ("l".into(), "$1$9".into())],
+            honor_tags: true,
+            ..Rule::default()
+        };
+        let rules = rules(&[honoring]);
+        let shown = |tags: &[(&str, Option<&str>)]| text(rules.verdict(&series("a.b.c", tags)).0);
+        assert_eq!(shown(&[("k", Some("own"))]), "b_a;k=own;l=a");
+        assert_eq!(shown(&[("k", Some("")), ("m", None)]), "b_a;k=a.b;l=a;m");
     }
 }

@@ -32,8 +32,8 @@ enum HeartbeatOutcome {
 enum Destination {
     /// Dropped by a rule.
     Dropped,
-    /// Recorded here.
-    Recorded(Place),
+    /// Recorded here, times this.
+    Recorded(Place, f64),
 }
 
 /// Shared state of the samples of a line.
@@ -41,8 +41,8 @@ enum Destination {
 struct Shared {
     /// By kind.
     destinations: [Option<Destination>; Kind::ALL.len()],
-    /// For samples with a timestamp, by kind: the series, and the rule that applies.
-    timestamped: [Option<(Series, u32)>; Kind::ALL.len()],
+    /// For samples with a timestamp, by kind: the series, the rule that applies, and what values are multiplied by.
+    timestamped: [Option<(Series, u32, f64)>; Kind::ALL.len()],
     /// Size of the keys so far, in bytes.
     effort: usize,
     /// The number of samples so far.
@@ -162,12 +162,13 @@ impl Shard {
                 self.count_dropped(metric);
                 return Ok(());
             }
-            (Some((time, value)), Some((series, rule)), _) if is_alike => {
-                self.matched_rule = *rule;
+            (Some((time, value)), Some((series, rule, scale)), _) if is_alike => {
+                (self.matched_rule, self.scale) = (*rule, *scale);
                 self.stamp(metric, series.clone(), time, value);
                 return Ok(());
             }
-            (None, _, Some(Destination::Recorded(place))) if is_alike => {
+            (None, _, Some(Destination::Recorded(place, scale))) if is_alike => {
+                self.scale = scale;
                 self.open.tally.lines.sections_skipped += u64::from(metric.skipped);
                 self.update_at(place, metric, now);
                 return Ok(());
@@ -190,7 +191,7 @@ impl Shard {
         if let Some((time, value)) = stamp {
             let series = Series::from_key(self.keys.last());
             if is_alike {
-                shared.timestamped[kind as usize] = Some((series.clone(), self.matched_rule));
+                shared.timestamped[kind as usize] = Some((series.clone(), self.matched_rule, self.scale));
             }
             self.stamp(metric, series, time, value);
             return Ok(());
@@ -203,7 +204,7 @@ impl Shard {
             None => self.new_place(metric, kind, hash, &from),
         };
         if is_alike {
-            shared.destinations[kind as usize] = Some(Destination::Recorded(place));
+            shared.destinations[kind as usize] = Some(Destination::Recorded(place, self.scale));
         }
         self.open.tally.lines.sections_skipped += u64::from(metric.skipped);
         self.update_at(place, metric, now);

@@ -29,7 +29,7 @@ use super::limits::{
 use super::memory_use::{ALWAYS_TAKEN, HeldBytes, MemoryUse, SHORT_MEMBERS};
 use super::overrides::GaugeLevels;
 use super::partial::{BadLine, Created, Partial, TimestampedSample};
-use super::rules::{NO_RULE, RuleOutcome, RuleOutcomes, Rules};
+use super::rules::{NO_RULE, RuleOutcome, RuleOutcomes, Rules, Verdict};
 use super::set::{EXACT_MEMBERS, Members};
 use super::timer::TimerPolicy;
 use super::watched::{Watched, WatchedSet};
@@ -127,6 +127,8 @@ pub struct Shard {
     outcomes: RuleOutcomes,
     /// The rule that applies to the series of the sample being recorded.
     pub(super) matched_rule: u32,
+    /// What that rule multiplies values by.
+    pub(super) scale: f64,
     /// Per-sample settings of series, from rules.
     gauge_levels: GaugeLevels,
     /// The last totals of counters that are sent as totals, by id.
@@ -182,6 +184,7 @@ impl Shard {
             open: Partial::default(),
             outcomes: RuleOutcomes::default(),
             matched_rule: NO_RULE,
+            scale: 1.0,
             gauge_levels: GaugeLevels::default(),
             totals: HashMap::new(),
             heard: f64::NEG_INFINITY,
@@ -492,8 +495,8 @@ impl Shard {
         let held = self.len();
         let Some(rules) = &self.options.rules else { return false };
         let is_short = self.memory_use.gives_way.caches;
-        let (outcome, rule) = self.outcomes.of(self.keys.last(), rules, held, is_short);
-        self.matched_rule = *rule;
+        let Verdict { outcome, rule, scale } = self.outcomes.of(self.keys.last(), rules, held, is_short);
+        (self.matched_rule, self.scale) = (*rule, *scale);
         match outcome {
             RuleOutcome::Same => false,
             RuleOutcome::Is(series) => {
@@ -502,6 +505,12 @@ impl Shard {
             }
             RuleOutcome::Dropped => true,
         }
+    }
+
+    /// Whether the values of the last sample are multiplied: such a line is looked up by its rule each time.
+    #[inline]
+    pub(super) fn is_scaled(&self) -> bool {
+        self.scale != 1.0
     }
 
     /// Counts a sample that a rule drops.
@@ -534,6 +543,7 @@ impl Shard {
         if self.open.timestamped.last().is_none_or(|last| !last.series.is_same(&series)) {
             self.timestamped_bytes += series.heap_bytes();
         }
+        let value = scaled(value, self.scale);
         self.open.timestamped.push(TimestampedSample { series, time, value, rule: self.matched_rule });
     }
 
@@ -560,7 +570,7 @@ impl Shard {
             let series = Series::from_key(self.keys.last());
             let plain = metric.name.as_sent().is_some_and(|name| series.is_plain(kind, name));
             let id = self.create(class, hash, series, self.matched_rule);
-            if plain && metric.tags.is_empty() && !self.concerns_presence {
+            if plain && metric.tags.is_empty() && !self.concerns_presence && !self.is_scaled() {
                 self.indexes[class as usize].mark_plain(hash, id);
             }
             self.watch_new(class, id, hash, metric, *from);
@@ -721,13 +731,14 @@ impl Shard {
     /// Updates a series; returns the number of recorded values.
     #[inline]
     fn update(&mut self, class: Class, id: u32, metric: &Metric<'_>, now: f64) -> u64 {
-        let mut values = 0;
+        let (mut values, scale) = (0, self.scale);
         match (class, metric.values) {
             (Class::Counter, Values::Numbers { first, packed: None }) => {
-                self.open.columns.counters.touch(id).add(first * metric.rate.weight());
+                self.open.columns.counters.touch(id).add(scaled(first * metric.rate.weight(), scale));
                 values = 1;
             }
             (Class::Counter, Values::Total(total)) => {
+                let total = scaled(total, scale);
                 let before = self.totals.insert(id, total);
                 if before.is_none() {
                     self.open.first_totals.push((id, total));
@@ -741,20 +752,20 @@ impl Shard {
             (Class::Counter, numbers) => {
                 let sum = self.open.columns.counters.touch(id);
                 for value in numbers.numbers() {
-                    sum.add(value * metric.rate.weight());
+                    sum.add(scaled(value * metric.rate.weight(), scale));
                     values += 1;
                 }
             }
             (Class::Gauge, adjustments) => {
                 for (op, value) in adjustments.gauge() {
-                    self.open.columns.gauges.touch(id).apply(op, value, now);
+                    self.open.columns.gauges.touch(id).apply(op, scaled(value, scale), now);
                     self.keep_level(id);
                     values += 1;
                 }
             }
             (Class::Timer, numbers) => {
                 let (policy, weight) = (self.timer_policy(id), metric.rate.weight());
-                let mut numbers = numbers.numbers();
+                let mut numbers = numbers.numbers().map(|value| scaled(value, scale));
                 loop {
                     let timer = self.open.columns.timers.touch(id);
                     let mut other = None;
@@ -777,7 +788,7 @@ impl Shard {
                 let Partial { columns, tally, .. } = &mut self.open;
                 let kept = columns.kvs.touch(id);
                 let before = kept.heap_bytes();
-                for value in numbers.numbers() {
+                for value in numbers.numbers().map(|value| scaled(value, scale)) {
                     let must_not_grow =
                         self.memory_use.gives_way.growth && kept.len() >= ALWAYS_TAKEN && kept.len() == kept.capacity();
                     if kept.len() < self.timers.exact_samples && !must_not_grow {
@@ -1033,6 +1044,12 @@ pub(super) fn own_time(metric: &Metric<'_>, kind: Kind) -> Option<(f64, f64)> {
         _ => return None,
     };
     value.is_finite().then_some((time, value))
+}
+
+/// A value in the unit that a rule makes of it.
+#[inline]
+fn scaled(value: f64, scale: f64) -> f64 {
+    if scale == 1.0 { value } else { (value * scale).clamp(f64::MIN, f64::MAX) }
 }
 
 /// The last value of a metric that is a number.

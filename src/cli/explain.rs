@@ -89,7 +89,7 @@ fn write_reading_text(reading: &Reading, datagram: &[u8], explainer: &Explainer,
     // Writing to memory cannot fail.
     let _ = tell_reading(reading, max_tags, out);
     for met in explainer.rules_of(datagram) {
-        let told = format!("{} (match = \"{}\"): {}", met.number + 1, met.pattern, met.outcome);
+        let told = format!("{} ({} = \"{}\"): {}", met.number + 1, met.key, met.pattern, met.outcome);
         let _ = writeln!(out, "  rule         {}", Escaped(&told));
     }
     if !reading.metrics.is_empty() {

@@ -18,6 +18,7 @@ use crate::codec::{RecordType, Records};
 use crate::config::Config;
 use crate::protocol::{Heartbeats, Options};
 use crate::rollup::{Interval, Registry};
+use crate::sinks::SinkKind;
 use crate::sinks::graphite::{self, GraphiteNames};
 use crate::sinks::influx;
 use crate::sinks::prometheus::{self, Distributions, Exposition};
@@ -250,6 +251,17 @@ struct Replay {
     done: Arc<AtomicU64>,
 }
 
+/// What a scrape is told, under the names of the configuration's first sink for scrapes.
+fn exposition(config: &Config) -> Exposition {
+    // A scrape after the last flush sees everything of the capture.
+    let all = Exposition::new(f64::INFINITY, Distributions::Summary);
+    let first = config.sinks.iter().find_map(|sink| match &sink.kind {
+        SinkKind::Prometheus(spec) => Some(spec),
+        _ => None,
+    });
+    first.map_or(all.clone(), |spec| spec.names_of(all))
+}
+
 impl Replay {
     fn new(config: Config, args: &ReplayArgs) -> Replay {
         let only = args.only.clone();
@@ -259,6 +271,7 @@ impl Replay {
         let presence = ReplayPresence::new(assemble::policy(&config));
         let (shards, registry) = daemon(&config, workers, &presence);
         Replay {
+            exposition: exposition(&config),
             names: assemble::graphite_names(&config),
             interval: nanos(config.interval.as_secs_f64()).max(1),
             protocol: assemble::protocol(&config, &config.protocol),
@@ -281,8 +294,6 @@ impl Replay {
             malformed: Tally::default(),
             first_malformed: None,
             listener: ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() },
-            // A scrape after the last flush sees everything of the capture.
-            exposition: Exposition::new(f64::INFINITY, Distributions::Summary),
             out: Vec::new(),
             done: Arc::default(),
         }

@@ -1,12 +1,14 @@
 //! `[[rule]]`: what series are called, which tags they keep, whether they are kept, how they are summed up and where
 //! they go.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Value;
 
-use crate::aggregate::rules::{Rule, Rules, highest_reference, stars};
+use crate::aggregate::pattern::{Form, Pattern};
+use crate::aggregate::rules::{Rule, Rules, highest_reference};
 use crate::aggregate::{GaugePolicy, SeriesOverrides};
 use crate::protocol::Kind;
 use crate::settings::{
@@ -19,6 +21,9 @@ use super::schema::LIFETIME;
 /// Longest pace, in intervals.
 const MAX_EVERY: u64 = 10_000;
 
+/// What values may be multiplied by.
+const MOST_SCALE: RangeInclusive<f64> = -1e15..=1e15;
+
 pub(super) fn describe(visitor: &mut dyn OptionVisitor, _: &str, doc: &'static str, rules: &mut Arc<Rules>) {
     let mut all = rules.all().to_vec();
     visitor.sections("rule", doc, &mut TablesOf { tables: &mut all, new: |_| Rule::default(), describe: one });
@@ -26,11 +31,7 @@ pub(super) fn describe(visitor: &mut dyn OptionVisitor, _: &str, doc: &'static s
 }
 
 fn one(rule: &mut Rule, v: &mut dyn OptionVisitor) {
-    let mut is_there = !v.is_reader();
-    let pattern = Opt::Text(&mut rule.pattern);
-    v.field("match", "Pattern of the names.", Opt::Maybe(&mut is_there, Box::new(pattern)));
-    v.require_one("match", is_there, "\"api.*\"");
-    v.example("match", "\"api.*.*.time\"");
+    pattern(rule, v);
     maybe_pairs(v, "tags", "Only series with these tags; the values are patterns.", &mut rule.tags);
     v.example("tags", "{ env = \"prod*\" }");
     kinds(v, &mut rule.kinds);
@@ -41,9 +42,38 @@ fn one(rule: &mut Rule, v: &mut dyn OptionVisitor) {
         || !rule.drop_tags.is_empty()
         || rule.keep_tags.is_some()
         || !rule.add_tags.is_empty()
+        || rule.scale != 1.0
+        || rule.help.is_some()
         || rule.overrides != SeriesOverrides::default();
     let right = "it does nothing; say what it does, such as `rename`, `drop`, `drop_tags` or `percentiles`";
     v.require("", if does_something { Ok(()) } else { Err(right.into()) });
+}
+
+/// What names are matched by, in one of the forms of a pattern.
+fn pattern(rule: &mut Rule, v: &mut dyn OptionVisitor) {
+    let is_written = |form: Form| !v.is_reader() && rule.pattern.form() == form;
+    let mut texts = Form::ALL.map(|form| is_written(form).then(|| rule.pattern.text().to_string()));
+    let [text, parts, regex] = &mut texts;
+    maybe(v, Form::Text.key(), "Pattern of the names.", text, |text| Opt::Text(text));
+    v.example("match", "\"api.*.*.time\"");
+    let doc = "The same with stars that take one part of a dotted name each, in place of `match`.";
+    maybe(v, Form::Parts.key(), doc, parts, |text| Opt::Text(text));
+    v.example("match_parts", "\"api.*.*.time\"");
+    let doc =
+        "A regular expression (RE2) that is found anywhere in the names, in place of `match`; $1 is its first group.";
+    maybe(v, Form::Regex.key(), doc, regex, |text| Opt::Text(text));
+    v.example("match_regex", "'^api\\.(\\w+)\\.time$'");
+    v.require_one("match", texts.iter().any(Option::is_some), "\"api.*\"");
+    let mut said = Form::ALL.into_iter().zip(texts).filter_map(|(form, text)| Some((form, text?)));
+    let Some((form, text)) = said.next() else { return };
+    if let Some((other, _)) = said.next() {
+        let right = format!("it stands beside `{}`, and one of them is right", form.key());
+        v.require(other.key(), Err(right));
+    }
+    rule.pattern = Pattern::new(form, text.clone()).unwrap_or_else(|why| {
+        v.require(form.key(), Err(format!("`{text}` is no regular expression: {why}; '^api\\.(\\w+)$' is right")));
+        Pattern::default()
+    });
 }
 
 /// Only some types: one, or several.
@@ -69,9 +99,12 @@ fn kinds(v: &mut dyn OptionVisitor, kinds: &mut Vec<Kind>) {
 
 /// Names and tags.
 fn renaming(rule: &mut Rule, v: &mut dyn OptionVisitor) {
-    let stars = stars(&rule.pattern);
-    let right = format!("a text whose highest `$` is the number of stars in `match`, which is {stars}");
-    let refers_right = |template: &str| highest_reference(template) <= stars;
+    let (groups, key) = (rule.pattern.groups(), rule.pattern.form().key());
+    let what = if rule.pattern.form() == Form::Regex { "groups" } else { "stars" };
+    let right = format!("a text whose highest `$` is the number of {what} in `{key}`, which is {groups}");
+    // Of what was refused nothing is known.
+    let is_known = !rule.pattern.text().is_empty();
+    let refers_right = |template: &str| !is_known || highest_reference(template) <= groups;
     let shown = rule.rename.as_deref().map(Value::from);
     let mut read = |to: &str| {
         rule.rename = Some(to.to_string());
@@ -80,6 +113,8 @@ fn renaming(rule: &mut Rule, v: &mut dyn OptionVisitor) {
     let parsed = Parsed { shown, form: "a text", takes_numbers: false, read: &mut read };
     v.field("rename", "The new name: $1, $2 … stand for what the stars of `match` matched.", Opt::Parsed(parsed));
     v.example("rename", "\"api.time\"");
+    maybe(v, "help", "What the series are, for Prometheus.", &mut rule.help, |text| Opt::Text(text));
+    v.example("help", "\"Time of a request\"");
     v.field("drop", "Drop the samples, and count them.", Opt::Flag(&mut rule.drop));
     v.field("drop_tags", "Patterns of keys of tags that are dropped.", Opt::Texts(&mut rule.drop_tags));
     v.example("drop_tags", "[\"request_id\"]");
@@ -89,6 +124,10 @@ fn renaming(rule: &mut Rule, v: &mut dyn OptionVisitor) {
     v.example("add_tags", "{ route = \"$1\", verb = \"$2\" }");
     let odd = rule.add_tags.iter().find(|(_, value)| !refers_right(value));
     v.require("add_tags", odd.map_or(Ok(()), |(tag, _)| Err(format!("`{tag}` is not {right}"))));
+    let doc = "Tags that were sent stay; `add_tags` adds those that were not.";
+    v.field("honor_tags", doc, Opt::Flag(&mut rule.honor_tags));
+    let doc = "Every value is multiplied by it; lines of such series are looked up by their rule each time.";
+    v.field("scale", doc, Opt::Number(&mut rule.scale, MOST_SCALE));
 }
 
 /// What holds for its series in place of the settings of all.

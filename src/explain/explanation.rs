@@ -50,6 +50,8 @@ pub struct Explanation {
 /// A rule.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Rule {
+    /// The key that the pattern has: `match`, `match_parts` or `match_regex`.
+    pub form: &'static str,
     /// Its pattern.
     #[serde(rename = "match")]
     pub pattern: String,
@@ -91,6 +93,7 @@ impl Explainer {
     pub fn rule(&self, met: Met) -> Rule {
         let place = self.place_of(met.number).filter(|place| !place.file.is_empty());
         Rule {
+            form: met.key,
             pattern: met.pattern,
             outcome: met.outcome,
             file: place.map(|place| place.file.clone()),

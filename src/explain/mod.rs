@@ -88,6 +88,8 @@ impl fmt::Debug for Explainer {
 pub struct Met {
     /// Its number, from 0.
     pub number: usize,
+    /// The key that its pattern has.
+    pub key: &'static str,
     /// Its pattern.
     pub pattern: String,
     /// What becomes of the series, in words.
@@ -176,9 +178,13 @@ impl Explainer {
             RuleOutcome::Same => "as it is".to_string(),
             RuleOutcome::Is(series) => format!("becomes {series}"),
         };
-        let overrides = rule.overrides.to_string();
-        let outcome = if overrides.is_empty() || rule.drop { outcome } else { format!("{outcome}; {overrides}") };
-        Some(Met { number, pattern: rule.pattern.to_string(), outcome, drop_tags: rule.drop_tags.clone() })
+        let mut words = vec![outcome];
+        if !rule.drop {
+            words.extend((rule.scale != 1.0).then(|| format!("values times {}", rule.scale)));
+            words.extend(Some(rule.overrides.to_string()).filter(|overrides| !overrides.is_empty()));
+        }
+        let (key, pattern) = (rule.pattern.form().key(), rule.pattern.to_string());
+        Some(Met { number, key, pattern, outcome: words.join("; "), drop_tags: rule.drop_tags.clone() })
     }
 
     /// Where a rule stands.

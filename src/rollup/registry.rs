@@ -235,7 +235,7 @@ impl Registry {
             self.tables.iter().flat_map(SeriesTable::used_rules).chain(self.multi_interval.used_rules()).collect();
         for old in used {
             let Some(rule) = before.as_ref().and_then(|rules| rules.all().get(old as usize)) else { continue };
-            let is_same = |new: &Rule| new.pattern == rule.pattern && new.overrides == rule.overrides;
+            let is_same = |new: &Rule| rule.is_same_for_series(new);
             let number = now.iter().position(is_same).unwrap_or_else(|| {
                 left.push(rule.overrides.clone());
                 now.len() + left.len() - 1
@@ -254,9 +254,8 @@ impl Registry {
         let before = rules.map_or(&[][..], Rules::all);
         let now = self.options.rules.as_deref().map_or(&[][..], Rules::all);
         let number = |rule: &mut u32| {
-            let is_same = |new: &Rule, old: &Rule| new.pattern == old.pattern && new.overrides == old.overrides;
             let old = before.get(*rule as usize);
-            let at = old.and_then(|old| now.iter().position(|new| is_same(new, old)));
+            let at = old.and_then(|old| now.iter().position(|new| old.is_same_for_series(new)));
             *rule = at.map_or(NO_RULE, |at| at as u32);
         };
         partial.created.iter_mut().flatten().for_each(|created| number(&mut created.rule));
@@ -671,7 +670,8 @@ impl Registry {
 
 /// Whether the overrides of a rule concern those who get intervals.
 fn is_shown(options: &RegistryOptions, rule: u32) -> bool {
-    overrides(options, rule).is_some_and(|own| options.is_partial || own.is_seen())
+    let Some(rules) = options.rules.as_ref().filter(|_| rule != NO_RULE) else { return false };
+    rules.is_seen(rule) || (options.is_partial && rules.overrides(rule).is_some())
 }
 
 pub(super) fn overrides(options: &RegistryOptions, rule: u32) -> Option<&SeriesOverrides> {

@@ -27,7 +27,7 @@ use super::blocking::joined;
 use super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::http::{Endpoint, Outcome, Post};
 use super::prometheus::{
-    Distributions, Exposition, NativeSide, OutcomeLog, Sample, ScrapeState, Shape, Value, label_pairs, locked,
+    Distributions, Exposition, Naming, NativeSide, OutcomeLog, Sample, ScrapeState, Shape, Value, label_pairs, locked,
     native_side,
 };
 use super::spec::reach_url;
@@ -408,7 +408,7 @@ impl Names {
 
 /// Labels as the specification has them: none is empty.
 fn own_labels(sample: &Sample) -> Vec<(Bytes, Bytes)> {
-    let pairs = label_pairs(&sample.series).into_iter().filter(|(_, value)| !value.is_empty());
+    let pairs = label_pairs(&sample.series, Naming::Systole).into_iter().filter(|(_, value)| !value.is_empty());
     pairs.map(|(key, value)| (Bytes::from(key), Bytes::from(value))).collect()
 }
 

@@ -48,6 +48,14 @@ impl SnapshotOverrides {
         self.rules.as_ref()?.overrides(*self.of.get(series)?)
     }
 
+    /// What a series is, if its rule says so.
+    pub(crate) fn help(&self, series: &Series) -> Option<&str> {
+        if self.of.is_empty() {
+            return None;
+        }
+        self.rules.as_ref()?.help(*self.of.get(series)?)
+    }
+
     /// Whether series with this interval are due.
     pub(crate) fn is_due(&self, every: u32) -> bool {
         every == 1 || self.lengths.iter().any(|(known, _)| *known == every)

@@ -336,3 +336,34 @@ fn scrapers_that_do_not_read_hold_little() {
     drop(unread);
     daemon.stop();
 }
+
+#[test]
+fn names_of_the_exporter_help_and_a_lifetime_of_a_rule() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let rules = "[[rule]]\nmatch = \"http.*\"\nhelp = \"Requests \\\\ of \\\"all\\\"\"\n\
+                 [[rule]]\nmatch = \"brief.*\"\nttl = \"400ms\"\n";
+    let sink = format!("naming = \"exporter\"\nttl = \"1h\"\n{rules}");
+    let (daemon, address) = start_with(dir.path(), "", &sink);
+    daemon.send_udp(&[
+        b"http.requests:2|c|#a-b:x,bare\nweb--t.x:100|ms\nbucketed:5:50:500|ms\nsize:7|h\nbrief.c:1|c\nbrief.t:1|ms",
+    ]);
+    let body = scrape_when(address, "there", |body| body.contains("web_t_x_count 1") && body.contains("brief_t"));
+    for line in [
+        "# HELP http_requests Requests \\\\ of \"all\"",
+        "# TYPE http_requests counter",
+        "http_requests{a_b=\"x\"} 2",
+        "# HELP web_t_x summary web--t.x",
+        "# TYPE web_t_x summary",
+        "web_t_x{quantile=\"0.5\"} 0.1",
+        "bucketed_bucket{le=\"0.01\"} 1",
+        "size_sum 7",
+        "brief_c 1",
+    ] {
+        assert!(body.lines().any(|found| found == line), "{line}\n{body}");
+    }
+    // OpenMetrics has no such counters, so it is not spoken.
+    let (_, answer) = get(address, "/metrics", "Accept: application/openmetrics-text;version=1.0.0\r\n");
+    assert!(answer.contains("# TYPE http_requests counter") && !answer.contains("# EOF"), "{answer}");
+    scrape_when(address, "what its rule lets go", |body| !body.contains("brief") && body.contains("http_requests"));
+    daemon.stop();
+}

@@ -103,3 +103,87 @@ fn ten_thousand_rules_start_at_once() {
     let shown = text(&output.stdout);
     assert!(shown.contains("10000 (match") && shown.contains("s9999.a.b.count 1"), "{shown}");
 }
+
+#[test]
+fn names_are_matched_by_their_parts_and_by_regular_expressions() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("systole.toml");
+    let config = r#"
+[[rule]]
+match_parts = "api.*.time"
+rename = "api_time"
+add_tags = { route = "$1" }
+scale = 0.001
+[[rule]]
+match_regex = '^(\w+)\.http-(?:get|put)\.(\d+)'
+rename = "http"
+add_tags = { host = "$1", code = "${2}", all = "$0" }
+honor_tags = true
+ttl = "1m"
+[[rule]]
+match = "api.*"
+scale = -2
+"#;
+    std::fs::write(&file, config).expect("written");
+    let explain = |line: &str| text(&systole(&["explain", "-c", file.to_str().expect("plain"), line], b"").stdout);
+    for (line, expected) in [
+        (
+            "api.users.time:1500|ms",
+            "rule         1 (match_parts = \"api.*.time\"): becomes api_time;route=users; values times 0.001",
+        ),
+        ("api.users.time:1500|ms", "api_time.max;route=users 1.5"),
+        ("api.users.all.time:3|c", "rule         3 (match = \"api.*\"): as it is; values times -2"),
+        ("api.users.all.time:3|c", "api.users.all.time.count -6"),
+        ("api.x:+3|g", "api.x -6"),
+        ("web.http-get.200:1|c", "becomes http;all=web.http-get.200;code=200;host=web; forgotten after 60 s"),
+        ("web.http-get.200.x:1|c|#host:own", "becomes http;all=web.http-get.200;code=200;host=own;"),
+    ] {
+        let told = explain(line);
+        assert!(told.contains(expected), "{line}: {expected}\n{told}");
+    }
+    assert!(!explain("web.http-del.200:1|c").contains("rule"));
+
+    for (rule, expected) in [
+        (
+            "match_regex = '*a'\ndrop = true",
+            "rule[0].match_regex: `*a` is no regular expression: repetition operator missing expression",
+        ),
+        ("match = \"a\"\nmatch_parts = \"b\"\ndrop = true", "rule[0].match_parts: it stands beside `match`"),
+        ("match_parts = \"a.*\"\nrename = \"$2\"", "the number of stars in `match_parts`, which is 1"),
+        ("match_regex = '(a)|b'\nadd_tags = { x = \"$2\" }", "the number of groups in `match_regex`, which is 1"),
+        ("drop = true", "rule[0].match: missing"),
+    ] {
+        std::fs::write(&file, format!("[[rule]]\n{rule}\n")).expect("written");
+        let output = systole(&["check", "-c", file.to_str().expect("plain")], b"");
+        let said = text(&output.stderr) + &text(&output.stdout);
+        assert!(!output.status.success() && said.contains(expected), "{rule}: {expected}\n{said}");
+    }
+}
+
+/// Lines of a rule with `scale` are never taken for those of a series that is known.
+#[test]
+fn values_are_scaled_by_the_rule_of_their_own_line() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = format!(
+        "interval = \"200ms\"\nself_metrics = false\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
+         [[sink]]\ntype = \"file\"\npath = \"{}\"\n[http]\naddress = \"127.0.0.1:0\"\n[presence]\nenabled = false\n\
+         [[rule]]\nmatch = \"kb\"\nscale = 1000\n[[rule]]\nmatch = \"old\"\nrename = \"kb\"\n",
+        dir.path().join("records.jsonl").display()
+    );
+    let daemon = Daemon::start(dir.path(), &config);
+    for n in 1..=4 {
+        // The other name comes first, and makes the series.
+        daemon.send_udp(&[b"old:1|c\nkb:2|c\nold:1|c|#k:v\nkb:2|c|#k:v\nkb:1:1|c\nkb:3|ms:+5|g\nkb:7|ms|@0.5"]);
+        daemon.closed(7 * n);
+    }
+    daemon.stop();
+    let all = records(&dir.path().join("records.jsonl"));
+    let sum = |kind: &str, key: &str, tags: Value| -> f64 {
+        let mine = all.iter().filter(|r| r["type"] == kind && r["name"] == "kb" && r["tags"] == tags);
+        mine.filter_map(|r| r[key].as_f64()).sum()
+    };
+    assert_eq!(sum("counter", "value", serde_json::json!({})), 4.0 * (1.0 + 2000.0 + 2000.0));
+    assert_eq!(sum("counter", "value", serde_json::json!({"k": "v"})), 4.0 * 2001.0);
+    assert_eq!(sum("timer", "sum", serde_json::json!({})), 4.0 * (3000.0 + 14_000.0));
+    assert!(all.iter().any(|r| r["type"] == "gauge" && r["value"] == 20_000.0));
+}

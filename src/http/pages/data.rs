@@ -719,8 +719,8 @@ pub(super) fn details(state: &AppState, look: &Look, series: &Series) -> Details
     let shares = state.senders.of_series(series.name());
     let (rule, dropped_tags) = of_series::rule_of(state, series);
     let place = |rule: &Rule| match (&rule.file, rule.line) {
-        (Some(file), Some(line)) => format!("match = \"{}\" ({file}:{line})", rule.pattern),
-        _ => format!("match = \"{}\"", rule.pattern),
+        (Some(file), Some(line)) => format!("{} = \"{}\" ({file}:{line})", rule.form, rule.pattern),
+        _ => format!("{} = \"{}\"", rule.form, rule.pattern),
     };
     let goes_to = of_series::goes_to(state, look.snapshot().map(|snapshot| &**snapshot), series);
     let mut out = Details {

@@ -19,7 +19,7 @@ use crate::snapshot::{Deleted, Deletion, GaugePoint, Snapshot, TimerPoint, cumul
 
 use super::super::exponential::Exponential;
 use super::super::room::{NoRoom, Room};
-use super::names::{divisor, family, identity, labels};
+use super::names::{Naming, divisor, family, identity, labels};
 use super::outcome::{Conflict, Outcome};
 use super::protobuf;
 use super::saved::Saved;
@@ -59,8 +59,9 @@ pub enum Distributions {
 }
 
 /// What a family and its samples are called, beside its name.
-fn suffixes(shape: Shape) -> &'static [&'static str] {
+fn suffixes(shape: Shape, naming: Naming) -> &'static [&'static str] {
     match shape {
+        Shape::Counter if naming == Naming::Exporter => &[""],
         Shape::Counter => &["", "_total", "_created"],
         Shape::Gauge => &[""],
         Shape::Summary => &["", "_sum", "_count", "_created"],
@@ -105,6 +106,11 @@ pub(in crate::sinks) struct Sample {
     pub(super) sequence: u64,
     /// It is flushed in one of so many intervals.
     pub(super) every: u32,
+    /// It leaves after so many seconds without an update, if its rule says so.
+    pub(super) ttl_secs: Option<f64>,
+    /// What it is, if its rule says so.
+    pub(super) help: Option<Arc<str>>,
+    naming: Naming,
     pub(in crate::sinks) value: Value,
 }
 
@@ -133,6 +139,7 @@ pub struct Exposition {
     distributions: Distributions,
     /// Patterns of counters that also fall.
     updown: Vec<String>,
+    naming: Naming,
     room: Room,
     /// What has left with the last interval, if anybody wants to know.
     gone: Option<Vec<Sample>>,
@@ -151,6 +158,17 @@ impl Exposition {
     #[must_use]
     pub fn updown(self, patterns: &[String]) -> Exposition {
         Exposition { updown: patterns.to_vec(), ..self }
+    }
+
+    /// What everything is called.
+    #[must_use]
+    pub fn named(self, naming: Naming) -> Exposition {
+        Exposition { naming, ..self }
+    }
+
+    /// Whose rules names follow.
+    pub(super) fn naming(&self) -> Naming {
+        self.naming
     }
 
     /// No more than `max_series` series of senders are held, in the sinks' share of the memory.
@@ -337,7 +355,13 @@ impl Exposition {
         // Values with times of their own may touch it more than once in an interval.
         sample.is_new &= sample.updated == f64::NEG_INFINITY || sample.updated == snapshot.end;
         (sample.updated, sample.sequence) = (snapshot.end, snapshot.sequence);
-        sample.every = snapshot.overrides.of(series).map_or(1, |overrides| overrides.every);
+        let overrides = snapshot.overrides.of(series);
+        sample.every = overrides.map_or(1, |overrides| overrides.every);
+        sample.ttl_secs = overrides.and_then(|overrides| overrides.ttl).map(|ttl| ttl.unwrap_or(f64::INFINITY));
+        let help = snapshot.overrides.help(series);
+        if sample.help.as_deref() != help {
+            sample.help = help.map(Arc::from);
+        }
         Some(&mut sample.value)
     }
 
@@ -349,12 +373,13 @@ impl Exposition {
         created: f64,
         new: impl FnOnce() -> Value,
     ) -> Result<usize, Conflict> {
-        let name = family(series);
+        let naming = self.naming;
+        let name = family(series, naming);
         let conflict = |holder: String| Conflict { holder, other: series.to_string(), name: name.clone() };
         let holder = |samples: &[Option<Sample>], place: usize| {
             samples[place].as_ref().map_or_else(String::new, |sample| sample.series.to_string())
         };
-        let (labels, key) = (labels(series).into_boxed_str(), identity(series).into_boxed_str());
+        let (labels, key) = (labels(series, naming).into_boxed_str(), identity(series, naming).into_boxed_str());
         match self.families.get(name.as_str()) {
             Some(known) if known.shape != shape => {
                 let first = known.samples.values().next().map(|&place| holder(&self.samples, place));
@@ -366,7 +391,7 @@ impl Exposition {
                 }
             }
             None => {
-                let names = suffixes(shape).iter().map(|suffix| format!("{name}{suffix}"));
+                let names = suffixes(shape, naming).iter().map(|suffix| format!("{name}{suffix}"));
                 if let Some(holder) = names.clone().find_map(|name| self.taken.get(&name)) {
                     return Err(conflict(holder.clone()));
                 }
@@ -386,6 +411,9 @@ impl Exposition {
             is_new: true,
             sequence: 0,
             every: 1,
+            ttl_secs: None,
+            help: None,
+            naming,
             value: new(),
         };
         let place = self.free.pop().unwrap_or_else(|| {
@@ -430,7 +458,9 @@ impl Exposition {
             let leaves = match &sample.value {
                 Value::Gauge(_) if sample.series.kind() == Kind::Gauge => is_due,
                 Value::Gauge(_) => is_over(self.hold_secs),
-                Value::Timer(_) | Value::Counter(_) | Value::UpDown(_) => is_over(self.ttl_secs),
+                Value::Timer(_) | Value::Counter(_) | Value::UpDown(_) => {
+                    is_over(sample.ttl_secs.unwrap_or(self.ttl_secs))
+                }
             };
             if leaves {
                 self.remove(place);
@@ -469,10 +499,12 @@ impl Exposition {
         self.free.push(place);
         self.places.remove(&sample.series);
         if let Some(family) = self.families.get_mut(&sample.family) {
-            family.samples.remove(identity(&sample.series).as_str());
+            family.samples.remove(identity(&sample.series, self.naming).as_str());
             if family.samples.is_empty() {
                 let name = &sample.family;
-                suffixes(family.shape).iter().for_each(|suffix| drop(self.taken.remove(&format!("{name}{suffix}"))));
+                suffixes(family.shape, self.naming)
+                    .iter()
+                    .for_each(|suffix| drop(self.taken.remove(&format!("{name}{suffix}"))));
                 self.families.remove(name);
             }
         }
@@ -491,7 +523,7 @@ impl Exposition {
     /// Puts a sample of an earlier start where it was, unless its name belongs to another by now; `false` if there is no room for
     /// it.
     pub(super) fn put_back(&mut self, saved: Saved) -> bool {
-        let Saved { series, updated, created, sequence, every, value } = saved;
+        let Saved { series, updated, created, sequence, every, value, ttl_secs } = saved;
         if self.room.take(self.places.len(), bytes_of_new(&series), &series).is_err() {
             return false;
         }
@@ -505,6 +537,7 @@ impl Exposition {
             && let Some(sample) = &mut self.samples[place]
         {
             (sample.updated, sample.sequence, sample.every, sample.is_new) = (updated, sequence, every, false);
+            sample.ttl_secs = ttl_secs;
         }
         true
     }
@@ -539,7 +572,8 @@ impl Exposition {
         let mut samples = Vec::with_capacity(self.places.len());
         for sample in std::mem::take(&mut self.samples).into_iter().flatten() {
             let family = self.families.get_mut(&sample.family);
-            let of_labels = family.and_then(|family| family.samples.get_mut(identity(&sample.series).as_str()));
+            let of_labels =
+                family.and_then(|family| family.samples.get_mut(identity(&sample.series, self.naming).as_str()));
             for place in [of_labels, self.places.get_mut(&sample.series)].into_iter().flatten() {
                 *place = samples.len();
             }
@@ -563,7 +597,7 @@ impl Exposition {
 
     /// Who has the name and the labels of a sample that has left.
     pub(in crate::sinks) fn successor(&self, gone: &Sample) -> Option<&Sample> {
-        let place = self.families.get(&gone.family)?.samples.get(identity(&gone.series).as_str())?;
+        let place = self.families.get(&gone.family)?.samples.get(identity(&gone.series, self.naming).as_str())?;
         self.samples[*place].as_ref()
     }
 
@@ -632,8 +666,14 @@ impl Exposition {
             let mut is_first = true;
             for sample in samples {
                 if std::mem::take(&mut is_first) {
-                    let help = format!("{} {}", family.shape.name(), sample.series.name());
-                    text.family(name, family.shape, &help);
+                    let help = match &sample.help {
+                        Some(help) => help.to_string(),
+                        None => format!("{} {}", family.shape.name(), sample.series.name()),
+                    };
+                    match self.naming {
+                        Naming::Systole => text.family(name, family.shape, &help),
+                        Naming::Exporter => text.family_as(name, family.shape, &help),
+                    }
                 }
                 sample.render(is_open, &mut text);
                 text.drain(PART, |part| out.write_all(part.as_bytes()))?;
@@ -684,7 +724,8 @@ impl Sample {
                     + held.native.as_ref().map_or(0, Exponential::heap_bytes)
             }
         };
-        self.series.heap_bytes() + footprint(self.labels.len()) + value
+        let help = self.help.as_ref().map_or(0, shared_text_bytes);
+        self.series.heap_bytes() + footprint(self.labels.len()) + help + value
     }
 
     /// Every number of it: the suffix of its name, a label of its own, the value.
@@ -692,7 +733,7 @@ impl Sample {
         // Sums are kept as they were sent, so that no digit is lost on the way.
         let divisor = divisor(&self.series);
         match &self.value {
-            Value::Counter(sum) => visit("_total", None, sum.value()),
+            Value::Counter(sum) => visit(self.naming.of_counters(), None, sum.value()),
             Value::UpDown(sum) => visit("", None, sum.value()),
             Value::Gauge(value) => visit("", None, *value),
             Value::Timer(held) => {

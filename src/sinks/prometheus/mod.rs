@@ -39,6 +39,7 @@ use crate::ports::{
     self, Buffers, ConnectionLimits, Patience, Port, PortOptions, ServerTls, Shareable, TlsFiles, limit_options,
     serve_http, tls_options, token_in_plain_text,
 };
+use crate::settings::choice;
 use crate::snapshot::{Snapshot, SnapshotId};
 use crate::supervise::Gate;
 use crate::web::{self, Bodies, MOST_BODY, Parameters, TokenAlone};
@@ -50,7 +51,7 @@ use super::{Delivery, LONG, Opt, OptionVisitor, Receipt, Sink, SinkContext, Sink
 pub(super) use crate::prometheus_text::Shape;
 pub use exposition::{Distributions, Exposition, Format};
 pub(super) use exposition::{Sample, Value};
-pub(super) use names::{divisor, label_pairs};
+pub(super) use names::{Naming, divisor, label_pairs};
 pub(super) use outcome::OutcomeLog;
 pub use outcome::{Conflict, Outcome};
 pub(super) use protobuf::{NativeSide, native_side};
@@ -68,6 +69,7 @@ pub struct PrometheusSpec {
     native_histograms: bool,
     /// Patterns of counters that also fall.
     updown: Vec<String>,
+    naming: Naming,
     /// What scrapers must show; empty for nothing.
     token: String,
     limits: ConnectionLimits,
@@ -81,6 +83,7 @@ impl Default for PrometheusSpec {
             ttl: Duration::from_secs(3600),
             native_histograms: true,
             updown: Vec::new(),
+            naming: Naming::Systole,
             token: String::new(),
             limits: ConnectionLimits { in_all: 128, per_address: 64 },
             tls: TlsFiles::default(),
@@ -89,6 +92,11 @@ impl Default for PrometheusSpec {
 }
 
 impl PrometheusSpec {
+    /// The same with what is said of names and of counters that fall.
+    pub fn names_of(&self, exposition: Exposition) -> Exposition {
+        exposition.updown(&self.updown).named(self.naming)
+    }
+
     fn url(&self, address: SocketAddr) -> String {
         format!("{}://{address}", if self.tls.is_on() { "https" } else { "http" })
     }
@@ -96,7 +104,7 @@ impl PrometheusSpec {
 
 impl Spec for PrometheusSpec {
     fn names(&self, snapshot: &Snapshot, _: &SinkContext) -> Vec<String> {
-        unique(series_of(snapshot).map(names::identity))
+        unique(series_of(snapshot).map(|series| names::identity(series, self.naming)))
     }
 
     fn options(&mut self, visitor: &mut dyn OptionVisitor) {
@@ -112,6 +120,8 @@ impl Spec for PrometheusSpec {
             "Timers as native histograms, for scrapers that ask for protobuf.",
             Opt::Flag(&mut self.native_histograms),
         );
+        let doc = "What everything is called: with \"exporter\" as statsd_exporter has it, without `_total` and units.";
+        choice(visitor, "naming", doc, &Naming::NAMES, &mut self.naming);
         visitor.field("updown", "Patterns of counters that may fall; they are exposed as gauges, the sum of all that came. An interval in which any other counter falls is dropped.", Opt::Texts(&mut self.updown));
         visitor.example("updown", "[\"queue.*\"]");
         let doc = "What scrapers must show as `Authorization: Bearer TOKEN`.";
@@ -170,8 +180,8 @@ impl Spec for PrometheusSpec {
     fn open(&self, context: &SinkContext) -> Result<Box<dyn Sink>, String> {
         let address = self.address.ok_or("it has no address")?;
         let distributions = if self.native_histograms { Distributions::Native } else { Distributions::Summary };
-        let exposition = Exposition::new(self.ttl.as_secs_f64(), distributions)
-            .updown(&self.updown)
+        let exposition = self
+            .names_of(Exposition::new(self.ttl.as_secs_f64(), distributions))
             .at_most(context.max_series, &context.memory);
         let outcome_log = OutcomeLog::new(&context.name, context.interval);
         let (listener, bound) = ports::bind_shareable(address, &context.ports).map_err(|error| {
@@ -281,8 +291,10 @@ impl PrometheusSink {
         exposition: Exposition,
         outcome_log: OutcomeLog,
     ) -> PrometheusSink {
+        // There a counter has to end in `_total`.
+        let is_open = exposition.naming() == Naming::Systole;
         let shared: Shared = Arc::new(Mutex::new(ScrapeState::new(exposition)));
-        let routes = router(Served { shared: Arc::clone(&shared), bodies: port.bodies(), token });
+        let routes = router(Served { shared: Arc::clone(&shared), bodies: port.bodies(), token, is_open });
         let (stop, stopped) = watch::channel(false);
         let server = tokio::spawn(async move {
             let mut dropped = stopped.clone();
@@ -322,6 +334,8 @@ struct Served {
     bodies: Bodies,
     /// What scrapers must show, if anything.
     token: Option<Arc<str>>,
+    /// Whether names are such that OpenMetrics takes them.
+    is_open: bool,
 }
 
 fn router(served: Served) -> Router {
@@ -348,7 +362,7 @@ async fn scrape(
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     let is_protobuf =
         accept.contains("application/vnd.google.protobuf") && accept.contains("io.prometheus.client.MetricFamily");
-    let (format, kind) = match accept.contains("application/openmetrics-text") {
+    let (format, kind) = match served.is_open && accept.contains("application/openmetrics-text") {
         _ if is_protobuf => (Format::Protobuf, PROTOBUF),
         true => (Format::OpenMetrics, OPEN_METRICS),
         false => (Format::Text, TEXT),

@@ -10,6 +10,43 @@ use crate::protocol::Kind;
 use crate::series::Series;
 use crate::untrusted::is_active;
 
+/// Whose rules names follow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Naming {
+    /// Those above.
+    #[default]
+    Systole,
+    /// statsd_exporter's: counters and timers keep their names, `:` becomes `_`, a run of `-` a single one, and tags without a value
+    /// are left out. Timers are in seconds, too.
+    Exporter,
+}
+
+impl Naming {
+    /// Each with its word in the configuration.
+    pub(super) const NAMES: [(&'static str, Naming); 2] =
+        [("systole", Naming::Systole), ("exporter", Naming::Exporter)];
+
+    /// What samples of counters end in.
+    pub(super) fn of_counters(self) -> &'static str {
+        match self {
+            Naming::Systole => "_total",
+            Naming::Exporter => "",
+        }
+    }
+
+    fn clean(self, text: &str, is_name: bool) -> String {
+        match self {
+            Naming::Systole => clean(text, is_name),
+            Naming::Exporter => {
+                let mut before = ' ';
+                let mut is_further = |c: char| std::mem::replace(&mut before, c) == '-' && c == '-';
+                let text: String = text.chars().filter(|c| !is_further(*c)).collect();
+                clean(&text, false)
+            }
+        }
+    }
+}
+
 /// Labels that Prometheus uses itself.
 const RESERVED: [&str; 2] = ["le", "quantile"];
 
@@ -32,14 +69,17 @@ const SYNTHETIC: [&str; 10] = [
 ];
 
 /// The name of a series' family.
-pub(super) fn family(series: &Series) -> String {
-    let mut name = clean(series.name(), true);
+pub(super) fn family(series: &Series, naming: Naming) -> String {
+    let mut name = naming.clean(series.name(), true);
     if series.name().ends_with(OVERFLOW_NAME) {
         name = format!("{name}_{}", series.kind().name());
     } else if let Some(rest) = name.strip_prefix(OWN) {
         name = format!("{OWN_HERE}{rest}");
     } else if SYNTHETIC.contains(&name.as_str()) {
         name = format!("exported_{name}");
+    }
+    if naming == Naming::Exporter {
+        return name;
     }
     let suffix = match series.kind() {
         // The sample ends in `_total`, the family does not.
@@ -62,20 +102,21 @@ pub(in crate::sinks) fn divisor(series: &Series) -> f64 {
 }
 
 /// `key="value",…` in the order of keys.
-pub(super) fn labels(series: &Series) -> String {
-    prometheus_text::labels(label_pairs(series))
+pub(super) fn labels(series: &Series, naming: Naming) -> String {
+    prometheus_text::labels(label_pairs(series, naming))
 }
 
 /// The same without empty values: to Prometheus a label without a value is none.
-pub(super) fn identity(series: &Series) -> String {
-    prometheus_text::labels(label_pairs(series).into_iter().filter(|(_, value)| !value.is_empty()))
+pub(super) fn identity(series: &Series, naming: Naming) -> String {
+    prometheus_text::labels(label_pairs(series, naming).into_iter().filter(|(_, value)| !value.is_empty()))
 }
 
 /// Labels in the order of keys; a key with several values has them with commas between.
-pub(in crate::sinks) fn label_pairs(series: &Series) -> Vec<(String, String)> {
+pub(in crate::sinks) fn label_pairs(series: &Series, naming: Naming) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = Vec::new();
-    for (key, value) in series.tags() {
-        let mut key = clean(key, false);
+    let is_shown = |value: Option<&str>| naming == Naming::Systole || value.is_some();
+    for (key, value) in series.tags().filter(|(_, value)| is_shown(*value)) {
+        let mut key = naming.clean(key, false);
         if RESERVED.contains(&key.as_str()) || key.starts_with("__") {
             key = format!("exported_{}", key.trim_start_matches('_'));
         }
@@ -114,7 +155,7 @@ mod tests {
 
     #[test]
     fn names_are_what_prometheus_takes() {
-        let series = |kind, name: &str| family(&Series::new(kind, name, &[]));
+        let series = |kind, name: &str| family(&Series::new(kind, name, &[]), Naming::Systole);
         for (kind, name, expected) in [
             (Kind::Counter, "api.hits", "api_hits"),
             (Kind::Counter, "api.hits_total", "api_hits"),
@@ -141,13 +182,37 @@ mod tests {
             ("a.b", Some("1")),
             ("__x", None),
         ];
-        let labels = labels(&Series::new(Kind::Gauge, "g", &tags));
+        let series = Series::new(Kind::Gauge, "g", &tags);
+        assert_eq!(labels(&series, Naming::Exporter), "a_b=\"1\",exported_le=\"x\\\"\\n\\\\\",k=\"a,b\"");
+        let labels = labels(&series, Naming::Systole);
         assert_eq!(labels, "a_b=\"1\",bare=\"\",exported_le=\"x\\\"\\n\\\\\",exported_x=\"\",k=\"a,b\"");
+    }
+
+    #[test]
+    fn names_of_the_exporter_are_as_it_writes_them() {
+        // pkg/mapper/escape_test.go of statsd_exporter; its own names are apart here, as everywhere.
+        for (name, expected) in [
+            ("clean", "clean"),
+            ("0starts_with_digit", "_0starts_with_digit"),
+            ("with_underscore", "with_underscore"),
+            ("with--doubledash", "with_doubledash"),
+            ("with---multiple-dashes", "with_multiple_dashes"),
+            ("with.dot", "with_dot"),
+            ("with😱emoji", "with_emoji"),
+            ("with.*.multiple", "with___multiple"),
+            ("test.web-server.foo.bar", "test_web_server_foo_bar"),
+            ("with:colon", "with_colon"),
+            ("systole.lines.read", "systole_self_lines_read"),
+        ] {
+            for kind in [Kind::Counter, Kind::Timer] {
+                assert_eq!(family(&Series::new(kind, name, &[]), Naming::Exporter), expected, "{name}");
+            }
+        }
     }
 
     #[test]
     fn an_empty_label_is_no_part_of_the_identity() {
         let series = Series::new(Kind::Gauge, "g", &[("bare", None), ("k", Some("v")), ("empty", Some(""))]);
-        assert_eq!(identity(&series), "k=\"v\"");
+        assert_eq!(identity(&series, Naming::Systole), "k=\"v\"");
     }
 }

@@ -9,7 +9,7 @@ use crate::prometheus_text::Shape;
 
 use super::super::exponential::{Exponential, ZERO_THRESHOLD};
 use super::exposition::{Exposition, Family, Sample, Value};
-use super::names::{divisor, harmless, label_pairs};
+use super::names::{Naming, divisor, harmless, label_pairs};
 
 #[derive(Clone, PartialEq, Message)]
 struct LabelPair {
@@ -144,34 +144,35 @@ pub(super) fn write(exposition: &Exposition, out: &mut impl Write) -> io::Result
         let samples: Vec<&Sample> = samples.collect();
         encoded.clear();
         // Memory grows as it is needed, so it has room.
-        let _ = family_of(name, family, &samples).encode_length_delimited(&mut encoded);
+        let _ = family_of(name, family, &samples, exposition.naming()).encode_length_delimited(&mut encoded);
         out.write_all(&encoded)?;
     }
     Ok(())
 }
 
-fn family_of(name: &str, family: &Family, samples: &[&Sample]) -> MetricFamily {
+fn family_of(name: &str, family: &Family, samples: &[&Sample], naming: Naming) -> MetricFamily {
     let is_native = samples.iter().any(|sample| matches!(&sample.value, Value::Timer(held) if held.native.is_some()));
     let (suffix, kind) = match family.shape {
-        Shape::Counter => ("_total", 0),
+        Shape::Counter => (naming.of_counters(), 0),
         Shape::Gauge => ("", 1),
         Shape::Summary if is_native => ("", 4),
         Shape::Summary => ("", 2),
         Shape::Histogram => ("", 4),
     };
-    let source = samples.first().map_or("", |sample| sample.series.name());
+    let help = |sample: &&Sample| sample.help.as_deref().unwrap_or_else(|| sample.series.name()).to_string();
+    let help = samples.first().map_or_else(String::new, help);
     MetricFamily {
         name: Some(format!("{name}{suffix}")),
-        help: Some(harmless(source)),
+        help: Some(harmless(&help)),
         kind: Some(kind),
-        metrics: samples.iter().map(|sample| metric(sample)).collect(),
+        metrics: samples.iter().map(|sample| metric(sample, naming)).collect(),
     }
 }
 
-fn metric(sample: &Sample) -> Metric {
+fn metric(sample: &Sample, naming: Naming) -> Metric {
     let pair = |(name, value)| LabelPair { name: Some(name), value: Some(value) };
     let mut metric =
-        Metric { labels: label_pairs(&sample.series).into_iter().map(pair).collect(), ..Metric::default() };
+        Metric { labels: label_pairs(&sample.series, naming).into_iter().map(pair).collect(), ..Metric::default() };
     let created = Some(Timestamp {
         seconds: sample.created.floor() as i64,
         nanos: ((sample.created - sample.created.floor()) * 1e9) as i32,

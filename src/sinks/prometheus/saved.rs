@@ -16,8 +16,8 @@ use super::ScrapeState;
 use super::exposition::{Distribution, Exposition, Sample, Value};
 use super::outcome::Outcome;
 
-/// Version of the format.
-const VERSION: u8 = 1;
+/// Version of the format. The first had no lifetimes.
+const VERSION: u8 = 2;
 
 #[derive(Serialize, Deserialize)]
 struct Head {
@@ -37,12 +37,15 @@ pub(super) struct Saved {
     pub(super) sequence: u64,
     pub(super) every: u32,
     pub(super) value: Value,
+    /// Written behind all else, which the first version had alone.
+    #[serde(skip)]
+    pub(super) ttl_secs: Option<f64>,
 }
 
 impl Saved {
     fn of(sample: &Sample) -> Saved {
-        let Sample { series, updated, created, sequence, every, value, .. } = sample.clone();
-        Saved { series, updated, created, sequence, every, value }
+        let Sample { series, updated, created, sequence, every, value, ttl_secs, .. } = sample.clone();
+        Saved { series, updated, created, sequence, every, value, ttl_secs }
     }
 
     /// Whether a series can be like that.
@@ -57,7 +60,8 @@ impl Saved {
             Value::Gauge(value) => !is_counter && !is_timer && value.is_finite(),
             Value::Timer(held) => is_timer && held.is_possible(grows),
         };
-        fits && self.updated.is_finite() && self.created.is_finite() && self.every > 0
+        let is_lifetime = self.ttl_secs.is_none_or(|secs| secs >= 0.0);
+        fits && is_lifetime && self.updated.is_finite() && self.created.is_finite() && self.every > 0
     }
 }
 
@@ -88,6 +92,7 @@ impl ScrapeState {
         postcard::to_io(&Head { end, last, series: samples().count() as u64 }, &mut out).ok()?;
         for sample in samples() {
             postcard::to_io(&Saved::of(sample), &mut out).ok()?;
+            postcard::to_io(&sample.ttl_secs, &mut out).ok()?;
         }
         Some(out)
     }
@@ -97,14 +102,16 @@ impl ScrapeState {
     /// # Errors
     /// If these bytes are not what [`ScrapeState::save`] makes.
     pub(in crate::sinks) fn restore(&mut self, saved: &[u8]) -> Result<u64, SinkError> {
-        let (head, rest) = match saved.split_first() {
-            Some((&VERSION, rest)) => postcard::take_from_bytes::<Head>(rest).map_err(invalid)?,
+        let (version, (head, rest)) = match saved.split_first() {
+            Some((&version @ 1..=VERSION, rest)) => {
+                (version, postcard::take_from_bytes::<Head>(rest).map_err(invalid)?)
+            }
             _ => return Err(invalid("it was written by another version")),
         };
         if !head.end.is_finite() {
             return Err(invalid("it has no time"));
         }
-        let left_out = self.exposition.restore(rest, &head);
+        let left_out = self.exposition.restore(rest, &head, version);
         if left_out.is_err() {
             self.exposition.clear();
         }
@@ -116,11 +123,14 @@ impl ScrapeState {
 }
 
 impl Exposition {
-    fn restore(&mut self, mut rest: &[u8], head: &Head) -> Result<u64, SinkError> {
+    fn restore(&mut self, mut rest: &[u8], head: &Head, version: u8) -> Result<u64, SinkError> {
         let mut left_out = 0;
         for _ in 0..head.series {
-            let (saved, after) = postcard::take_from_bytes::<Saved>(rest).map_err(invalid)?;
-            rest = after;
+            let mut saved: Saved;
+            (saved, rest) = postcard::take_from_bytes(rest).map_err(invalid)?;
+            if version > 1 {
+                (saved.ttl_secs, rest) = postcard::take_from_bytes(rest).map_err(invalid)?;
+            }
             if !saved.is_possible() {
                 return Err(invalid(format!("{} has impossible numbers", saved.series)));
             }
@@ -252,7 +262,8 @@ mod tests {
     #[test]
     fn impossible_numbers_are_refused() {
         let series = |kind| Series::new(kind, "s", &[]);
-        let saved = |series, value| Saved { series, updated: 1.0, created: 0.0, sequence: 1, every: 1, value };
+        let saved =
+            |series, value| Saved { series, updated: 1.0, created: 0.0, sequence: 1, every: 1, value, ttl_secs: None };
         let sum = |value| {
             let mut sum = Sum::default();
             sum.add(value);
@@ -271,7 +282,8 @@ mod tests {
         .iter()
         .enumerate()
         {
-            let mut bytes = vec![VERSION];
+            // The first version, which is read as well.
+            let mut bytes = vec![1];
             postcard::to_io(&Head { end: 1.0, last: None, series: 2 }, &mut bytes).expect("memory");
             for one in [&good, bad] {
                 postcard::to_io(one, &mut bytes).expect("memory");
