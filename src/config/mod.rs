@@ -38,9 +38,9 @@ pub use presence::{Presence, StatePath};
 pub use presence_peers::Peers;
 pub use print::{flat, print};
 pub use reader::Problem;
-pub use reference::example;
 #[cfg(feature = "internals")]
 pub use reference::reference;
+pub use reference::{OrderedTable, example, order};
 pub use schema::{
     Config, Dogstatsd, Etsy, Framing, Http, Idle, Lifetime, Listen, Log, LogFormat, Management, Profile, Sink, Workers,
 };

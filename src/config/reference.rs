@@ -77,6 +77,23 @@ fn tables() -> Vec<Table> {
     all
 }
 
+/// A table of settings, by the order of which configurations are written.
+pub struct OrderedTable {
+    /// As in TOML, with brackets; empty for the root.
+    pub head: String,
+    /// The kind of sink whose own settings these are; empty for all others.
+    pub kind: &'static str,
+    /// With dots inside of a table.
+    pub keys: Vec<String>,
+}
+
+/// Every table in order; those of kinds of sinks follow the table of all sinks.
+pub fn order() -> Vec<OrderedTable> {
+    let keys = |settings: Vec<Setting>| settings.into_iter().map(|setting| setting.key).collect();
+    let tables = tables().into_iter();
+    tables.map(|Table { head, kind, settings, .. }| OrderedTable { head, kind, keys: keys(settings) }).collect()
+}
+
 /// The variables of all settings that the environment can set.
 pub(super) fn variables() -> BTreeSet<String> {
     let with_variables = tables().into_iter().filter(|table| table.has_variables);

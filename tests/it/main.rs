@@ -31,6 +31,7 @@ mod hostile;
 mod http;
 mod http_api;
 mod import;
+mod import_exporter;
 mod influx;
 mod jobs;
 #[cfg(feature = "kafka")]

@@ -1,24 +1,28 @@
 //! `systole import`: converts the configuration of another StatsD server, with a list of what cannot be carried over.
 //! Nothing in it is executed; the kind of file is recognised from its text.
 
+mod datadog;
 mod exporter;
+mod exporter_templates;
+mod layout;
 mod literal;
 mod statsd;
 mod telegraf;
+mod telegraf_outputs;
 
 use std::path::PathBuf;
 
 use clap::Args;
 use toml::{Table, Value};
 
-use crate::config::{Sources, load};
+use crate::config::{Problem, Sources, load};
 
 use super::{FAILED, USAGE, print, print_error, read_text};
 
 #[derive(Args)]
 pub(super) struct ImportArgs {
-    /// statsd's config.js, a mapping of statsd_exporter (YAML), or telegraf's configuration with [[inputs.statsd]];
-    /// `-` is the standard input
+    /// statsd's config.js or its proxy's, a mapping of statsd_exporter, telegraf's configuration with [[inputs.statsd]], or
+    /// datadog.yaml; `-` is the standard input
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -27,10 +31,20 @@ pub(super) struct ImportArgs {
 #[derive(Default)]
 struct Import {
     root: Table,
+    /// Arrays of tables, one after the other.
+    entries: Vec<Entry>,
     /// What was not carried over, in the order of the file.
     left: Vec<String>,
     /// What is carried over but works differently.
     notes: Vec<String>,
+}
+
+/// A table of an array of tables.
+struct Entry {
+    array: &'static str,
+    table: Table,
+    /// Where it comes from.
+    origin: Option<String>,
 }
 
 impl Import {
@@ -47,11 +61,13 @@ impl Import {
     }
 
     /// Adds a table to an array of tables.
-    fn push(&mut self, array: &str, table: Table) {
-        let all = self.root.entry(array).or_insert_with(|| Value::Array(Vec::new()));
-        if let Value::Array(all) = all {
-            all.push(Value::Table(table));
-        }
+    fn push(&mut self, array: &'static str, table: Table) {
+        self.entries.push(Entry { array, table, origin: None });
+    }
+
+    /// The same with a word on where it comes from.
+    fn push_from(&mut self, array: &'static str, table: Table, origin: impl Into<String>) {
+        self.entries.push(Entry { array, table, origin: Some(origin.into()) });
     }
 
     fn leave(&mut self, key: &str, why: impl std::fmt::Display) {
@@ -80,11 +96,12 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
     let (kind, read) = match kind_of(&text) {
         Some(Kind::Telegraf) => ("telegraf's [[inputs.statsd]]", telegraf::read(&text)),
         Some(Kind::Exporter) => ("a mapping of statsd_exporter", exporter::read(&text)),
+        Some(Kind::Datadog) => ("datadog.yaml", datadog::read(&text)),
         Some(Kind::Statsd) => ("statsd's config.js", statsd::read(&text)),
         None => {
             print_error(format_args!(
                 "{name}: neither statsd's config.js (an object in braces), nor a mapping of statsd_exporter (`mappings:`), nor \
-                 telegraf's configuration (`[[inputs.statsd]]`)"
+                 telegraf's configuration (`[[inputs.statsd]]`), nor datadog.yaml (`dogstatsd_…:`)"
             ));
             return USAGE;
         }
@@ -96,13 +113,6 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
             return USAGE;
         }
     };
-    let toml = match toml::to_string(&import.root) {
-        Ok(toml) => toml,
-        Err(error) => {
-            print_error(format_args!("{name}: cannot be written as TOML: {error}"));
-            return FAILED;
-        }
-    };
     let mut out = format!("# From {kind}: {name}\n");
     for (head, lines) in [("Not carried over:", &import.left), ("Different here:", &import.notes)] {
         if !lines.is_empty() {
@@ -112,7 +122,7 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
         }
     }
     out.push('\n');
-    out.push_str(&toml);
+    out.push_str(&layout::write(&import));
     if !print(out.as_bytes()) {
         return FAILED;
     }
@@ -125,7 +135,14 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
     }
     let sources = Sources { file: Some(("the output".into(), out)), ..Sources::default() };
     if let Err(problems) = load(&sources) {
-        problems.iter().for_each(|problem| print_error(format_args!("{problem}; please change it")));
+        // The variables of the machine that it is for need not be set on this one.
+        let is_variable = |problem: &&Problem| problem.message.starts_with("environment variable ");
+        let (variables, mistakes): (Vec<&Problem>, Vec<&Problem>) = problems.iter().partition(is_variable);
+        variables.iter().for_each(|problem| print_error(format_args!("{problem}; the daemon needs it")));
+        mistakes.iter().for_each(|problem| print_error(format_args!("{problem}; please change it")));
+        if !mistakes.is_empty() {
+            return FAILED;
+        }
     }
     0
 }
@@ -134,6 +151,7 @@ enum Kind {
     Statsd,
     Exporter,
     Telegraf,
+    Datadog,
 }
 
 fn kind_of(text: &str) -> Option<Kind> {
@@ -142,6 +160,8 @@ fn kind_of(text: &str) -> Option<Kind> {
         Some(Kind::Telegraf)
     } else if starts(&["mappings:", "defaults:"]) {
         Some(Kind::Exporter)
+    } else if starts(&["dogstatsd_", "use_dogstatsd:", "statsd_forward_host:", "statsd_metric_namespace:"]) {
+        Some(Kind::Datadog)
     } else {
         literal::begins_with_object(text).then_some(Kind::Statsd)
     }

@@ -1,4 +1,4 @@
-//! The original's `config.js` (statsd/statsd, `exampleConfig.js`).
+//! The original's `config.js` (statsd/statsd, `exampleConfig.js`), and that of its proxy (`exampleProxyConfig.js`).
 
 use serde_json::Value as Json;
 use toml::{Table, Value};
@@ -11,16 +11,71 @@ pub(super) fn read(text: &str) -> Result<Import, String> {
     let mut settings = Settings(Vec::new());
     flatten(members(text)?, "", &mut settings, &mut import);
     import.set("profile", "etsy");
+    if let Some(nodes) = settings.take("nodes") {
+        proxy(&nodes, &mut settings, &mut import);
+        rest(settings, &mut import);
+        return Ok(import);
+    }
     listeners(&mut settings, &mut import);
     management(&mut settings, &mut import);
     flush(&mut settings, &mut import);
     names(&mut settings, &mut import);
     sinks(&mut settings, &mut import);
     others(&mut settings, &mut import);
-    for (key, _) in settings.0 {
-        import.leave(&key, "no such setting in the original");
-    }
+    rest(settings, &mut import);
     Ok(import)
+}
+
+fn rest(settings: Settings, import: &mut Import) {
+    for (key, _) in settings.0 {
+        import.leave(&key, "no setting of the original; a module of somebody else may read it");
+    }
+}
+
+/// The original's proxy is a relay that sends each name to one server, and aggregates nothing.
+fn proxy(nodes: &Json, settings: &mut Settings, import: &mut Import) {
+    let workers = settings.number("forkCount").filter(|workers| *workers >= 1.0);
+    // What `address` is for the server is `host` for the proxy.
+    if let Some(host) = settings.take("host") {
+        settings.0.push(("address".into(), host));
+    }
+    let is_v6 = settings.text("udp_version").as_deref() == Some("udp6");
+    if is_v6 {
+        settings.0.push(("address_ipv6".into(), Json::Bool(true)));
+    }
+    listeners(settings, import);
+    if let (Some(workers), Some(listen)) = (workers, import.entries.iter_mut().find(|entry| entry.array == "listen")) {
+        listen.table.insert("workers".into(), number(workers));
+    }
+    management(settings, import);
+    let nodes = nodes.as_array().cloned().unwrap_or_default();
+    let target = |node: &Json| {
+        let host = as_text(node.get("host")?);
+        let host = if host.contains(':') { format!("[{host}]") } else { host };
+        Some(Value::from(format!("{host}:{}", node.get("port").and_then(as_number)?)))
+    };
+    let mut relay = table([("mode", "spread".into())]);
+    relay.insert("targets".into(), Value::Array(nodes.iter().filter_map(target).collect()));
+    let ports: Vec<f64> = nodes.iter().filter_map(|node| node.get("adminport").and_then(as_number)).collect();
+    if let Some(first) = ports.first() {
+        if ports.iter().any(|port| port != first) {
+            import.leave("nodes.adminport", "the management ports of all servers must be one; see `health_port`");
+        } else {
+            relay.insert("health_port".into(), number(*first));
+        }
+    }
+    if let Some(ms) = settings.number("checkInterval") {
+        relay.insert("health_every".into(), format!("{}ms", ms as u64).into());
+    }
+    import.push_from("relay", relay, "nodes");
+    let drop = table([("match", "*".into()), ("drop", true.into())]);
+    import.push_from("rule", drop, "a proxy aggregates nothing");
+    import.set("self_metrics", false);
+    import.note("names go to servers by another hash than the original's ring: each moves once, and no more when a server is added or removed");
+    settings.take("cacheSize");
+    if settings.flag("debug") == Some(true) {
+        import.set_in("log", "level", "debug");
+    }
 }
 
 /// Literals by their path, such as `graphite.globalPrefix`; code is reported as not carried over.
@@ -246,6 +301,9 @@ fn repeater(settings: &mut Settings, import: &mut Import, is_asked_for: bool) {
         import.leave("repeaterProtocol", format!("relays send datagrams, not `{protocol}`"));
     }
     let Some(Json::Array(all)) = targets else { return };
+    if !is_asked_for {
+        return import.leave("repeater", "`./backends/repeater` is not among `backends`, so that nothing is repeated");
+    }
     let address = |target: &Json| {
         let host = as_text(target.get("host")?);
         let host = if host.contains(':') { format!("[{host}]") } else { host };
@@ -255,7 +313,7 @@ fn repeater(settings: &mut Settings, import: &mut Import, is_asked_for: bool) {
     if addresses.len() < all.len() {
         import.leave("repeater", "a server without `host` or `port`");
     }
-    if is_asked_for && !addresses.is_empty() {
+    if !addresses.is_empty() {
         let addresses: Vec<Value> = addresses.into_iter().map(Value::from).collect();
         import.push("relay", table([("targets", Value::Array(addresses))]));
     }
@@ -267,15 +325,18 @@ fn others(settings: &mut Settings, import: &mut Import) {
     }
     for (key, why) in [
         ("dumpMessages", "`systole run --capture FILE` records what comes in"),
-        ("keyFlush.interval", "the most frequent names are not logged"),
-        ("keyFlush.percent", "the most frequent names are not logged"),
-        ("keyFlush.log", "the most frequent names are not logged"),
+        ("keyFlush.interval", "the page and `systole top` show the most frequent names"),
+        ("keyFlush.percent", "the page and `systole top` show the most frequent names"),
+        ("keyFlush.log", "the page and `systole top` show the most frequent names"),
         ("title", "the process is called systole"),
         ("console.prettyprint", "the console shows a table on a terminal and records otherwise"),
         ("log.backend", "the log goes to standard error, for whoever started it"),
         ("log.application", "the log goes to standard error, for whoever started it"),
-        ("log.level", "the level of syslog; here it is `log.level`"),
-        ("automaticConfigReload", "a configuration is read at the start"),
+        ("log.level", "the level of syslog; here it is that of `[log]`"),
+        (
+            "automaticConfigReload",
+            "`systole reload` or SIGHUP reads the configuration again, a change of the file alone does not",
+        ),
     ] {
         if settings.take(key).is_some() {
             import.leave(key, why);
