@@ -13,7 +13,7 @@ const MOST_REGEX_BYTES: usize = 1 << 20;
 
 /// The form of a pattern.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Form {
+pub enum PatternKind {
     /// `*` is any text, `?` any character.
     #[default]
     Text,
@@ -23,16 +23,16 @@ pub enum Form {
     Regex,
 }
 
-impl Form {
+impl PatternKind {
     /// Every form.
-    pub const ALL: [Form; 3] = [Form::Text, Form::Parts, Form::Regex];
+    pub const ALL: [PatternKind; 3] = [PatternKind::Text, PatternKind::Parts, PatternKind::Regex];
 
     /// The key of the configuration.
     pub const fn key(self) -> &'static str {
         match self {
-            Form::Text => "match",
-            Form::Parts => "match_parts",
-            Form::Regex => "match_regex",
+            PatternKind::Text => "match",
+            PatternKind::Parts => "match_parts",
+            PatternKind::Regex => "match_regex",
         }
     }
 }
@@ -40,9 +40,9 @@ impl Form {
 /// A pattern of names.
 #[derive(Clone, Debug, Default)]
 pub struct Pattern {
-    form: Form,
+    form: PatternKind,
     text: String,
-    /// That of [`Form::Regex`].
+    /// That of [`PatternKind::Regex`].
     regex: Option<Arc<Regex>>,
 }
 
@@ -61,7 +61,7 @@ impl From<&str> for Pattern {
 
 impl From<String> for Pattern {
     fn from(text: String) -> Pattern {
-        Pattern { form: Form::Text, text, regex: None }
+        Pattern { form: PatternKind::Text, text, regex: None }
     }
 }
 
@@ -77,16 +77,16 @@ impl Pattern {
     ///
     /// # Errors
     /// What is wrong with a regular expression.
-    pub fn new(form: Form, text: String) -> Result<Pattern, String> {
+    pub fn new(form: PatternKind, text: String) -> Result<Pattern, String> {
         let regex = match form {
-            Form::Regex => Some(Arc::new(compile(&text)?)),
-            Form::Text | Form::Parts => None,
+            PatternKind::Regex => Some(Arc::new(compile(&text)?)),
+            PatternKind::Text | PatternKind::Parts => None,
         };
         Ok(Pattern { form, text, regex })
     }
 
     /// Its form.
-    pub fn form(&self) -> Form {
+    pub fn form(&self) -> PatternKind {
         self.form
     }
 
@@ -98,16 +98,16 @@ impl Pattern {
     /// By which it is found again: its text, and before it the form of those that are no plain patterns.
     pub(super) fn identity(&self) -> String {
         match self.form {
-            Form::Text => self.text.clone(),
-            Form::Parts | Form::Regex => format!("{}\0{}", self.form.key(), self.text),
+            PatternKind::Text => self.text.clone(),
+            PatternKind::Parts | PatternKind::Regex => format!("{}\0{}", self.form.key(), self.text),
         }
     }
 
     /// What every name that it matches begins with.
     pub(super) fn head(&self) -> &str {
         match self.form {
-            Form::Text | Form::Parts => self.text.split(['*', '?']).next().unwrap_or(""),
-            Form::Regex => "",
+            PatternKind::Text | PatternKind::Parts => self.text.split(['*', '?']).next().unwrap_or(""),
+            PatternKind::Regex => "",
         }
     }
 
@@ -128,10 +128,10 @@ impl Pattern {
     pub fn matches(&self, name: &str) -> bool {
         match (&self.regex, self.form) {
             (Some(regex), _) => regex.is_match(name),
-            (None, Form::Parts) => self.pairs(name).all(|(pattern, part)| {
+            (None, PatternKind::Parts) => self.pairs(name).all(|(pattern, part)| {
                 matches!((pattern, part), (Some(pattern), Some(part)) if glob::matches(pattern, part))
             }),
-            (None, Form::Text | Form::Regex) => glob::matches(&self.text, name),
+            (None, PatternKind::Text | PatternKind::Regex) => glob::matches(&self.text, name),
         }
     }
 
@@ -139,14 +139,16 @@ impl Pattern {
     pub(super) fn covers(&self, other: &Pattern) -> bool {
         match (self.form, other.form) {
             // Stars of parts take less than those of texts.
-            (Form::Text, Form::Text | Form::Parts) => glob::covers(&self.text, &other.text),
-            (Form::Text, Form::Regex) => !self.text.is_empty() && self.text.bytes().all(|byte| byte == b'*'),
-            (Form::Parts, Form::Parts) => self.pairs(&other.text).all(
+            (PatternKind::Text, PatternKind::Text | PatternKind::Parts) => glob::covers(&self.text, &other.text),
+            (PatternKind::Text, PatternKind::Regex) => {
+                !self.text.is_empty() && self.text.bytes().all(|byte| byte == b'*')
+            }
+            (PatternKind::Parts, PatternKind::Parts) => self.pairs(&other.text).all(
                 |(pattern, part)| matches!((pattern, part), (Some(pattern), Some(part)) if glob::covers(pattern, part)),
             ),
-            (Form::Regex, Form::Regex) => self == other,
-            (Form::Parts | Form::Regex, _) => {
-                !other.text.contains(['*', '?']) && other.form == Form::Text && self.matches(&other.text)
+            (PatternKind::Regex, PatternKind::Regex) => self == other,
+            (PatternKind::Parts | PatternKind::Regex, _) => {
+                !other.text.contains(['*', '?']) && other.form == PatternKind::Text && self.matches(&other.text)
             }
         }
     }
@@ -164,12 +166,12 @@ impl Pattern {
                     groups.iter().flat_map(|groups| groups.iter().map(|one| one.map_or("", |one| one.as_str())));
                 all = texts.collect();
             }
-            (None, Form::Parts) => {
+            (None, PatternKind::Parts) => {
                 for (pattern, part) in self.pairs(name) {
                     all.extend(stars(pattern.unwrap_or(""), part.unwrap_or("")));
                 }
             }
-            (None, Form::Text | Form::Regex) => all.extend(stars(&self.text, name)),
+            (None, PatternKind::Text | PatternKind::Regex) => all.extend(stars(&self.text, name)),
         }
         all
     }
@@ -253,13 +255,13 @@ fn as_re2(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn of(form: Form, text: &str) -> Pattern {
+    fn of(form: PatternKind, text: &str) -> Pattern {
         Pattern::new(form, text.into()).expect("a pattern")
     }
 
     #[test]
     fn a_star_takes_one_part_where_that_is_asked_for() {
-        let parts = of(Form::Parts, "api.*.x*.time");
+        let parts = of(PatternKind::Parts, "api.*.x*.time");
         assert_eq!(parts.captures("api.users.x7.time"), ["", "users", "7"]);
         assert_eq!((parts.head(), parts.groups()), ("api.", 2));
         for (name, expected) in [
@@ -271,24 +273,24 @@ mod tests {
         ] {
             assert_eq!(parts.matches(name), expected, "{name}");
         }
-        assert!(of(Form::Parts, "*").matches("") && !of(Form::Parts, "*").matches("a.b"));
-        assert!(of(Form::Text, "*").matches("a.b"));
+        assert!(of(PatternKind::Parts, "*").matches("") && !of(PatternKind::Parts, "*").matches("a.b"));
+        assert!(of(PatternKind::Text, "*").matches("a.b"));
     }
 
     #[test]
     fn a_pattern_covers_those_that_match_less() {
         let all = [
-            (Form::Text, "a.*", Form::Text, "a.b.*", true),
-            (Form::Text, "a.*", Form::Parts, "a.*.c", true),
-            (Form::Text, "**", Form::Regex, "x", true),
-            (Form::Text, "a*", Form::Regex, "^a", false),
-            (Form::Parts, "a.*", Form::Parts, "a.b", true),
-            (Form::Parts, "a.*", Form::Parts, "a.b.c", false),
-            (Form::Parts, "a.*", Form::Text, "a.*", false),
-            (Form::Parts, "a.*", Form::Text, "a.b", true),
-            (Form::Regex, "^a", Form::Text, "ab", true),
-            (Form::Regex, "^a", Form::Text, "a?", false),
-            (Form::Regex, "^a", Form::Regex, "^a", true),
+            (PatternKind::Text, "a.*", PatternKind::Text, "a.b.*", true),
+            (PatternKind::Text, "a.*", PatternKind::Parts, "a.*.c", true),
+            (PatternKind::Text, "**", PatternKind::Regex, "x", true),
+            (PatternKind::Text, "a*", PatternKind::Regex, "^a", false),
+            (PatternKind::Parts, "a.*", PatternKind::Parts, "a.b", true),
+            (PatternKind::Parts, "a.*", PatternKind::Parts, "a.b.c", false),
+            (PatternKind::Parts, "a.*", PatternKind::Text, "a.*", false),
+            (PatternKind::Parts, "a.*", PatternKind::Text, "a.b", true),
+            (PatternKind::Regex, "^a", PatternKind::Text, "ab", true),
+            (PatternKind::Regex, "^a", PatternKind::Text, "a?", false),
+            (PatternKind::Regex, "^a", PatternKind::Regex, "^a", true),
         ];
         for (form, text, other_form, other, expected) in all {
             assert_eq!(of(form, text).covers(&of(other_form, other)), expected, "{text} {other}");
@@ -297,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_regular_expression_is_found_anywhere_and_reads_as_re2_does() {
-        let regex = of(Form::Regex, r"(\w+)\.(?P<code>\d+)$");
+        let regex = of(PatternKind::Regex, r"(\w+)\.(?P<code>\d+)$");
         assert_eq!(regex.captures("web.http.200"), ["http.200", "http", "200"]);
         assert_eq!((regex.groups(), regex.head()), (2, ""));
         assert!(!regex.matches("web.http.٣") && !regex.matches("web.http.x"));
@@ -311,13 +313,13 @@ mod tests {
             (r"^[\w.-]+$", "a.b-c"),
             (r"^[^\s-]$", "x"),
         ] {
-            assert!(of(Form::Regex, text).matches(name), "{text} {name}");
+            assert!(of(PatternKind::Regex, text).matches(name), "{text} {name}");
         }
-        assert!(of(Form::Regex, "[[:digit:]]x").matches("7x"));
+        assert!(of(PatternKind::Regex, "[[:digit:]]x").matches("7x"));
         assert_eq!(
-            Pattern::new(Form::Regex, "*a".into()).expect_err("no expression"),
+            Pattern::new(PatternKind::Regex, "*a".into()).expect_err("no expression"),
             "repetition operator missing expression"
         );
-        assert!(Pattern::new(Form::Regex, "(a{1000}){1000}".into()).expect_err("too large").contains("bytes"));
+        assert!(Pattern::new(PatternKind::Regex, "(a{1000}){1000}".into()).expect_err("too large").contains("bytes"));
     }
 }

@@ -170,11 +170,11 @@ impl Rules {
 
     /// The outcome for a series, and the number of the rule that applies ([`NO_RULE`] for none).
     pub fn verdict(&self, series: &Series) -> (RuleOutcome, u32) {
-        let Verdict { outcome, rule, .. } = self.judge(series);
+        let Verdict { outcome, rule, .. } = self.evaluate(series);
         (outcome, rule)
     }
 
-    fn judge(&self, series: &Series) -> Verdict {
+    fn evaluate(&self, series: &Series) -> Verdict {
         let Some((n, rule)) = self.find(series) else { return Verdict::default() };
         let number = if rule.is_kept() { n as u32 } else { NO_RULE };
         Verdict { outcome: Self::outcome(rule, series), rule: number, scale: rule.scale }
@@ -342,7 +342,7 @@ impl RuleOutcomes {
                 }
             }
             self.bytes += footprint(key.len());
-            self.known.insert(key.into(), rules.judge(&Series::from_key(key)));
+            self.known.insert(key.into(), rules.evaluate(&Series::from_key(key)));
         }
         &self.known[key]
     }
@@ -417,7 +417,8 @@ mod tests {
 
     #[test]
     fn what_was_sent_stays_where_that_is_asked_for() {
-        let regex = Pattern::new(super::super::pattern::Form::Regex, r"^(\w+)\.(\w+)".into()).expect("an expression");
+        let regex =
+            Pattern::new(super::super::pattern::PatternKind::Regex, r"^(\w+)\.(\w+)".into()).expect("an expression");
         let honoring = Rule {
             pattern: regex,
             rename: Some("${2}_$1".into()),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use toml::Value;
 
-use crate::aggregate::pattern::{Form, Pattern};
+use crate::aggregate::pattern::{Pattern, PatternKind};
 use crate::aggregate::rules::{Rule, Rules, highest_reference};
 use crate::aggregate::{GaugePolicy, SeriesOverrides};
 use crate::protocol::Kind;
@@ -51,20 +51,20 @@ fn one(rule: &mut Rule, v: &mut dyn OptionVisitor) {
 
 /// What names are matched by, in one of the forms of a pattern.
 fn pattern(rule: &mut Rule, v: &mut dyn OptionVisitor) {
-    let is_written = |form: Form| !v.is_reader() && rule.pattern.form() == form;
-    let mut texts = Form::ALL.map(|form| is_written(form).then(|| rule.pattern.text().to_string()));
+    let is_written = |form: PatternKind| !v.is_reader() && rule.pattern.form() == form;
+    let mut texts = PatternKind::ALL.map(|form| is_written(form).then(|| rule.pattern.text().to_string()));
     let [text, parts, regex] = &mut texts;
-    maybe(v, Form::Text.key(), "Pattern of the names.", text, |text| Opt::Text(text));
+    maybe(v, PatternKind::Text.key(), "Pattern of the names.", text, |text| Opt::Text(text));
     v.example("match", "\"api.*.*.time\"");
     let doc = "The same with stars that take one part of a dotted name each, in place of `match`.";
-    maybe(v, Form::Parts.key(), doc, parts, |text| Opt::Text(text));
+    maybe(v, PatternKind::Parts.key(), doc, parts, |text| Opt::Text(text));
     v.example("match_parts", "\"api.*.*.time\"");
     let doc =
         "A regular expression (RE2) that is found anywhere in the names, in place of `match`; $1 is its first group.";
-    maybe(v, Form::Regex.key(), doc, regex, |text| Opt::Text(text));
+    maybe(v, PatternKind::Regex.key(), doc, regex, |text| Opt::Text(text));
     v.example("match_regex", "'^api\\.(\\w+)\\.time$'");
     v.require_one("match", texts.iter().any(Option::is_some), "\"api.*\"");
-    let mut said = Form::ALL.into_iter().zip(texts).filter_map(|(form, text)| Some((form, text?)));
+    let mut said = PatternKind::ALL.into_iter().zip(texts).filter_map(|(form, text)| Some((form, text?)));
     let Some((form, text)) = said.next() else { return };
     if let Some((other, _)) = said.next() {
         let right = format!("it stands beside `{}`, and one of them is right", form.key());
@@ -100,7 +100,7 @@ fn kinds(v: &mut dyn OptionVisitor, kinds: &mut Vec<Kind>) {
 /// Names and tags.
 fn renaming(rule: &mut Rule, v: &mut dyn OptionVisitor) {
     let (groups, key) = (rule.pattern.groups(), rule.pattern.form().key());
-    let what = if rule.pattern.form() == Form::Regex { "groups" } else { "stars" };
+    let what = if rule.pattern.form() == PatternKind::Regex { "groups" } else { "stars" };
     let right = format!("a text whose highest `$` is the number of {what} in `{key}`, which is {groups}");
     // Of what was refused nothing is known.
     let is_known = !rule.pattern.text().is_empty();

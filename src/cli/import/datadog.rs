@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 use serde_saphyr::Spanned;
 use toml::{Table, Value};
 
-use crate::aggregate::pattern::{Form, Pattern};
+use crate::aggregate::pattern::{Pattern, PatternKind};
 
 use super::exporter_templates::of_regex;
 use super::statsd::number;
@@ -162,15 +162,15 @@ fn mapping(place: &str, prefix: &str, mut keys: Map<String, Json>, import: &mut 
     let text = take_text(&mut keys, "match").ok_or("it has no `match`")?;
     let name = take_text(&mut keys, "name").ok_or("it has no `name`")?;
     let form = match take_text(&mut keys, "match_type").as_deref() {
-        Some("regex") => Form::Regex,
-        Some("wildcard") | None => Form::Parts,
+        Some("regex") => PatternKind::Regex,
+        Some("wildcard") | None => PatternKind::Parts,
         Some(other) => return Err(format!("`match_type: {other}` is neither wildcard nor regex")),
     };
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_*.".contains(c);
-    if form == Form::Parts && (text.contains("**") || !text.chars().all(is_plain)) {
+    if form == PatternKind::Parts && (text.contains("**") || !text.chars().all(is_plain)) {
         return Err(format!("`{text}` is no wildcard: letters, digits, -, _, . and single stars are right"));
     }
-    let pattern = if form == Form::Regex { format!("^{text}$") } else { text.clone() };
+    let pattern = if form == PatternKind::Regex { format!("^{text}$") } else { text.clone() };
     let pattern = Pattern::new(form, pattern).map_err(|why| format!("`{text}` is no regular expression: {why}"))?;
     let head = head(&text, form);
     if prefix != "*" && !head.starts_with(prefix) {
@@ -207,8 +207,8 @@ fn mapping(place: &str, prefix: &str, mut keys: Map<String, Json>, import: &mut 
 }
 
 /// What every name that matches begins with.
-fn head(text: &str, form: Form) -> String {
-    if form == Form::Parts {
+fn head(text: &str, form: PatternKind) -> String {
+    if form == PatternKind::Parts {
         return text.split('*').next().unwrap_or_default().to_string();
     }
     let mut out = String::new();
@@ -302,8 +302,8 @@ mod tests {
         for (text, expected) in
             [(r"test\.job\.(.*)", "test.job."), ("^abc?d", "ab"), ("a|b", ""), (r"ab\d", "ab"), ("foo", "foo")]
         {
-            assert_eq!(head(text, Form::Regex), expected, "{text}");
+            assert_eq!(head(text, PatternKind::Regex), expected, "{text}");
         }
-        assert_eq!(head("test.*.x", Form::Parts), "test.");
+        assert_eq!(head("test.*.x", PatternKind::Parts), "test.");
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json};
 use serde_saphyr::Spanned;
 use toml::{Table, Value};
 
-use crate::aggregate::pattern::{Form, Pattern};
+use crate::aggregate::pattern::{Pattern, PatternKind};
 use crate::config::show_duration;
 
 use super::exporter_templates::{of_glob, of_regex};
@@ -217,7 +217,7 @@ fn mapping(
     if !is_regex && !is(r"^(\*|[a-zA-Z_][a-zA-Z0-9_\-]*)(\.\*|\.[a-zA-Z0-9_][a-zA-Z0-9_\-]*)*$", &pattern) {
         return Err(format!("`{pattern}` is no glob of parts with dots between"));
     }
-    let compiled = Pattern::new(if is_regex { Form::Regex } else { Form::Parts }, pattern.clone());
+    let compiled = Pattern::new(if is_regex { PatternKind::Regex } else { PatternKind::Parts }, pattern.clone());
     let compiled = compiled.map_err(|why| format!("`{pattern}` is no regular expression: {why}"))?;
     let template = |text: &str| if is_regex { of_regex(text, &compiled) } else { of_glob(text, compiled.groups()) };
     let mut labels = Table::new();
@@ -290,9 +290,9 @@ impl Mapping {
 
     fn rule(&self, kinds: Option<Value>, buckets: Option<Value>) -> Table {
         let form = match (self.is_regex, self.pattern.contains('*')) {
-            (true, _) => Form::Regex,
-            (false, true) => Form::Parts,
-            (false, false) => Form::Text,
+            (true, _) => PatternKind::Regex,
+            (false, true) => PatternKind::Parts,
+            (false, false) => PatternKind::Text,
         };
         let mut rule = table([(form.key(), self.pattern.as_str().into())]);
         let mut set = |key: &str, value: Option<Value>| {

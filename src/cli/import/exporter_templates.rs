@@ -63,7 +63,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::aggregate::pattern::Form;
+    use crate::aggregate::pattern::PatternKind;
 
     #[test]
     fn references_go_as_far_as_they_do_there() {
@@ -78,7 +78,7 @@ mod tests {
         ] {
             assert_eq!(of_glob(template, 2), expected, "{template}");
         }
-        let pattern = Pattern::new(Form::Regex, r"(\w+)\.(?P<code>\d+)".into()).expect("an expression");
+        let pattern = Pattern::new(PatternKind::Regex, r"(\w+)\.(?P<code>\d+)".into()).expect("an expression");
         for (template, expected) in [
             ("$0:$1", "$0:$1"),
             ("$1_foo|${1}_foo", "|${1}_foo"),
