@@ -16,10 +16,20 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 def free_port(kind=socket.SOCK_STREAM):
-    """A port of this machine that nobody has, of streams or datagrams."""
-    with socket.socket(socket.AF_INET, kind) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+    """A port of this machine that nobody has, of streams or datagrams.
+
+    It is none that the kernel gives to connections: a client that connects again while nobody listens could get the very port that it
+    connects to as its own, and then be connected to itself, and whoever wants to listen finds the port in use.
+    """
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        given = int(file.read().split()[0])
+    while True:
+        with socket.socket(socket.AF_INET, kind) as s:
+            try:
+                s.bind(("127.0.0.1", random.randrange(10_000, given) if given > 12_000 else 0))
+            except OSError:
+                continue
+            return s.getsockname()[1]
 
 
 def wait_for(what, ready, seconds=30, pause=0.05, else_say=lambda: ""):
