@@ -171,8 +171,10 @@ state_file = "{self.folder}/presence.json"
         return get_json(f"http://127.0.0.1:{self.page}/api/v1/status", 5)
 
     def alive(self):
+        """Whether any thread of it is: the last one closes the sockets, and that may be another than the first."""
         try:
-            return open(f"/proc/{self.pid}/stat").read().rsplit(")", 1)[1].split()[0] not in "ZX"
+            state = open(f"/proc/{self.pid}/stat").read().rsplit(")", 1)[1].split()[0]
+            return state not in "ZX" or len(os.listdir(f"/proc/{self.pid}/task")) > 1
         except OSError:
             return False
 
