@@ -118,31 +118,32 @@ struct Found {
 pub(super) fn changes(was: &Config, is: &Config) -> Vec<Change> {
     let (was, is) = (collected(was), collected(is));
     let (old_tables, new_tables) = (tables(&was), tables(&is));
+    let by_name = |tables: &BTreeMap<String, Table>| -> HashMap<String, String> {
+        tables.iter().map(|(path, table)| (table.name.clone(), path.clone())).collect()
+    };
+    let (old_names, new_names) = (by_name(&old_tables), by_name(&new_tables));
     let mut before: HashMap<String, &Found> = HashMap::new();
-    let mut all = Vec::new();
+    let mut all: Vec<Change> = Vec::new();
     for found in &was {
         let path = match table_of(&found.path) {
             // At the place that it has now.
-            Some((table, rest)) => {
-                match old_tables.get(table).map(|name| new_tables.iter().find(|(_, new)| *new == name)) {
-                    Some(Some((now, _))) => format!("{now}{rest}"),
-                    Some(None) => continue,
-                    None => found.path.clone(),
-                }
-            }
+            Some((table, rest)) => match old_tables.get(table).map(|table| new_names.get(&table.name)) {
+                Some(Some(now)) => format!("{now}{rest}"),
+                Some(None) => continue,
+                None => found.path.clone(),
+            },
             None => found.path.clone(),
         };
         before.insert(path, found);
     }
-    let is_new = |table: &str| new_tables.get(table).is_some_and(|name| !old_tables.values().any(|old| old == name));
     for found in &is {
         let known = before.remove(&found.path);
-        if let Some((table, _)) = table_of(&found.path)
-            && is_new(table)
+        if let Some((path, _)) = table_of(&found.path)
+            && let Some(table) = new_tables.get(path).filter(|table| !old_names.contains_key(&table.name))
         {
-            // The whole table in one line.
-            if all.iter().all(|change: &Change| change.path != table) {
-                all.push(Change { path: table.to_string(), was: Value::Null, is: name_in(&is, table) });
+            // The whole table in one line; its settings follow each other.
+            if all.last().is_none_or(|last| last.path != path) {
+                all.push(Change { path: path.to_string(), was: Value::Null, is: table.shown.clone() });
             }
             continue;
         }
@@ -162,11 +163,8 @@ pub(super) fn changes(was: &Config, is: &Config) -> Vec<Change> {
         was: found.value.clone(),
         is: Value::Null,
     }));
-    for (table, name) in &old_tables {
-        if !new_tables.values().any(|new| new == name) {
-            all.push(Change { path: table.clone(), was: name_in(&was, table), is: Value::Null });
-        }
-    }
+    let gone = old_tables.into_iter().filter(|(_, table)| !new_names.contains_key(&table.name));
+    all.extend(gone.map(|(path, table)| Change { path, was: table.shown, is: Value::Null }));
     all
 }
 
@@ -182,31 +180,32 @@ fn table_of(path: &str) -> Option<(&str, &str)> {
     NAMED.iter().any(|(key, _)| table.split('[').next() == Some(key)).then_some((table, rest))
 }
 
-/// Tables that are known by names, with those, each different.
-fn tables(all: &[Found]) -> BTreeMap<String, String> {
-    let mut tables: BTreeMap<String, String> = BTreeMap::new();
+/// A table that is known by a name.
+struct Table {
+    /// With its kind; different from those of all others.
+    name: String,
+    /// The name alone, as it is shown.
+    shown: Value,
+}
+
+/// Tables that are known by names, by their paths.
+fn tables(all: &[Found]) -> BTreeMap<String, Table> {
+    let mut tables = BTreeMap::new();
+    // Several may have one name, such as a port that the kernel chooses.
+    let mut alike: HashMap<String, usize> = HashMap::new();
     for found in all {
         let Some((table, rest)) = table_of(&found.path) else { continue };
         let kind = table.split('[').next().unwrap_or("");
         let is_name = NAMED.iter().any(|(key, name)| *key == kind && rest.strip_prefix('.') == Some(name));
         if is_name {
-            // Several may have one name, such as a port that the kernel chooses.
-            let mut name = format!("{kind} {}", found.exact);
-            while tables.values().any(|known| *known == name) {
-                name.push('\'');
-            }
-            tables.insert(table.to_string(), name);
+            let name = format!("{kind} {}", found.exact);
+            let before = alike.entry(name.clone()).or_default();
+            let name = name + &"'".repeat(*before);
+            *before += 1;
+            tables.insert(table.to_string(), Table { name, shown: found.value.clone() });
         }
     }
     tables
-}
-
-/// What a table that is known by a name is called.
-fn name_in(all: &[Found], table: &str) -> Value {
-    let kind = table.split('[').next().unwrap_or("");
-    let name = NAMED.iter().find(|(key, _)| *key == kind).map_or("", |(_, name)| name);
-    let path = format!("{table}.{name}");
-    all.iter().find(|found| found.path == path).map_or(Value::Null, |found| found.value.clone())
 }
 
 fn collected(config: &Config) -> Vec<Found> {
