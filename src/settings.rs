@@ -64,6 +64,8 @@ pub enum Opt<'a> {
     Networks(&'a mut Option<Vec<IpNet>>),
     /// Texts by key.
     Map(&'a mut BTreeMap<String, String>),
+    /// Numbers by key.
+    NumbersByKey(&'a mut BTreeMap<String, f64>),
     /// Texts by key, which are never shown.
     Secrets(&'a mut BTreeMap<String, String>),
     /// One of some words: all of them, and the number of the one that holds.

@@ -1,4 +1,4 @@
-//! `systole check`: validates a configuration, and the files of TLS that it names, and prints the effective one.
+//! `systole check`: validates a configuration, and the files of TLS that it names, runs its tests, and prints the effective one.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use crate::daemon::connect_bus;
 use crate::ports::ServerTls;
 
 use super::progress::Progress;
-use super::{ConfigArgs, FAILED, load_config, sources};
+use super::{ConfigArgs, FAILED, colours, config_tests, load_loudly, sources};
 
 /// Longest wait for the bus.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,15 +44,21 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
         return if super::print(example("").as_bytes()) { 0 } else { FAILED };
     }
     let given = ConfigArgs { config: args.file.clone().or_else(|| args.config.config.clone()) };
-    let (sources, config) = match sources(&given).and_then(|sources| {
+    let (sources, (config, origins)) = match sources(&given).and_then(|sources| {
         let sources = Sources { reads_files: true, ..sources };
-        let config = load_config(&sources)?;
-        Ok((sources, config))
+        let loaded = load_loudly(&sources)?;
+        Ok((sources, loaded))
     }) {
         Ok(loaded) => loaded,
         Err(code) => return code,
     };
-    let (mut out, mut code) = (String::new(), 0);
+    // Who asks what is effective does not ask whether that is right.
+    let failed = if args.print { Vec::new() } else { config_tests::failures(&config, &origins) };
+    for failure in &failed {
+        // It says where it stands.
+        colours::print_to_errors(&format!("{failure}\n"));
+    }
+    let (mut out, mut code) = (String::new(), if failed.is_empty() { 0 } else { FAILED });
     for (port, files) in assemble::tls_files(&config) {
         // What is wrong with them is reported already.
         let tls = ServerTls::load(files).ok().flatten();
@@ -67,7 +73,13 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
         out.push_str(&print(&config));
     } else {
         let file = sources.file.map_or("the defaults".to_string(), |(file, _)| file);
-        out.push_str(&format!("{file}: good\n"));
+        if failed.is_empty() {
+            out.push_str(&format!("{file}: good\n"));
+        }
+        match config.tests.len() {
+            0 => {}
+            all => out.push_str(&format!("tests: {} of {all} passed\n", all - config_tests::count(&failed))),
+        }
         for watch in assemble::watches(&config).all() {
             let (service, instance) = (&watch.service, &watch.instance);
             out.push_str(&format!("watch {}: {service}/{instance}\n", watch.pattern));

@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 mod colours;
 mod conformance;
+mod config_tests;
 mod explain;
 mod figures;
 mod import;
@@ -273,18 +274,18 @@ fn read_text(path: &Path) -> Result<String, u8> {
 
 /// Loads a configuration, or reports everything that is wrong with it. Unknown variables are reported in any case.
 fn load_config(sources: &Sources) -> Result<Config, u8> {
-    for unknown in config::unknown_variables(sources) {
-        print_error(format_args!("warning: {unknown}"));
-    }
-    load_quietly(sources)
-}
-
-/// The same without a word about unknown variables.
-fn load_quietly(sources: &Sources) -> Result<Config, u8> {
-    load_with_origins(sources).map(|(config, _)| config)
+    load_loudly(sources).map(|(config, _)| config)
 }
 
 /// The same, and where settings were found.
+fn load_loudly(sources: &Sources) -> Result<(Config, Origins), u8> {
+    for unknown in config::unknown_variables(sources) {
+        print_error(format_args!("warning: {unknown}"));
+    }
+    load_with_origins(sources)
+}
+
+/// The same without a word about unknown variables.
 fn load_with_origins(sources: &Sources) -> Result<(Config, Origins), u8> {
     config::load_with_origins(sources).map_err(|problems| {
         for problem in &problems {

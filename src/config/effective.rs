@@ -43,6 +43,11 @@ impl Origins {
         self.file.as_ref().is_some_and(|file| place.strip_prefix(&**file).is_some_and(|rest| rest.starts_with(':')))
     }
 
+    /// Where a table stands, such as `test[0]`.
+    pub fn place_of(&self, path: &str) -> Option<&str> {
+        self.places.get(path).map(String::as_str)
+    }
+
     /// The lines of the rules in the file.
     pub fn lines_of_rules(&self) -> Vec<usize> {
         let place = |n: usize| self.places.get(&format!("rule[{n}]"));

@@ -440,6 +440,7 @@ impl<'r, 'a, 's> Reader<'r, 'a, 's> {
             }
             Opt::Urls(value) => self.urls(key, value),
             Opt::Map(value) | Opt::Secrets(value) => put(value, section.map(s, key)),
+            Opt::NumbersByKey(value) => put(value, section.numbers_by_key(s, key)),
             Opt::Choice(words, value) => {
                 let words: Vec<(&str, usize)> = words.iter().zip(0..).map(|(word, n)| (*word, n)).collect();
                 put(value, section.choice(s, key, &words))

@@ -25,6 +25,7 @@ mod relay;
 mod rule;
 mod schema;
 mod sink;
+mod test;
 mod url;
 mod value;
 
@@ -44,5 +45,6 @@ pub use reference::{OrderedTable, example, order};
 pub use schema::{
     Config, Dogstatsd, Etsy, Framing, Http, Idle, Lifetime, Listen, Log, LogFormat, Management, Profile, Sink, Workers,
 };
+pub use test::{Expectation, Test};
 pub use url::{ListenUrl, check_listen_url, http_url, listen_url};
 pub use value::{parse_duration, parse_size, show_duration, show_size};

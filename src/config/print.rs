@@ -79,6 +79,9 @@ pub(super) fn shown(field: &Opt<'_>) -> Option<Value> {
         Opt::Map(value) => {
             Value::Table(value.iter().map(|(key, value)| (key.clone(), value.as_str().into())).collect())
         }
+        Opt::NumbersByKey(value) => {
+            Value::Table(value.iter().map(|(key, value)| (key.clone(), number(*value))).collect())
+        }
         Opt::Secrets(value) => Value::Table(value.keys().map(|key| (key.clone(), MASK.into())).collect()),
         Opt::Choice(words, value) => return words.get(**value).map(|word| (*word).into()),
         Opt::Parsed(parsed) => return parsed.shown.clone(),

@@ -545,6 +545,32 @@ impl<'a> Section<'a> {
         Some(map)
     }
 
+    /// Keys and numbers of a table.
+    pub(super) fn numbers_by_key(
+        &mut self,
+        source: &mut Source<'_>,
+        key: &'static str,
+    ) -> Option<BTreeMap<String, f64>> {
+        let found = self.find(source, key)?;
+        let Raw::Toml(DeValue::Table(table)) = &found.value else {
+            found.refuse(source, "a table of numbers");
+            return None;
+        };
+        let mut map = BTreeMap::new();
+        for (key, value) in table {
+            let item = Found {
+                place: source.place(value.span()),
+                key: format!("{}.{}", found.key, key.get_ref()),
+                value: Raw::Toml(value.get_ref()),
+            };
+            match item.number_text().and_then(|text| text.parse().ok()).filter(|number: &f64| number.is_finite()) {
+                Some(number) => drop(map.insert(key.get_ref().to_string(), number)),
+                None => item.refuse(source, "a number"),
+            }
+        }
+        Some(map)
+    }
+
     /// A table inside this one; an absent one reads as empty.
     pub(super) fn section(&mut self, source: &mut Source<'_>, key: &'static str) -> Section<'a> {
         self.known.push(key);

@@ -245,6 +245,7 @@ fn form(field: &Opt<'_>) -> (String, bool) {
         Opt::Urls(_) => return plain("URLs"),
         Opt::Flag(_) => return plain("true or false"),
         Opt::Whole(_, all) => range(all, u64::to_string),
+        Opt::Number(_, all) if *all.start() == f64::MIN => return plain("a number"),
         Opt::Number(_, all) => range(all, f64::to_string),
         Opt::Duration(_, all) | Opt::MaybeDuration(_, all) => range(all, duration),
         Opt::Lifetime(_, all) => format!("{}, or \"forever\"", range(all, duration)),
@@ -255,6 +256,7 @@ fn form(field: &Opt<'_>) -> (String, bool) {
         Opt::Wholes(_, all) => range(all, u64::to_string),
         Opt::Networks(_) => return plain("networks"),
         Opt::Map(_) | Opt::Secrets(_) => return plain("texts by key"),
+        Opt::NumbersByKey(_) => return plain("numbers by key"),
         Opt::Choice(words, _) => words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(", "),
         Opt::Parsed(parsed) => {
             return (parsed.form.into(), !parsed.form.contains('"') || parsed.form.contains("octal"));

@@ -30,8 +30,9 @@ use super::kinds::{
     text, tls, whole, wholes, workers,
 };
 use super::presence::{Presence, StatePath};
+use super::test::Test;
 use super::url::ListenUrl;
-use super::{cluster, etsy, listen, notify, presence, protocol, relay, rule, sink};
+use super::{cluster, etsy, listen, notify, presence, protocol, relay, rule, sink, test};
 
 /// Sets defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +150,9 @@ settings! {
         history: History = History::default(), section;
         /// The log, on standard error. Lines that standard error does not take in time are counted (`log.lines_lost`).
         log: Log = Log::default(), section;
+        /// Lines with what is expected to be flushed of them, alone and in one interval. `systole check` runs these tests and fails
+        /// if one does; the daemon does not look at them.
+        tests: Vec<Test> = Vec::new(), test::describe;
     }
 }
 

@@ -439,6 +439,77 @@ fn the_example_is_generated_and_lists_every_setting_with_its_default() {
 }
 
 #[test]
+fn check_runs_the_tests_of_a_configuration_and_says_what_came_in_place_of_what_was_wanted() {
+    const RULES: &str = r#"tags = { host = "h" }
+percentiles = [50]
+[[rule]]
+match = "api.*.hits"
+rename = "api.hits"
+add_tags = { verb = "$1" }
+[[rule]]
+match = "debug.*"
+drop = true
+"#;
+    let dir = tempfile::tempdir().expect("a folder");
+    let file = dir.path().join("c.toml");
+    let name = file.to_str().expect("plain");
+    let check = |tests: &str| {
+        std::fs::write(&file, format!("{RULES}{tests}")).expect("written");
+        let output = systole(&["check", "-c", name], b"");
+        let said = text(&output.stderr).replace(&format!("{name}:"), "");
+        (output.status.code(), text(&output.stdout), said.lines().map(str::to_string).collect::<Vec<_>>())
+    };
+    let good = r#"
+[[test]]
+name = "verbs become a tag"
+lines = ["api.get.hits:2|c", "api.get.hits:1|c", "debug.x:1|c", "t:10|ms\nt:30|ms", "pool:7|g", "no metric"]
+malformed = 1
+only = true
+expect = [
+  { name = "api.hits", type = "counter", tags = { verb = "get" }, value = 3, rate = 0.3 },
+  { name = "debug.*", absent = true },
+  { name = "t", tags = {}, count = 2, mean = 20, percentiles = { 50 = 10 } },
+  { name = "p?ol", tags = { host = "h" }, value = 7 },
+]
+"#;
+    assert_eq!(check(good), (Some(0), format!("{name}: good\ntests: 1 of 1 passed\n"), vec![]));
+    // The daemon does not look at them, and neither does who wants to see what is effective.
+    let broken = good.replace("value = 3", "value = 4");
+    std::fs::write(&file, format!("{RULES}{broken}")).expect("written");
+    assert_eq!(systole(&["check", "--print", "-c", name], b"").status.code(), Some(0));
+    for (was, is, said) in [
+        (
+            "value = 3,",
+            "value = 4,",
+            "17:3: test `verbs become a tag`: `counter api.hits;verb=get`: value is 3 in place of 4",
+        ),
+        ("rate = 0.3 ", "min = 1 ", "17:3: test `verbs become a tag`: `counter api.hits;verb=get`: it has no min"),
+        ("50 = 10", "50 = 11", "19:3: test `verbs become a tag`: `timer t`: percentiles.50 is 10 in place of 11"),
+        ("debug.*", "po*", "18:3: test `verbs become a tag`: `gauge pool` came, which must not"),
+        (
+            "malformed = 1",
+            "malformed = 0",
+            "11:1: test `verbs become a tag`: malformed lines: 1 in place of 0: `no metric`: no `|type` follows; a line reads `name:value|type`",
+        ),
+    ] {
+        let (code, out, err) = check(&good.replacen(was, is, 1));
+        assert_eq!((code, out.as_str()), (Some(1), "tests: 0 of 1 passed\n"), "{err:?}");
+        assert_eq!(err, [said]);
+    }
+    let (_, _, err) = check(&good.replace("\"t\", tags = {}", "\"t\", tags = { verb = \"get\" }"));
+    let wanted = [
+        "11:1: test `verbs become a tag`: `timer t` came, which nothing expects",
+        "19:3: test `verbs become a tag`: `t;verb=get` did not come; `timer t`, `gauge pool`, `counter api.hits;verb=get` came",
+    ];
+    assert_eq!(BTreeSet::from_iter(err.iter().map(String::as_str)), BTreeSet::from(wanted));
+    // What cannot be a test is a mistake like any other.
+    let (code, _, err) = check("[[test]]\nname = \"x\"\nlines = [\"a:1|c\"]\nexpect = [{ nam = \"a\", valu = 1 }]\n");
+    assert_eq!(code, Some(2));
+    assert!(err.iter().any(|line| line.contains("test[0].expect[0].name: missing")), "{err:?}");
+    assert!(err.iter().any(|line| line.contains("unknown key (did you mean `value`?)")), "{err:?}");
+}
+
+#[test]
 fn the_reference_in_the_documents_is_generated() {
     let marks = ("<!-- generated: settings -->\n", "<!-- end generated: settings -->");
     holds_what_is_generated("docs/configuration.md", "config::", |text| {
