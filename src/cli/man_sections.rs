@@ -58,6 +58,7 @@ fn signals(name: &str) -> Vec<Entry> {
             ("SIGUSR1", "Changes nothing; it is logged."),
         ],
         "systole capture" => vec![("SIGINT, SIGTERM", "End the capture, whose file has whole rows.")],
+        "systole compare" => vec![("SIGINT, SIGTERM", "End the comparison; its report is printed.")],
         "systole beat" => vec![(
             "SIGINT, SIGTERM",
             "Are passed on to the command. Without one, and when it was asked to stop, a goodbye is sent.",
@@ -116,6 +117,16 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "systole replay",
         "systole replay capture.jsonl.gz --absolute --as graphite",
         "Show what Graphite would have been sent, with the times it had.",
+    ),
+    (
+        "systole compare",
+        "systole compare tcp://127.0.0.1:2003 tcp://127.0.0.1:2004 --for 10m",
+        "Compare for ten minutes what the old server writes to one port and the new one to the other.",
+    ),
+    (
+        "systole compare",
+        "systole compare old.txt new.txt --tolerance 0.001",
+        "Compare two files; a thousandth is no difference.",
     ),
     (
         "systole capture",

@@ -10,6 +10,7 @@ mod client;
 mod cluster;
 mod colours;
 mod conformance;
+mod compare;
 mod config_tests;
 mod explain;
 mod figures;
@@ -87,6 +88,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Feed captures through the daemon's own parser, aggregator and flusher on a virtual clock
     Replay(replay::ReplayArgs),
+    /// Compare two streams of Graphite lines or records: names and values of two servers that get the same lines
+    Compare(compare::CompareArgs),
     /// Record the wire with times, for replay
     Capture(capture::CaptureArgs),
     /// Send heartbeats, for as long as a command runs if one is given; exits with its status
@@ -165,6 +168,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Capture(args) => capture::run(&args),
         Command::Beat(args) => beat::run(&args),
         Command::Status(args) => status::run(&args),

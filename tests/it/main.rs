@@ -13,6 +13,7 @@ mod cluster_equal;
 mod cluster_nodes;
 mod cluster_presence;
 mod cluster_sim;
+mod compare;
 mod config;
 mod conservation;
 mod daemon;
