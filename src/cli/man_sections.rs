@@ -119,6 +119,11 @@ const EXAMPLES: &[(&str, &str, &str)] = &[
         "Show what Graphite would have been sent, with the times it had.",
     ),
     (
+        "systole diff",
+        "systole diff /etc/systole/systole.toml new.toml capture.jsonl",
+        "Show what a change of the rules makes of a capture.",
+    ),
+    (
         "systole compare",
         "systole compare tcp://127.0.0.1:2003 tcp://127.0.0.1:2004 --for 10m",
         "Compare for ten minutes what the old server writes to one port and the new one to the other.",

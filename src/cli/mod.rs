@@ -9,9 +9,10 @@ mod check;
 mod client;
 mod cluster;
 mod colours;
-mod conformance;
 mod compare;
 mod config_tests;
+mod conformance;
+mod diff;
 mod explain;
 mod figures;
 mod import;
@@ -88,6 +89,8 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Feed captures through the daemon's own parser, aggregator and flusher on a virtual clock
     Replay(replay::ReplayArgs),
+    /// Show what another configuration makes of captured traffic: names, values and what they cost
+    Diff(diff::DiffArgs),
     /// Compare two streams of Graphite lines or records: names and values of two servers that get the same lines
     Compare(compare::CompareArgs),
     /// Record the wire with times, for replay
@@ -168,6 +171,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Replay(args) => replay::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Capture(args) => capture::run(&args),
         Command::Beat(args) => beat::run(&args),

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -92,24 +93,15 @@ pub(super) fn run(args: &ReplayArgs) -> u8 {
         Ok(config) => config,
         Err(code) => return code,
     };
-    let mut rows = Vec::new();
-    for (n, file) in args.files.iter().enumerate() {
-        match read(file, n, args.absolute) {
-            Ok(more) => rows.extend(more),
-            Err(problem) => {
-                print_error(problem);
-                return FAILED;
-            }
+    let Capture { rows, begin } = match Capture::read(&args.files, args.absolute) {
+        Ok(capture) => capture,
+        Err(problem) => {
+            print_error(problem);
+            return FAILED;
         }
-    }
-    rows.sort_by_key(|(row, _)| row.at);
+    };
     let mut replay = Replay::new(config, args);
-    let is_header = |row: &Row| matches!(row.what, What::Presence(_));
-    if let (true, Some(first)) = (args.absolute, rows.iter().find(|(row, _)| !is_header(row)).map(|(row, _)| row.at)) {
-        replay.begin_at(first);
-        // A header holds from the beginning.
-        rows.iter_mut().filter(|(row, _)| is_header(row)).for_each(|(row, _)| row.at = first);
-    }
+    begin.into_iter().for_each(|begin| replay.begin_at(begin));
     // What is printed on the same terminal shows how far it is.
     let replaying = (!std::io::stdout().is_terminal()).then(|| {
         let (done, all) = (Arc::clone(&replay.done), rows.len().max(1) as u64);
@@ -127,6 +119,48 @@ pub(super) fn run(args: &ReplayArgs) -> u8 {
     }
     let written = replayed && print(&replay.finish());
     if written { 0 } else { FAILED }
+}
+
+/// The rows of captures, by time.
+pub(super) struct Capture {
+    rows: Vec<Placed>,
+    /// When the clock begins, nanoseconds; `None` is at 0.
+    begin: Option<u64>,
+}
+
+impl Capture {
+    pub(super) fn read(files: &[PathBuf], absolute: bool) -> Result<Capture, String> {
+        let mut rows = Vec::new();
+        for (n, file) in files.iter().enumerate() {
+            rows.extend(read(file, n, absolute)?);
+        }
+        rows.sort_by_key(|(row, _)| row.at);
+        let is_header = |row: &Row| matches!(row.what, What::Presence(_));
+        let first = rows.iter().find(|(row, _)| !is_header(row)).map(|(row, _)| row.at);
+        let begin = first.filter(|_| absolute);
+        if let Some(begin) = begin {
+            // A header holds from the beginning.
+            rows.iter_mut().filter(|(row, _)| is_header(row)).for_each(|(row, _)| row.at = begin);
+        }
+        Ok(Capture { rows, begin })
+    }
+}
+
+/// Replays a capture and passes each closed interval on; `false` if that failed, which is reported.
+pub(super) fn pass_on(config: Config, capture: &Capture, sender: SyncSender<Snapshot>) -> bool {
+    let args = ReplayArgs {
+        files: Vec::new(),
+        config: ConfigArgs::default(),
+        format: Format::Json,
+        interval: None,
+        until: None,
+        absolute: false,
+        only: None,
+        workers: 1,
+    };
+    let mut replay = Replay { passed_on: Some(sender), ..Replay::new(config, &args) };
+    capture.begin.into_iter().for_each(|begin| replay.begin_at(begin));
+    replay.rows(&capture.rows)
 }
 
 /// Where a row comes from.
@@ -249,6 +283,8 @@ struct Replay {
     out: Vec<u8>,
     /// How many rows are done.
     done: Arc<AtomicU64>,
+    /// Who gets what is flushed, in place of it being printed.
+    passed_on: Option<SyncSender<Snapshot>>,
 }
 
 /// What a scrape is told, under the names of the configuration's first sink for scrapes.
@@ -296,6 +332,7 @@ impl Replay {
             listener: ListenerAccount { url: "capture:".into(), ..ListenerAccount::default() },
             out: Vec::new(),
             done: Arc::default(),
+            passed_on: None,
         }
     }
 
@@ -498,6 +535,11 @@ impl Replay {
     }
 
     fn write(&mut self, mut snapshot: Snapshot) {
+        if let Some(sender) = &self.passed_on {
+            // Whoever reads has ended by himself.
+            let _ = sender.send(snapshot);
+            return;
+        }
         match self.format {
             Format::Json => self.records.write(&snapshot, &mut self.out),
             Format::Influx => {

@@ -19,6 +19,7 @@ mod conservation;
 mod daemon;
 mod dashboard;
 mod delivery;
+mod diff;
 mod documents;
 mod examples;
 mod exec;
