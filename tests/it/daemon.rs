@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{self, Daemon, command, get, pause_ms, records, text, until};
+use crate::support::{self, Daemon, command, get, pause_ms, poll, records, text, until};
 
 const QUICK: &str = "interval = \"1s\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[[listen]]\nurl = \"tcp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n";
 
@@ -15,16 +15,20 @@ const QUICK: &str = "interval = \"1s\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\
 fn a_first_counter_shows_in_console_page_and_api_within_an_interval() {
     let dir = tempfile::tempdir().expect("a folder");
     let daemon = Daemon::start(dir.path(), QUICK);
-    let sent = Instant::now();
-    daemon.send_udp(&[b"hello:1|c\n"]);
-    until("on the page", || daemon.get("/").1.contains(">hello<"));
-    assert!(sent.elapsed() < Duration::from_secs(3), "not on the page within an interval");
-    let (_, snapshot) = daemon.get("/api/v1/snapshot");
-    let snapshot: Value = serde_json::from_str(&snapshot).expect("JSON");
-    let hello = snapshot.as_array().expect("a list").iter().find(|r| r["name"] == "hello").expect("it is there");
+    // Between two questions an interval may end, and the next one does not have it.
+    let hello = poll("on the page and in the API in one interval", || {
+        let sent = Instant::now();
+        daemon.send_udp(&[b"hello:1|c\n"]);
+        until("on the page", || daemon.get("/").1.contains(">hello<"));
+        assert!(sent.elapsed() < Duration::from_secs(3), "not on the page within an interval");
+        let (_, snapshot) = daemon.get("/api/v1/snapshot");
+        let snapshot: Vec<Value> = serde_json::from_str(&snapshot).expect("JSON");
+        snapshot.into_iter().find(|r| r["name"] == "hello").ok_or(())
+    });
     assert_eq!((&hello["type"], hello["value"].as_f64()), (&"counter".into(), Some(1.0)));
     let status = daemon.status();
-    assert_eq!((&status["profile"], &status["lines"]["metrics"]), (&"systole".into(), &1.into()));
+    assert_eq!(status["profile"], "systole");
+    assert!(status["lines"]["metrics"].as_u64() >= Some(1), "{status}");
     let console = records(&dir.path().join("stdout"));
     assert!(console.iter().any(|r| r["name"] == "hello" && r["value"] == 1.0));
     daemon.stop();

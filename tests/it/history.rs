@@ -216,10 +216,9 @@ fn a_history_that_fails_in_an_interval_begins_anew_and_counts_it() {
     let faults = "history:add@3";
     let daemon = Daemon::start_faulty(dir.path(), CONFIG, &[], faults);
     let status = daemon.status_when("a history that was begun anew", |status| status["history"]["begun_anew"] == 1);
-    assert_eq!(
-        (&status["history"]["intervals_missed"], &status["parts"]["history"]["restarts"]),
-        (&1.into(), &1.into())
-    );
+    assert_eq!(status["parts"]["history"]["restarts"], 1);
+    // On a busy machine it may miss others, too.
+    assert!(status["history"]["intervals_missed"].as_u64() >= Some(1), "{}", status["history"]);
     daemon.send_udp(&[b"again:1|c"]);
     until("it is found", || json(&daemon, "/api/v1/series?q=again")["matched"] == 1);
     daemon.stop();

@@ -159,7 +159,15 @@ fn every_error_is_json_with_the_right_status() {
             (401, "unauthorized"),
             "Bearer",
         ),
-        (page, "POST", "/presence/pay", FORM, "action=forget&token=a", (401, "unauthorized"), "Bearer"),
+        (
+            page,
+            "POST",
+            "/presence/pay",
+            FORM,
+            "action=forget&token=a",
+            (401, "unauthorized"),
+            "not that of `http.token`",
+        ),
     ] {
         let what = format!("{method} {target}");
         let answer = request(to, method, target, headers, body);
