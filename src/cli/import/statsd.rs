@@ -6,9 +6,15 @@ use toml::{Table, Value};
 use super::literal::{Member, members};
 use super::{Import, table};
 
+/// What says where a server listens.
+const OF_SERVER: [&str; 6] = ["server", "address", "address_ipv6", "port", "socket", "socket_mod"];
+
+/// Where settings stand whose values are code.
+const UNKNOWN: &str = "write_by_hand";
+
 pub(super) fn read(text: &str) -> Result<Import, String> {
     let mut import = Import::default();
-    let mut settings = Settings(Vec::new());
+    let mut settings = Settings::default();
     flatten(members(text)?, "", &mut settings, &mut import);
     import.set("profile", "etsy");
     if let Some(nodes) = settings.take("nodes") {
@@ -27,8 +33,22 @@ pub(super) fn read(text: &str) -> Result<Import, String> {
 }
 
 fn rest(settings: Settings, import: &mut Import) {
-    for (key, _) in settings.0 {
+    for (key, _) in settings.literals {
         import.leave(&key, "no setting of the original; a module of somebody else may read it");
+    }
+    for (key, code) in &settings.code {
+        import.leave(key, format!("`{code}` is code, which is not executed; write its value"));
+    }
+    let unknown: Vec<Value> = settings.unknown.iter().map(|(key, code)| format!("{key}: {code}").into()).collect();
+    if !unknown.is_empty() {
+        // No setting: `check` refuses what does not say all that the original does.
+        import.set(UNKNOWN, unknown);
+    }
+    for (key, code) in settings.unknown {
+        import.leave(
+            &key,
+            format!("`{code}` is code, which is not executed; write its value, and take it out of `{UNKNOWN}`"),
+        );
     }
 }
 
@@ -37,11 +57,11 @@ fn proxy(nodes: &Json, settings: &mut Settings, import: &mut Import) {
     let workers = settings.number("forkCount").filter(|workers| *workers >= 1.0);
     // What `address` is for the server is `host` for the proxy.
     if let Some(host) = settings.take("host") {
-        settings.0.push(("address".into(), host));
+        settings.literals.push(("address".into(), host));
     }
     let is_v6 = settings.text("udp_version").as_deref() == Some("udp6");
     if is_v6 {
-        settings.0.push(("address_ipv6".into(), Json::Bool(true)));
+        settings.literals.push(("address_ipv6".into(), Json::Bool(true)));
     }
     listeners(settings, import);
     if let (Some(workers), Some(listen)) = (workers, import.entries.iter_mut().find(|entry| entry.array == "listen")) {
@@ -87,22 +107,57 @@ fn flatten(all: Vec<(String, Member)>, path: &str, settings: &mut Settings, impo
                 let inner = inner.into_iter().map(|(key, value)| (key, Member::Literal(value))).collect();
                 flatten(inner, &key, settings, import);
             }
-            Member::Literal(value) => settings.0.push((key, value)),
+            Member::Literal(value) => settings.literals.push((key, value)),
             Member::Object(inner) => flatten(inner, &key, settings, import),
-            Member::Code(code) => {
-                import.leave(&key, format!("`{code}` is code, which is not executed; write its value"))
-            }
+            Member::Code(code) => match or_else(&code) {
+                Some((first, value)) => {
+                    import
+                        .note(format!("{key} is `{value}`; the original asks `{first}` first, which is not executed"));
+                    flatten(vec![(key, Member::Literal(value))], "", settings, import);
+                }
+                None => settings.code.push((key, code)),
+            },
         }
     }
 }
 
+/// What code takes first, and the literal that it takes where there is none of that: `process.env.HOST || "127.0.0.1"`.
+fn or_else(code: &str) -> Option<(&str, Json)> {
+    let at = code.rfind("||").or_else(|| code.rfind("??"))?;
+    let value = json5::from_str(code[at + 2..].trim()).ok()?;
+    Some((code[..at].trim(), value))
+}
+
 /// Settings that have not been read yet.
-struct Settings(Vec<(String, Json)>);
+#[derive(Default)]
+struct Settings {
+    literals: Vec<(String, Json)>,
+    /// Those whose values are code.
+    code: Vec<(String, String)>,
+    /// The same, of those that were asked for: what they say is not known.
+    unknown: Vec<(String, String)>,
+}
 
 impl Settings {
     fn take(&mut self, key: &str) -> Option<Json> {
-        let at = self.0.iter().position(|(known, _)| known == key)?;
-        Some(self.0.remove(at).1).filter(|value| !value.is_null())
+        if let Some(at) = self.code.iter().position(|(known, _)| known == key) {
+            self.unknown.push(self.code.remove(at));
+        }
+        let at = self.literals.iter().position(|(known, _)| known == key)?;
+        Some(self.literals.remove(at).1).filter(|value| !value.is_null())
+    }
+
+    /// Takes what is carried over in no case; whether it was there.
+    fn leave_out(&mut self, key: &str) -> bool {
+        let all = self.literals.len() + self.code.len();
+        self.literals.retain(|(known, _)| known != key);
+        self.code.retain(|(known, _)| known != key);
+        self.literals.len() + self.code.len() < all
+    }
+
+    /// Whether it was asked for, and is code.
+    fn is_unknown(&self, key: &str) -> bool {
+        self.unknown.iter().any(|(known, _)| known == key)
     }
 
     fn text(&mut self, key: &str) -> Option<String> {
@@ -139,10 +194,17 @@ pub(super) fn number(value: f64) -> Value {
 
 fn listeners(settings: &mut Settings, import: &mut Import) {
     let servers = match settings.take("servers") {
-        Some(Json::Array(servers)) => servers,
+        Some(Json::Array(servers)) => {
+            for key in OF_SERVER {
+                if settings.leave_out(key) {
+                    import.leave(key, "with `servers` each of these has its own, and the original does not look here");
+                }
+            }
+            servers
+        }
         _ => {
             let mut server = serde_json::Map::new();
-            for key in ["server", "address", "address_ipv6", "port", "socket", "socket_mod"] {
+            for key in OF_SERVER {
                 if let Some(value) = settings.take(key) {
                     server.insert(key.into(), value);
                 }
@@ -284,6 +346,7 @@ fn sinks(settings: &mut Settings, import: &mut Import) {
                     }
                     import.push("sink", sink);
                 }
+                None if settings.is_unknown("graphiteHost") => {}
                 None => import.note("without graphiteHost the original sends nothing to Graphite; nor does this"),
             },
             "console" => import.push("sink", table([("type", "console".into())])),
@@ -338,7 +401,7 @@ fn others(settings: &mut Settings, import: &mut Import) {
             "`systole reload` or SIGHUP reads the configuration again, a change of the file alone does not",
         ),
     ] {
-        if settings.take(key).is_some() {
+        if settings.leave_out(key) {
             import.leave(key, why);
         }
     }

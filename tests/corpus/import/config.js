@@ -23,7 +23,7 @@
 , graphite: {
     legacyNamespace: false,
     globalPrefix: "s",
-    globalSuffix: require('os').hostname().split('.')[0]
+    globalSuffix: ""
   }
 , repeater: [ { host: '10.10.10.10', port: 8125 } ]
 , keyFlush: { interval: 60000, percent: 100 }
