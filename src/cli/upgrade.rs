@@ -20,6 +20,9 @@ const LEAVING: Duration = Duration::from_secs(20);
 const AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Args)]
+#[command(
+    after_help = "Exit codes: 0 the new process reads; 1 there is no upgrade, for the reason that is given, and the old process goes on; 2 bad usage."
+)]
 pub(super) struct UpgradeArgs {
     #[command(flatten)]
     daemon: ClientArgs,
@@ -33,19 +36,27 @@ pub(super) fn run(args: &UpgradeArgs) -> u8 {
 async fn upgrade(daemon: &ClientArgs) -> Result<String, String> {
     let client = daemon.client()?;
     let _waiting = Progress::of_time("waiting for the new process", None);
-    let begun = client.good_within(Method::POST, "/api/v1/upgrade", Some(json!({})), READING).await?;
+    let (answered, begun) = client.ask_within(Method::POST, "/api/v1/upgrade", Some(json!({})), READING).await?;
+    if answered == 401 {
+        return Err(format!("{}, or send SIGUSR2 to the process", client.refused(answered, &begun)));
+    }
+    if answered != 200 {
+        return Err(client.refused(answered, &begun));
+    }
     let (pid, version) = (&begun["pid"], text(&begun["version"]));
+    // A process of an older version does not say what it has started.
+    let program = begun["program"].as_str().map_or_else(String::new, |program| format!(", {}", Escaped(program)));
     let began = Instant::now();
     loop {
         // While one process leaves and the next begins nobody may answer.
         if let Ok((200, status)) = client.ask(Method::GET, "/api/v1/status", None).await
             && status["pid"] == *pid
         {
-            return Ok(report(&status, &version));
+            return Ok(report(&status, &version, &program));
         }
         if began.elapsed() >= LEAVING {
             return Ok(format!(
-                "systole {version} (process {pid}) reads the sockets in place of {}, but nobody answers here: with the new \
+                "systole {version} (process {pid}{program}) reads the sockets in place of {}, but nobody answers here: with the new \
                  configuration the page may be elsewhere, or off.\n",
                 text(&begun["from"])
             ));
@@ -54,12 +65,12 @@ async fn upgrade(daemon: &ClientArgs) -> Result<String, String> {
     }
 }
 
-fn report(status: &Value, version: &str) -> String {
+fn report(status: &Value, version: &str, program: &str) -> String {
     let upgrade = &status["upgrade"];
     let secs = |field: &str| upgrade[field].as_f64().unwrap_or(0.0);
     let pause = secs("pause_secs") * 1e3;
     let mut out = format!(
-        "systole {version} (process {}) runs in place of {}: it reads the sockets after a pause of {pause:.0} ms; the old process left after {:.1} s.\n",
+        "systole {version} (process {}{program}) runs in place of {}: it reads the sockets after a pause of {pause:.0} ms; the old process left after {:.1} s.\n",
         status["pid"],
         text(&upgrade["from"]),
         secs("took_secs")

@@ -19,10 +19,11 @@
 //! With `read` the sockets are the new process's: the old one does not take them back while that lives, however long it is
 //! silent, for it may have read. Before that it reads nothing, and the old one ends it if it takes too long.
 
+use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -115,13 +116,31 @@ fn receive(link: &UnixStream) -> io::Result<Option<(Message, Vec<OwnedFd>)>> {
 /// stays one, which an upgrade may have lead elsewhere.
 pub(crate) fn program() -> Option<&'static PathBuf> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
-    let called = || {
-        let name = PathBuf::from(std::env::args_os().next()?);
-        // A name alone was looked for in places that may have changed.
-        name.parent().filter(|folder| !folder.as_os_str().is_empty())?;
-        std::path::absolute(name).ok().filter(|path| path.is_file())
+    let find = || {
+        let file = std::env::current_exe().ok();
+        let folders = std::env::var_os("PATH").unwrap_or_default();
+        let called = std::env::args_os().next().and_then(|name| called(Path::new(&name), &folders, file.as_deref()));
+        called.or(file)
     };
-    PROGRAM.get_or_init(|| called().or_else(|| std::env::current_exe().ok())).as_ref()
+    PROGRAM.get_or_init(find).as_ref()
+}
+
+/// Where a program was started from that was called so; a name alone was looked for in these folders, and leads to this file.
+fn called(name: &Path, folders: &OsStr, file: Option<&Path>) -> Option<PathBuf> {
+    if name.parent().is_some_and(|folder| !folder.as_os_str().is_empty()) {
+        return std::path::absolute(name).ok().filter(|path| path.is_file());
+    }
+    let all = std::env::split_paths(folders).filter_map(|folder| std::path::absolute(folder.join(name)).ok());
+    all.into_iter().find(|path| path.canonicalize().is_ok_and(|real| Some(&*real) == file))
+}
+
+/// The file that a start of the program runs now, with the link that leads to it, if one does.
+fn named(program: &Path) -> String {
+    let path = program.display().to_string();
+    match program.canonicalize() {
+        Ok(file) if file != program => format!("{} ({path})", file.display()),
+        _ => path,
+    }
 }
 
 /// Why a daemon cannot hand over to another process, if so.
@@ -142,6 +161,8 @@ pub(super) fn obstacle(config: &Config, has_capture: bool) -> Option<&'static st
 pub(crate) struct Successor {
     link: UnixStream,
     child: Child,
+    /// What it runs.
+    program: String,
     version: String,
     /// Why it does not go on with the state of this one, if so.
     no_state: Option<String>,
@@ -164,7 +185,7 @@ impl Successor {
         }
         let child = command.spawn().map_err(|error| format!("cannot run {}: {error}", program.display()))?;
         // With the command goes its copy of the other end: an end of the child is seen.
-        Ok(Successor { link, child, version: String::new(), no_state: None })
+        Ok(Successor { link, child, program: named(program), version: String::new(), no_state: None })
     }
 
     /// Ends the new process when this is dropped.
@@ -271,8 +292,8 @@ impl Successor {
 
     /// What is said of it.
     pub(crate) fn upgrading(&self) -> Upgrading {
-        let (version, no_state) = (self.version.clone(), self.no_state.clone());
-        Upgrading { pid: self.child.id(), version, from: env!("CARGO_PKG_VERSION"), no_state }
+        let (program, version, no_state) = (self.program.clone(), self.version.clone(), self.no_state.clone());
+        Upgrading { pid: self.child.id(), program, version, from: env!("CARGO_PKG_VERSION"), no_state }
     }
 
     /// Says that this process has saved everything.
@@ -455,7 +476,7 @@ mod tests {
     fn successor() -> (Successor, UnixStream) {
         let (link, other) = sys::message_pair().expect("a pair");
         let child = Command::new("sleep").arg("1000").spawn().expect("it starts");
-        (Successor { link, child, version: String::new(), no_state: None }, other)
+        (Successor { link, child, program: String::new(), version: String::new(), no_state: None }, other)
     }
 
     fn says(other: &UnixStream) -> Message {

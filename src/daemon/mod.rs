@@ -623,17 +623,23 @@ impl Running {
     /// # Errors
     /// As of [`Running::stop`].
     pub(crate) async fn hand_over(mut self, successor: &Successor) -> Result<(), StopError> {
-        let Upgrading { pid, version, no_state, .. } = successor.upgrading();
+        let Upgrading { pid, program, version, no_state, .. } = successor.upgrading();
         let grace = self.grace();
         let patience = match &no_state {
             None => {
-                tracing::info!(pid, version, "another process reads from now on; this one saves what it has and ends");
+                tracing::info!(
+                    pid,
+                    version,
+                    program,
+                    "another process reads from now on; this one saves what it has and ends"
+                );
                 HANDING_OVER.min(grace)
             }
             Some(why) => {
                 tracing::warn!(
                     pid,
                     version,
+                    program,
                     "another process reads from now on, without the state of this one, which closes its interval and ends: {why}"
                 );
                 grace

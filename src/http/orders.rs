@@ -49,6 +49,8 @@ impl Orders {
 pub struct Upgrading {
     /// The new process.
     pub pid: u32,
+    /// The file that it runs, with the link that leads there.
+    pub program: String,
     /// Its version.
     pub version: String,
     /// The version of the one that answers.

@@ -2,6 +2,7 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::Command;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Daemon, get, pause_ms, records, status_when, sum, systole, text, until};
+use crate::support::{Daemon, SYSTOLE, get, pause_ms, records, status_when, sum, systole, text, until};
 
 /// How often a client sends.
 const EVERY_MS: u64 = 2;
@@ -321,7 +322,7 @@ fn a_new_process_that_fails_costs_nothing() {
     let mut daemon = Daemon::start(dir.path(), &good);
     let (code, said) = upgrade(&ports, "wrong");
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("token"), "{said}");
+    assert!(said.contains("token") && said.contains("or send SIGUSR2 to the process"), "{said}");
     std::fs::write(dir.path().join("systole.toml"), format!("{good}nonsense = 1\n")).expect("written");
     let (code, said) = upgrade(&ports, "secret");
     assert_eq!(code, Some(1), "{said}");
@@ -344,6 +345,29 @@ fn a_new_process_that_fails_costs_nothing() {
     heir.stop();
     assert!(!dir.path().join("s.sock").exists());
     assert_eq!(sum(dir.path(), "x"), 2.0);
+}
+
+#[test]
+fn a_link_that_was_found_by_its_name_alone_may_lead_elsewhere_by_now() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = ports();
+    let (link, next) = (dir.path().join("bin/systole"), dir.path().join("next"));
+    std::fs::create_dir(dir.path().join("bin")).expect("a folder");
+    symlink(SYSTOLE, &link).expect("a link");
+    let by_name = format!("PATH={}:$PATH; shift; set -- systole \"$@\"", dir.path().join("bin").display());
+    let mut daemon = Daemon::start_after(dir.path(), &config(dir.path(), &ports), &by_name);
+    std::fs::write(&next, format!("#!/bin/sh\nexec '{SYSTOLE}' \"$@\"\n")).expect("written");
+    std::fs::set_permissions(&next, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    std::fs::remove_file(&link).expect("removed");
+    symlink(&next, &link).expect("a link");
+    let (code, said) = upgrade(&ports, "secret");
+    assert_eq!(code, Some(0), "{said}");
+    let file = next.canonicalize().expect("a file").display().to_string();
+    assert!(said.contains(&format!(", {file} ({})) runs in place", link.display())), "{said}");
+    let before = daemon.pid();
+    let status = status_when(ports.page, "another process", |status| status["pid"] != before);
+    daemon.wait_for("the file in the log", |lines| lines.iter().any(|line| line.contains(&file)));
+    Heir(process(&status)).stop();
 }
 
 #[test]
