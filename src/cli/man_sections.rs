@@ -80,7 +80,7 @@ pub(super) fn of(command: &Command) -> Vec<Section> {
     let is_daemon = matches!(name, "systole" | "systole run");
     let mut files = Vec::new();
     files.extend(has("config").then_some(CONFIGURATION));
-    files.extend((is_daemon || name == "systole state show").then_some(STATE));
+    files.extend((is_daemon || name.starts_with("systole state")).then_some(STATE));
     if files.is_empty() {
         files.push(NO_FILES);
     }

@@ -2,14 +2,16 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::assemble;
 use crate::flush::state::describe;
+use crate::presence::UnixTime;
 use crate::sinks::Contents;
-use crate::state::{Found, begun_by, inspect, is_held, is_unsaved, survey};
+use crate::state::{Found, RUNNING, begun_by, inspect, is_held, is_unsaved, survey};
 use crate::untrusted::Escaped;
 
 use super::{ConfigArgs, FAILED, USAGE, load_config, print, print_error, sources};
@@ -75,6 +77,7 @@ fn show(folder: &Path) -> std::io::Result<Value> {
         "in_use": is_held,
         "process": begun.filter(|_| is_held),
         "has_clean_end": !is_held && begun.is_none(),
+        "unclean": begun.filter(|_| !is_held).map(|pid| json!({ "process": pid, "last_sign": last_sign(folder) })),
         "is_saved": !is_unsaved(folder),
         "parts": shown(parts),
         "set_aside": shown(aside),
@@ -111,6 +114,17 @@ fn content(part: &str, bytes: &[u8]) -> Option<Value> {
     describe(part, bytes)
 }
 
+/// When the process that has not ended cleanly gave its last sign of life, Unix seconds.
+fn last_sign(folder: &Path) -> Option<f64> {
+    let touched = folder.join(RUNNING).metadata().and_then(|file| file.modified()).ok()?;
+    touched.duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64())
+}
+
+/// A time with its day, in UTC.
+fn time(unix: f64) -> String {
+    UnixTime::from_secs(unix).rfc3339()
+}
+
 /// The same as text.
 fn text(all: &Value) -> String {
     let folder = all["folder"].as_str().unwrap_or_default();
@@ -122,7 +136,12 @@ fn text(all: &Value) -> String {
             "the last process could not save its state when it ended".into()
         }
         None if is("has_clean_end") => "the last process ended cleanly".into(),
-        None => "the last process ended without a clean stop".into(),
+        None => {
+            let who = all["unclean"]["process"].as_u64().map_or_else(String::new, |pid| format!(", {pid},"));
+            let when = all["unclean"]["last_sign"].as_f64();
+            let when = when.map_or_else(String::new, |at| format!("; its last sign of life was at {}", time(at)));
+            format!("the last process{who} ended without a clean stop{when}")
+        }
     };
     let mut out = format!("{}: {process}\n", Escaped(folder));
     let none = Vec::new();
@@ -139,7 +158,12 @@ fn text(all: &Value) -> String {
                 (None, Some(content)) => {
                     let words = content.iter().filter(|(_, value)| !value.is_null());
                     words
-                        .map(|(key, value)| format!("{} {value}", key.replace('_', " ")))
+                        .map(|(key, value)| match (key.as_str(), value.as_f64()) {
+                            ("last_end" | "end" | "oldest", Some(at)) if at > 0.0 => {
+                                format!("{} {}", key.replace('_', " "), time(at))
+                            }
+                            _ => format!("{} {value}", key.replace('_', " ")),
+                        })
                         .collect::<Vec<_>>()
                         .join(", ")
                 }

@@ -15,6 +15,7 @@ use crate::hints::Hints;
 use crate::net::NamedConnection;
 use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
+use crate::state::StateStatus;
 use crate::sys::unix_time;
 use crate::telemetry::{Concern, Ledger, SinkAccount, Warning};
 
@@ -156,6 +157,11 @@ impl Published {
         let mut ledger = self.totals.clone();
         self.sources.read_into(&mut ledger);
         ledger
+    }
+
+    /// How the state folder is, and what was found there.
+    pub(crate) fn state(&self) -> StateStatus {
+        self.sources.state.status()
     }
 
     /// What somebody should look at before data is lost, or because it was lost in the last interval.

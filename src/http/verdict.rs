@@ -17,6 +17,7 @@ use crate::presence::observers::{ObserversView, PeerView};
 use crate::presence::{BadJob, JobSummary, ServiceState, Summary, UnixTime, Unsaved};
 use crate::presence_driver::PresenceHandle;
 use crate::snapshot::Snapshot;
+use crate::state::StateStatus;
 use crate::sys::unix_time;
 use crate::telemetry::{Concern, Ledger, NotifierAccount, QUEUE_WARNING, SinkAccount, Warning};
 use crate::untrusted::excerpt;
@@ -47,8 +48,11 @@ const ALERTS_WAIT: f64 = 60.0;
 /// How long it is said that alerts were lost, in seconds.
 const ALERTS_STAY: f64 = 3600.0;
 
+/// How long it is said what the process before did not leave behind, in seconds.
+const LEFT_STAYS: f64 = 3600.0;
+
 /// Longest text of an error of a sink, in characters.
-const MOST_SAID: usize = 160;
+const MOST_SAID: usize = 400;
 
 named_enum! {
     /// How bad something is.
@@ -198,6 +202,7 @@ pub(super) async fn look_at(
         .chain(unsaved)
         .chain(not_in_force(about, &published.behind))
         .chain(failed)
+        .chain(left_behind(&published.state(), about.uptime_secs()))
         .collect();
     let explosion = warnings
         .iter()
@@ -236,6 +241,41 @@ fn not_saved(unsaved: &Unsaved) -> Warning {
     let sentence = format!("presence is not saved since {}", unsaved.since.clock());
     let text = format!("{sentence}: {}; a restart forgets what came since", unsaved.why);
     Warning { short: Some(sentence), ..Concern::Unsaved.says(text) }
+}
+
+/// What the process before did not leave behind, for an hour after the start.
+fn left_behind(state: &StateStatus, uptime: f64) -> Vec<Warning> {
+    if uptime >= LEFT_STAYS {
+        return Vec::new();
+    }
+    let says = |short: String, text: String| Warning { short: Some(short), ..Concern::LastProcess.says(text) };
+    let unclean = state.unclean_stop.map(|secs| {
+        let short = format!("the last process ended without a clean stop, {} s unaccounted", amount(secs.ceil()));
+        let why = "what it received after its last sign of life, and had not delivered, is lost";
+        says(short.clone(), format!("{short}: {why}"))
+    });
+    let stale = state.is_stale.then(|| {
+        let short = "the last process could not save its state when it ended".to_string();
+        says(short.clone(), format!("{short}: this one goes on with an older one"))
+    });
+    let aside = state.parts.iter().filter_map(|(part, own)| {
+        let reason = own.discarded.keys().find_map(|reason| match *reason {
+            "damaged" => Some("damaged"),
+            "format" => Some("of another format"),
+            "size" => Some("too large"),
+            // What is too old says nothing any more.
+            _ => None,
+        })?;
+        let what = match (part.as_str(), part.strip_prefix("sink-")) {
+            (_, Some(sink)) => format!("what the sink {sink} had not delivered is lost"),
+            ("registry", _) => "gauges and longer intervals begin anew".into(),
+            ("open" | "open-over", _) => "what the open interval of the last process had is lost".into(),
+            (other, _) => format!("what `{other}` had begins anew"),
+        };
+        let short = format!("{part} was {reason} and set aside");
+        Some(says(short.clone(), format!("{short}: {what}; the file is beside it, as .bad")))
+    });
+    unclean.into_iter().chain(stale).chain(aside).collect()
 }
 
 /// That the file says something that is not in force.
@@ -652,6 +692,7 @@ impl Seen<'_> {
             | Concern::Certificate
             | Concern::Senders
             | Concern::Unsaved
+            | Concern::LastProcess
             | Concern::Config
             | Concern::Cluster
             | Concern::ClusterDown => false,
@@ -662,13 +703,18 @@ impl Seen<'_> {
                 let (sentence, detail) = warning.text.split_once(": ").unwrap_or((&warning.text, ""));
                 let (about, grade) = match warning.about {
                     Concern::ClusterDown => (About::Part, Grade::Error),
+                    Concern::LastProcess => (About::Loss, Grade::Warning),
                     Concern::Unsaved | Concern::Config | Concern::Cluster => (About::Part, Grade::Warning),
                     _ => (About::Limit, Grade::Warning),
                 };
                 let is_cluster = matches!(warning.about, Concern::Cluster | Concern::ClusterDown);
                 let short = if is_cluster { sentence } else { &*warning.text };
                 let pill = warning.short.clone().unwrap_or_else(|| cut(short));
-                let sentence = if is_cluster { upper_first(&cut(sentence)) } else { cut(sentence) };
+                let sentence = if is_cluster || warning.about == Concern::LastProcess {
+                    upper_first(&cut(sentence))
+                } else {
+                    cut(sentence)
+                };
                 Finding::new(grade, about, sentence, upper_first(&cut(detail))).pill(pill)
             }
         };
@@ -919,8 +965,8 @@ fn upper_first(text: &str) -> String {
 }
 
 fn cut(text: &str) -> String {
-    let cut: String = text.trim_end_matches('.').chars().take(MOST_SAID).collect();
-    if cut.chars().count() == MOST_SAID { cut + "…" } else { cut }
+    let text = text.trim_end_matches('.');
+    text.char_indices().nth(MOST_SAID).map_or_else(|| text.into(), |(at, _)| format!("{}…", &text[..at]))
 }
 
 #[cfg(test)]

@@ -46,7 +46,7 @@ const MOST_NAME_BYTES: usize = 150;
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 
 /// The file that says that a process has not ended cleanly.
-const RUNNING: &str = "running";
+pub const RUNNING: &str = "running";
 
 /// The file that says that a process ended cleanly, but could not save what it knew.
 const UNSAVED: &str = "unsaved";

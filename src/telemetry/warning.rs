@@ -42,6 +42,8 @@ pub enum Concern {
     Alerts,
     /// What presence knows, or what outlives a restart, is not saved.
     Unsaved,
+    /// What the process before left behind is not all that it had.
+    LastProcess,
     /// The configuration in force is not that of the file.
     Config,
     /// The cluster that this node is in.

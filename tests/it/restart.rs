@@ -143,6 +143,13 @@ fn gauges_and_longer_intervals_go_on_after_a_crash_as_of_the_last_state() {
     send(&daemon, "g:+2|g\n", &mut 0);
     let status = daemon.next_flush();
     assert!(status["unclean_stop"].as_f64().is_some_and(|since| (0.0..60.0).contains(&since)), "{status}");
+    let said = "The last process ended without a clean stop, ";
+    let (verdict, warnings) = (&status["verdict"], status["warnings"].to_string());
+    assert!(
+        verdict["level"] == "warning" && verdict["sentence"].as_str().is_some_and(|it| it.starts_with(said)),
+        "{verdict}"
+    );
+    assert!(warnings.contains(" s unaccounted: ") && daemon.get("/").1.contains(said), "{warnings}");
     let (_, metrics) = daemon.get("/metrics");
     assert!(metrics.contains("\nsystole_unclean_stop_seconds "), "{metrics}");
     let (_, events) = daemon.get("/api/v1/events");
@@ -157,7 +164,31 @@ fn gauges_and_longer_intervals_go_on_after_a_crash_as_of_the_last_state() {
     assert_eq!((content["longer_points"].as_u64(), sum(dir.path(), "slow")), (Some(1), 0.0), "{content}");
 
     let daemon = Daemon::start(dir.path(), &config);
-    assert!(daemon.next_flush()["unclean_stop"].is_null());
+    let status = daemon.next_flush();
+    assert!(status["unclean_stop"].is_null() && !status["warnings"].to_string().contains("clean stop"), "{status}");
+    daemon.stop();
+}
+
+#[test]
+fn a_damaged_part_is_said_by_the_verdict_with_what_begins_anew() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = config(dir.path(), "200ms", "gauge_ttl = \"1h\"\n");
+    let daemon = Daemon::start(dir.path(), &config);
+    send(&daemon, "g:5|g\n", &mut 0);
+    daemon.next_flush();
+    daemon.stop();
+    let path = state(dir.path()).join("registry.state");
+    let file = fs::OpenOptions::new().write(true).open(&path).expect("a part");
+    let bytes = file.metadata().expect("a length").len();
+    file.set_len(bytes - 20).expect("cut off");
+
+    let daemon = Daemon::start(dir.path(), &config);
+    send(&daemon, "n:1|c\n", &mut 0);
+    let status = daemon.next_flush();
+    let verdict = &status["verdict"];
+    assert_eq!((&verdict["level"], &verdict["sign"]), (&Value::from("warning"), &Value::from("▲")), "{verdict}");
+    let said = "registry was damaged and set aside: gauges and longer intervals begin anew";
+    assert!(status["warnings"].to_string().contains(said), "{}", status["warnings"]);
     daemon.stop();
 }
 
@@ -460,7 +491,11 @@ fn a_process_runs_with_the_folder_if_it_has_the_lock() {
     assert!(show().contains("ended cleanly"), "{}", show());
     // The number of a process that runs, and has nothing to do with it.
     fs::write(state(dir.path()).join("running"), "1\n").expect("written");
-    assert!(show().contains("without a clean stop"), "{}", show());
+    assert!(
+        show().contains("the last process, 1, ended without a clean stop; its last sign of life was at 20"),
+        "{}",
+        show()
+    );
 }
 
 #[test]
