@@ -224,10 +224,14 @@ pub(super) struct SinkState {
     pub(super) flow: Flow,
     /// `delivering`, `catching up, 3,212 records on disk`, `takes nothing since 02:20:00: connection refused`.
     pub(super) text: String,
+    /// Without what its format has no form for.
     pub(super) offered: u64,
     pub(super) delivered: u64,
     pub(super) waiting: u64,
+    /// Lost: without what its format has no form for.
     pub(super) dropped: u64,
+    /// The same by reason.
+    pub(super) dropped_by: Vec<(String, u64)>,
     /// How long the last delivery took, in seconds.
     pub(super) took_secs: Option<f64>,
     /// Unix seconds; 0 for never.
@@ -239,7 +243,12 @@ pub(super) fn sinks(status: &Value) -> Vec<SinkState> {
     let (now, interval) = (status["as_of"].as_f64(), status["interval"].as_f64().unwrap_or(10.0));
     let all = entries(&status["sinks"]);
     all.map(|(name, sink)| {
-        let (queued, spooled, dropped) = (count(&sink["queued"]), count(&sink["spooled"]), count(&sink["dropped"]));
+        let (queued, spooled) = (count(&sink["queued"]), count(&sink["spooled"]));
+        // What its format has no form for is not meant for it.
+        let unsupported = count(&sink["dropped"]["unsupported"]);
+        let reasons = entries(&sink["dropped"]).filter(|(reason, n)| *reason != "unsupported" && count(n) > 0);
+        let dropped_by = reasons.map(|(reason, n)| (Escaped(reason).to_string(), count(n))).collect();
+        let dropped = count(&sink["dropped"]).saturating_sub(unsupported);
         let last_success = sink["last_success"].as_f64().unwrap_or(0.0);
         let error = sink["last_error"].as_str().map(|error| Escaped(error).to_string());
         let oldest = sink["oldest_waiting"].as_f64();
@@ -274,9 +283,9 @@ pub(super) fn sinks(status: &Value) -> Vec<SinkState> {
             None => (Flow::Delivering, "delivering".into()),
         };
         let took_secs = sink["delivery_ms"].as_f64().map(|ms| ms / 1e3);
-        let (offered, delivered) = (count(&sink["offered"]), count(&sink["delivered"]));
+        let (offered, delivered) = (count(&sink["offered"]).saturating_sub(unsupported), count(&sink["delivered"]));
         let (name, waiting) = (Escaped(name).to_string(), queued + spooled);
-        SinkState { name, flow, text, offered, delivered, waiting, dropped, took_secs, last_success }
+        SinkState { name, flow, text, offered, delivered, waiting, dropped, dropped_by, took_secs, last_success }
     })
     .collect()
 }

@@ -276,7 +276,11 @@ fn series(series: &Value) -> String {
 }
 
 fn sink(sink: &SinkState, utf8: bool) -> String {
-    let dropped = if sink.dropped > 0 { format!(", {} dropped", grouped(sink.dropped)) } else { String::new() };
+    let reasons: Vec<String> = sink.dropped_by.iter().map(|(why, n)| format!("{} {why}", grouped(*n))).collect();
+    let dropped = match sink.dropped {
+        0 => String::new(),
+        n => format!(", {} dropped ({})", grouped(n), reasons.join(", ")),
+    };
     format!(
         "{} {}  {}; {} of {} records delivered{dropped}",
         sink.flow.sign(utf8),

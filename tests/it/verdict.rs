@@ -291,5 +291,7 @@ fn what_a_format_has_no_form_for_is_no_loss() {
     assert!(!seen["warnings"].to_string().contains("prometheus"), "{}", seen["warnings"]);
     let (code, screen) = status(&daemon);
     assert!(code == Some(0) && !screen.contains("loses") && !screen.contains("given up"), "{screen}");
+    let row = screen.lines().find(|line| line.contains("✓ prometheus")).unwrap_or_default();
+    assert!(!row.is_empty() && !row.contains("dropped"), "{screen}");
     daemon.stop();
 }
