@@ -364,7 +364,9 @@ impl<'a> Section<'a> {
         let found = self.find(source, key)?;
         let number = found.number_text().and_then(|text| text.parse().ok()).filter(|n| range.contains(n));
         if number.is_none() {
-            found.refuse(source, &format!("a whole number from {} to {}", range.start(), range.end()));
+            let what =
+                if key == "interval" { "a number of intervals, such as 12: a whole number" } else { "a whole number" };
+            found.refuse(source, &format!("{what} from {} to {}", range.start(), range.end()));
         }
         number
     }

@@ -387,9 +387,9 @@ impl Reloader {
     fn log_outcome(&self, report: &Report) {
         self.reloads.note(report);
         if report.result == Outcome::Refused {
-            let (first, more) =
-                (report.problems.first().map_or("", String::as_str), report.problems.len().saturating_sub(1));
-            tracing::error!(more, "the reload is refused, and nothing has changed: {first}");
+            for problem in &report.problems {
+                tracing::error!("the reload is refused, and nothing has changed: {problem}");
+            }
             self.journal.add_reload(unix_time(), Severity::Error, "a reload was refused", &report.problems.join("\n"));
             return;
         }

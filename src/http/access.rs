@@ -355,8 +355,16 @@ impl Caller {
     #[expect(clippy::result_large_err, reason = "an answer is what an error of a route is")]
     pub(super) fn may_change(&self, access: &Access, what: &str) -> Result<(), Response> {
         let Some(refused) = self.refused_change(access) else { return Ok(()) };
-        tracing::warn!("{what} was refused: the request did not show the token");
+        tracing::warn!(from = %self.peer, "{what} was refused: {}", self.shown(None));
         Err(refused)
+    }
+
+    /// What a refused request has shown, itself or in a field of its form.
+    pub(super) fn shown(&self, field: Option<&str>) -> &'static str {
+        match field.or(self.bearer.as_deref()) {
+            Some(_) => "the token that it shows is not the one in force",
+            None => "it shows no token",
+        }
     }
 
     /// The answer to a form that may not; it has a field for the token.

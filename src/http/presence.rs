@@ -398,18 +398,23 @@ pub(super) async fn peer(
     state.bodies.shared(web::JSON, body.into()).await
 }
 
-/// Counts a change that is refused.
-pub(super) async fn may(state: &AppState, refused: Option<Response>) -> Result<(), Response> {
+/// Counts a change that is refused; a form may have shown a token in a field.
+pub(super) async fn may(
+    state: &AppState,
+    caller: &Caller,
+    field: Option<&str>,
+    refused: Option<Response>,
+) -> Result<(), Response> {
     let Some(refused) = refused else { return Ok(()) };
     ask(state, |presence| presence.refuse_change()).await?;
-    tracing::warn!("a change of presence over HTTP was refused: it did not show the token");
+    tracing::warn!(from = %caller.peer, "a change of presence over HTTP was refused: {}", caller.shown(field));
     Err(refused)
 }
 
 /// The body of a change that a program asks for. The head decides: nothing of the body is waited for, or kept, without the token.
 pub(super) async fn body_of_change(state: &AppState, request: Request) -> Result<Bytes, Response> {
     let caller = Caller::new(state, request.headers(), request.extensions());
-    may(state, caller.refused_change(&state.access)).await?;
+    may(state, &caller, None, caller.refused_change(&state.access)).await?;
     Bytes::from_request(request, state).await.map_err(IntoResponse::into_response)
 }
 
@@ -497,7 +502,7 @@ pub(super) async fn forget_service(
     Parameters(Nothing): Parameters<Nothing>,
     caller: Caller,
 ) -> Result<Response, Response> {
-    may(&state, caller.refused_change(&state.access)).await?;
+    may(&state, &caller, None, caller.refused_change(&state.access)).await?;
     forget(&state, service, None).await.map(|again| small(&json!({"ok": true, "awaited": again})))
 }
 
@@ -519,7 +524,7 @@ pub(super) async fn forget_instance(
     Parameters(Nothing): Parameters<Nothing>,
     caller: Caller,
 ) -> Result<Response, Response> {
-    may(&state, caller.refused_change(&state.access)).await?;
+    may(&state, &caller, None, caller.refused_change(&state.access)).await?;
     forget(&state, service, Some(instance)).await.map(|again| small(&json!({"ok": true, "awaited": again})))
 }
 

@@ -322,7 +322,14 @@ fn presence_line(snapshot: &Snapshot, own: &[Point]) -> Option<String> {
             .iter()
             .filter(|(_, _, up)| *up <= 0.0)
             .take(MAX_NAMED)
-            .map(|(name, ..)| format!("{} is not", Escaped(name)))
+            .map(|(name, ..)| {
+                let up = levels("presence_service_instances").filter(|(of, state, _)| of == name && *state == "up");
+                let up: f64 = up.map(|(.., n)| n).sum();
+                // Some are up, and too few.
+                let min = levels("presence_service_min").find(|(of, _, min)| of == name && *min > up && up > 0.0);
+                let few = min.map(|(.., min)| format!(" ({} of at least {} instances)", number(up), number(min)));
+                format!("{} is not{}", Escaped(name), few.unwrap_or_default())
+            })
             .collect();
         parts.extend((!down.is_empty()).then(|| down.join(", ")));
         let mut states: BTreeMap<&str, f64> = BTreeMap::new();
@@ -439,6 +446,7 @@ mod tests {
             gauges: vec![
                 gauge("presence_service_up", &service, 0.0),
                 gauge("presence_service_up", &[("service", Some("search"))], 1.0),
+                gauge("presence_service_min", &service, 3.0),
                 gauge("presence_service_instances", &state("up"), 2.0),
                 gauge("presence_service_instances", &state("down"), 1.0),
                 gauge("presence_of_mind", &[], 7.0),
@@ -453,7 +461,10 @@ mod tests {
         assert!(lines[1].starts_with("   counter      c00000 "), "{}", lines[1]);
         assert_eq!(lines[200], "   counter      … and 19801 more");
         assert!(lines[201].starts_with("   gauge        presence_of_mind "), "{}", lines[201]);
-        assert_eq!(lines[202], "   presence     1 of 2 services up; pay\\u{1b}[2J is not; instances: 1 down, 2 up");
+        assert_eq!(
+            lines[202],
+            "   presence     1 of 2 services up; pay\\u{1b}[2J is not (2 of at least 3 instances); instances: 1 down, 2 up"
+        );
         assert_eq!(lines[203], "   systole      2 series of the daemon's own; memory 0 MiB; flush 0 ms");
     }
 }

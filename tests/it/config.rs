@@ -6,7 +6,7 @@ use crate::support::certs::{self, Authority};
 use crate::support::{command, holds_what_is_generated, systole, text};
 
 /// A configuration and what `systole check` says of it, without the file's name.
-const BROKEN: [(&str, &[&str]); 56] = [
+const BROKEN: [(&str, &[&str]); 57] = [
     ("intervall = \"10s\"", &["1:1: intervall: unknown key (did you mean `interval`?)"]),
     ("interval = \"soon\"", &["1:12: interval: `soon` is not a duration such as \"10s\", from 10ms to 1day"]),
     ("interval = 10", &["1:12: interval: `10` is not a duration such as \"10s\", from 10ms to 1day"]),
@@ -20,6 +20,10 @@ const BROKEN: [(&str, &[&str]); 56] = [
     ("percentiles = [50, 101]", &["1:20: percentiles[1]: `101` is not a number from -100 to 100"]),
     ("percentiles = [\"p50\"]", &["1:16: percentiles[0]: `p50` is not a number from -100 to 100"]),
     ("exact_samples = 0", &["1:17: exact_samples: `0` is not a whole number from 1 to 1000000"]),
+    (
+        "[[rule]]\nmatch = \"a\"\ninterval = \"1m\"",
+        &["3:12: rule[0].interval: `1m` is not a number of intervals, such as 12: a whole number from 1 to 10000"],
+    ),
     ("digits = 6", &["1:10: digits: `6` is not a whole number from 1 to 5"]),
     ("digits = 2.5", &["1:10: digits: `2.5` is not a whole number from 1 to 5"]),
     (

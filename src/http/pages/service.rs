@@ -559,7 +559,7 @@ pub(super) async fn change(
     Fields(change): Fields<Change>,
 ) -> Result<Response, Response> {
     let Change { action, instance, why, token } = change;
-    may(&state, caller.refused_form(&state.access, token.as_deref())).await?;
+    may(&state, &caller, token.as_deref(), caller.refused_form(&state.access, token.as_deref())).await?;
     match action {
         Action::Maintenance(minutes) => {
             let by = Some("the board".to_string());
