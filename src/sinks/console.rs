@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn what_people_sent_comes_first_and_the_rest_folds_to_a_line_each() {
         let service = [("service", Some("pay\u{1b}[2J"))];
-        let state = |state| [("service", Some("pay")), ("state", Some(state))];
+        let state = |state| [("service", Some("pay\u{1b}[2J")), ("state", Some(state))];
         let snapshot = Snapshot {
             counters: (0..20_000)
                 .map(|n| counter(&format!("c{n:05}")))
