@@ -118,8 +118,8 @@ fn a_spool_needs_a_folder_of_its_own() {
     );
     std::fs::write(&file, two).expect("written");
     let output = systole(&["run", "-c", name], b"");
-    assert_eq!(output.status.code(), Some(1));
-    assert!(text(&output.stderr).contains("another process or sink uses it"), "{}", text(&output.stderr));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("is that of the sink `graphite`, too"), "{}", text(&output.stderr));
 
     let broken =
         "[[sink]]\ntype = \"console\"\ninterval = \"15s\"\nspool = { max = \"1\", order = \"any\", roder = 1 }\n";

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::support::sources::rust_files;
-use crate::support::{self, Daemon, get, pause_ms, poll, records, until};
+use crate::support::{self, Daemon, alone, get, pause_ms, poll, records, until};
 
 /// Within this time of a failure `/ready` must say so.
 const NOTICED_SECS: f64 = 1.0;
@@ -337,6 +337,7 @@ fn ledgers(records: &[Value]) -> impl Iterator<Item = &Value> {
 /// Starts a daemon that a failure ends, and waits for that under load; the records of its file, and how many lines were sent
 /// and taken by its sockets.
 fn ends_with_70(dir: &Path, part: &str, faults: &str, more: &str) -> (Vec<Value>, u64) {
+    let _alone = alone();
     let file = dir.join("records.jsonl");
     let config = format!(
         "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\nworkers = 1\n\
