@@ -48,6 +48,7 @@ fn violations(shape: &Shape, history: &[Step]) -> (Vec<String>, World) {
 
 #[test]
 fn whatever_happens_costs_no_more_than_was_promised() {
+    let _alone = crate::support::alone();
     let (first, seeds) = (size("SYSTOLE_TEST_RESTART_FIRST", 0), size("SYSTOLE_TEST_RESTART_SEEDS", 0));
     let (next, began) = (AtomicU64::new(first), Instant::now());
     let all: Mutex<Outcome> = Mutex::default();
