@@ -528,23 +528,29 @@ impl<'a> Section<'a> {
             source.used_query.extend(said.keys().map(|key| format!("{start}{key}")));
             return Some(said);
         }
+        let items = self.items_by_key(source, key, "strings")?;
+        Some(items.into_iter().filter_map(|(key, item)| Some((key, item.string(source)?))).collect())
+    }
+
+    /// Keys and values of a table of `what`.
+    fn items_by_key(
+        &mut self,
+        source: &mut Source<'_>,
+        key: &'static str,
+        what: &str,
+    ) -> Option<Vec<(String, Found<'a>)>> {
         let found = self.find(source, key)?;
         let Raw::Toml(DeValue::Table(table)) = &found.value else {
-            found.refuse(source, "a table of strings");
+            found.refuse(source, &format!("a table of {what}"));
             return None;
         };
-        let mut map = BTreeMap::new();
-        for (key, value) in table {
-            let item = Found {
-                place: source.place(value.span()),
-                key: format!("{}.{}", found.key, key.get_ref()),
-                value: Raw::Toml(value.get_ref()),
-            };
-            if let Some(value) = item.string(source) {
-                map.insert(key.get_ref().to_string(), value);
-            }
-        }
-        Some(map)
+        let items = table.iter().map(|(key, value)| {
+            let place = source.place(value.span());
+            let item =
+                Found { place, key: format!("{}.{}", found.key, key.get_ref()), value: Raw::Toml(value.get_ref()) };
+            (key.get_ref().to_string(), item)
+        });
+        Some(items.collect())
     }
 
     /// Keys and numbers of a table.
@@ -553,20 +559,10 @@ impl<'a> Section<'a> {
         source: &mut Source<'_>,
         key: &'static str,
     ) -> Option<BTreeMap<String, f64>> {
-        let found = self.find(source, key)?;
-        let Raw::Toml(DeValue::Table(table)) = &found.value else {
-            found.refuse(source, "a table of numbers");
-            return None;
-        };
         let mut map = BTreeMap::new();
-        for (key, value) in table {
-            let item = Found {
-                place: source.place(value.span()),
-                key: format!("{}.{}", found.key, key.get_ref()),
-                value: Raw::Toml(value.get_ref()),
-            };
+        for (key, item) in self.items_by_key(source, key, "numbers")? {
             match item.number_text().and_then(|text| text.parse().ok()).filter(|number: &f64| number.is_finite()) {
-                Some(number) => drop(map.insert(key.get_ref().to_string(), number)),
+                Some(number) => drop(map.insert(key, number)),
                 None => item.refuse(source, "a number"),
             }
         }
