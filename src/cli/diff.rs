@@ -18,8 +18,8 @@ use crate::config::{Config, show_duration};
 use crate::presence::UnixTime;
 use crate::sinks::graphite::{self, GraphiteNames};
 use crate::snapshot::{Snapshot, grouped, number, short_number};
-use crate::untrusted::Escaped;
 
+use super::listed::Listed;
 use super::replay::{self, Capture};
 use super::{ConfigArgs, FAILED, USAGE, duration, load_config, print, print_error, sources};
 
@@ -273,13 +273,6 @@ struct Report {
     differing: Listed<Differing>,
 }
 
-/// The first of some, and how many there are.
-#[derive(Debug, Serialize)]
-struct Listed<T> {
-    count: usize,
-    first: Vec<T>,
-}
-
 #[derive(Debug, Serialize)]
 struct Alone {
     series: String,
@@ -292,34 +285,6 @@ struct Differing {
     intervals: u64,
     differing: u64,
     first: Change,
-}
-
-impl<T> Listed<T> {
-    fn of(all: impl Iterator<Item = T>, list: usize) -> Listed<T> {
-        let mut listed = Listed { count: 0, first: Vec::new() };
-        for one in all {
-            listed.count += 1;
-            if listed.first.len() < list {
-                listed.first.push(one);
-            }
-        }
-        listed
-    }
-
-    fn write(&self, f: &mut fmt::Formatter<'_>, head: &str, one: impl Fn(&T) -> String) -> fmt::Result {
-        if self.count == 0 {
-            return Ok(());
-        }
-        writeln!(f, "{head}: {} series", grouped(self.count as u64))?;
-        for found in &self.first {
-            writeln!(f, "  {}", Escaped(&one(found)))?;
-        }
-        let rest = self.count - self.first.len();
-        if rest > 0 {
-            writeln!(f, "  and {} more (`--list N`)", grouped(rest as u64))?;
-        }
-        Ok(())
-    }
 }
 
 impl Report {
@@ -367,9 +332,9 @@ impl fmt::Display for Report {
             writeln!(f, "{line}")?;
         }
         let alone = |one: &Alone| format!("{}  {} intervals", one.series, one.intervals);
-        self.only_in_old.write(f, "only in OLD", alone)?;
-        self.only_in_new.write(f, "only in NEW", alone)?;
-        self.differing.write(f, "different", |one| {
+        self.only_in_old.write(f, "only in OLD", ["series"; 2], alone)?;
+        self.only_in_new.write(f, "only in NEW", ["series"; 2], alone)?;
+        self.differing.write(f, "different", ["series"; 2], |one| {
             let Differing { series, intervals, differing, first: Change { time, field, old, new } } = one;
             let (old, new) = (shown(old.as_ref()), shown(new.as_ref()));
             let field = if field.is_empty() { String::new() } else { format!("{field} ") };

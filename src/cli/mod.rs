@@ -16,6 +16,7 @@ mod diff;
 mod explain;
 mod figures;
 mod import;
+mod listed;
 mod load;
 mod man;
 mod man_sections;

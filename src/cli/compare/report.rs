@@ -6,9 +6,12 @@ use serde::Serialize;
 
 use crate::presence::UnixTime;
 use crate::snapshot::{grouped, short_number};
-use crate::untrusted::Escaped;
 
+use super::super::listed::Listed;
 use super::matching::{Comparison, Difference, MAX_NAMES, Name, Side, Stream};
+
+/// What one of a list is called, and what several are.
+const NAMES: [&str; 2] = ["name", "names"];
 
 /// What a comparison has found.
 #[derive(Debug, Serialize)]
@@ -43,13 +46,6 @@ struct StreamReport {
 struct Late {
     mean: f64,
     max: f64,
-}
-
-/// The first of some, and how many there are.
-#[derive(Debug, Serialize)]
-struct Listed<T> {
-    count: usize,
-    first: Vec<T>,
 }
 
 #[derive(Debug, Serialize)]
@@ -90,7 +86,7 @@ impl Report {
                     first: known.first_alone[side as usize].unwrap_or(0.0),
                 })
             };
-            Listed::of(&names, list, of)
+            Listed::of(names.iter().copied().filter_map(of), list)
         };
         let missing = |(name, known): (&String, &Name)| {
             known.has_gaps().then(|| Missing {
@@ -117,8 +113,8 @@ impl Report {
             beyond: comparison.beyond,
             only_in_a: one_sided(Side::A),
             only_in_b: one_sided(Side::B),
-            missing: Listed::of(&names, list, missing),
-            differing: Listed::of(&names, list, differing),
+            missing: Listed::of(names.iter().copied().filter_map(missing), list),
+            differing: Listed::of(names.iter().copied().filter_map(differing), list),
         };
         let found = [report.only_in_a.count, report.only_in_b.count, report.missing.count, report.differing.count];
         let is_whole = report.beyond + report.a.malformed + report.b.malformed == 0;
@@ -148,39 +144,6 @@ impl StreamReport {
             malformed: stream.malformed,
             late: (stream.timed > 0).then_some(late),
         }
-    }
-}
-
-impl<T> Listed<T> {
-    fn of<'n>(
-        names: &[(&'n String, &'n Name)],
-        list: usize,
-        of: impl Fn((&'n String, &'n Name)) -> Option<T>,
-    ) -> Listed<T> {
-        let mut all = Listed { count: 0, first: Vec::new() };
-        for one in names.iter().filter_map(|name| of(*name)) {
-            all.count += 1;
-            if all.first.len() < list {
-                all.first.push(one);
-            }
-        }
-        all
-    }
-
-    /// Writes them under a head, if there are some.
-    fn write(&self, f: &mut fmt::Formatter<'_>, head: &str, one: impl Fn(&T) -> String) -> fmt::Result {
-        if self.count == 0 {
-            return Ok(());
-        }
-        writeln!(f, "{head}: {} name{}", grouped(self.count as u64), if self.count == 1 { "" } else { "s" })?;
-        for found in &self.first {
-            writeln!(f, "  {}", Escaped(&one(found)))?;
-        }
-        let rest = self.count - self.first.len();
-        if rest > 0 {
-            writeln!(f, "  and {} more (`--list N`)", grouped(rest as u64))?;
-        }
-        Ok(())
     }
 }
 
@@ -218,16 +181,16 @@ impl fmt::Display for Report {
             )?;
         }
         let alone = |one: &OneSided| format!("{}  {} values, the first at {}", one.name, one.values, at(one.first));
-        self.only_in_a.write(f, "only in A", alone)?;
-        self.only_in_b.write(f, "only in B", alone)?;
-        self.missing.write(f, "not in every interval of both", |one| {
+        self.only_in_a.write(f, "only in A", NAMES, alone)?;
+        self.only_in_b.write(f, "only in B", NAMES, alone)?;
+        self.missing.write(f, "not in every interval of both", NAMES, |one| {
             let Missing { name, compared, missing_in_a, missing_in_b, first } = one;
             let first = at(*first);
             format!(
                 "{name}  {missing_in_a} missing in A, {missing_in_b} in B, {compared} in both; the first at {first}"
             )
         })?;
-        self.differing.write(f, "values differ", |one| {
+        self.differing.write(f, "values differ", NAMES, |one| {
             let shown = |one: &Difference| format!("A {}, B {}", short_number(one.a), short_number(one.b));
             let Differing { name, compared, differing, first, largest } = one;
             let most = if first == largest { String::new() } else { format!("; at most {}", shown(largest)) };
