@@ -651,6 +651,14 @@ fn with_something_waiting(dir: &Path, more: &str) -> Daemon {
     daemon
 }
 
+/// The same, whose sink a reload has taken out, with an hour to deliver it.
+fn with_something_leaving(dir: &Path, more: &str) -> Daemon {
+    let daemon = with_something_waiting(dir, more);
+    configuration(dir, &with_sinks("").replace("shutdown_grace = \"1s\"", "shutdown_grace = \"1h\""));
+    reload(&daemon);
+    daemon
+}
+
 #[test]
 fn what_a_sink_has_gathered_is_delivered_when_it_gets_each_interval_alone() {
     let dir = tempfile::tempdir().expect("a folder");
@@ -677,9 +685,7 @@ fn a_sink_that_is_put_back_goes_on_with_what_it_had() {
     for spool in ["", "spool = { path = \"DIR/spool\" }\n"] {
         let dir = tempfile::tempdir().expect("a folder");
         let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let daemon = with_something_waiting(dir.path(), spool);
-        configuration(dir.path(), &with_sinks("").replace("shutdown_grace = \"1s\"", "shutdown_grace = \"1h\""));
-        reload(&daemon);
+        let daemon = with_something_leaving(dir.path(), spool);
         let left = daemon.status()["sinks"]["out"].clone();
         assert!(left["queued"].as_u64() > Some(0) || left["spooled"].as_u64() > Some(0), "it is still there: {left}");
         configuration(dir.path(), &graphite(receiver.local_addr().expect("an address"), spool));
@@ -693,9 +699,7 @@ fn a_sink_that_is_put_back_goes_on_with_what_it_had() {
 fn a_reload_that_is_refused_takes_nothing_from_a_sink_that_leaves() {
     let dir = tempfile::tempdir().expect("a folder");
     let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let daemon = with_something_waiting(dir.path(), "");
-    configuration(dir.path(), &with_sinks("").replace("shutdown_grace = \"1s\"", "shutdown_grace = \"1h\""));
-    reload(&daemon);
+    let daemon = with_something_leaving(dir.path(), "");
     let back = graphite(receiver.local_addr().expect("an address"), "");
     let broken = "[[sink]]\nname = \"x\"\ntype = \"file\"\npath = \"/proc/no/such\"\n";
     configuration(dir.path(), &format!("{back}{broken}"));
@@ -711,9 +715,7 @@ fn a_reload_that_is_refused_for_a_spool_takes_nothing_from_a_sink_that_leaves() 
     for spool in ["", "spool = { path = \"DIR/spool\" }\n"] {
         let dir = tempfile::tempdir().expect("a folder");
         let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let daemon = with_something_waiting(dir.path(), spool);
-        configuration(dir.path(), &with_sinks("").replace("shutdown_grace = \"1s\"", "shutdown_grace = \"1h\""));
-        reload(&daemon);
+        let daemon = with_something_leaving(dir.path(), spool);
         let back = graphite(receiver.local_addr().expect("an address"), spool);
         // A file is in the place of its folder.
         fs::write(dir.path().join("no_folder"), "").expect("written");
