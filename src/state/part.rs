@@ -170,7 +170,15 @@ pub(super) fn write(
     format: u32,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<u64> {
-    let file = Appending { file: disk.open(fresh, Opened::Fresh)?, at: 0, errno: None };
+    let file = match disk.open(fresh, Opened::Fresh) {
+        // It is of an earlier process, whose disk did not remove it: only one process writes.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            disk.remove(fresh)?;
+            disk.open(fresh, Opened::Fresh)?
+        }
+        opened => opened?,
+    };
+    let file = Appending { file, at: 0, errno: None };
     // Owners write many small pieces.
     let checked = Checked { inner: file, hash: crc32fast::Hasher::new(), bytes: 0 };
     let mut out = BufWriter::with_capacity(1 << 16, checked);

@@ -129,6 +129,16 @@ fn a_write_that_fails_leaves_what_was_there() {
 }
 
 #[test]
+fn what_an_earlier_write_has_left_keeps_none_from_being_written() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = open(dir.path());
+    // It had the number of this one, and the disk did not remove it at the start.
+    fs::write(part::fresh(dir.path(), "a", 1), b"half").expect("written");
+    assert!(put(&folder, "a", b"one"));
+    assert_eq!(get(&folder, "a").as_deref(), Some(&b"one"[..]));
+}
+
+#[test]
 fn what_is_removed_meanwhile_does_not_come_back_by_its_writer() {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = open(dir.path());

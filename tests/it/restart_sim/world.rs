@@ -39,8 +39,8 @@ const CALM: f64 = 25.0;
 const LONGEST: u64 = 600;
 /// How often the state is written, seconds.
 pub const STATE_EVERY: f64 = 1.5;
-/// How much older than that the state may be: a turn that finds the one before still waiting is left out.
-const YOUNG: f64 = STATE_EVERY + 0.5;
+/// How much older than that the state may be.
+const YOUNG: f64 = 0.5;
 /// So long after a time in which a disk was not well something of it may still be felt.
 pub const DISK_AFTER: f64 = 3.0;
 /// Longer points end at ticks of so many intervals.
