@@ -321,7 +321,11 @@ fn on_a_terminal(args: &[&str], dir: &Path, environment: &[(&str, &str)]) -> Str
     let line: Vec<String> = args.iter().map(|arg| format!("'{arg}'")).collect();
     let mut script = std::process::Command::new("script");
     script.args(["-qec", &format!("'{}' {}", SYSTOLE, line.join(" ")), log.to_str().expect("plain")]);
-    script.env("TERM", "xterm").env_remove("NO_COLOR").envs(environment.iter().copied());
+    // A variable `CI` is taken for a log in colours, whatever the terminal is.
+    for name in ["CI", "CLICOLOR", "CLICOLOR_FORCE", "NO_COLOR"] {
+        script.env_remove(name);
+    }
+    script.env("TERM", "xterm").envs(environment.iter().copied());
     script.stdin(Stdio::null()).stdout(Stdio::null());
     script.status().expect("`script` of util-linux runs");
     text(&std::fs::read(&log).expect("what was written"))
