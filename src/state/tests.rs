@@ -281,10 +281,16 @@ fn no_folder_keeps_nothing_and_says_so() {
 #[test]
 fn sinks_of_any_name_have_parts_of_their_own() {
     let long = "é".repeat(100);
-    let names = ["a", "A", "a/b", "a%2Fb", "..", "", "a b", &long, &format!("{long}x"), "sink-a"];
+    let names = ["a", "A", "a/b", "a%2Fb", "..", "", "a b", &long, &format!("{long}x"), "sink-a", "over", "a-over"];
     let parts: std::collections::BTreeSet<String> = names.iter().map(|name| sink_part(name)).collect();
     assert_eq!(parts.len(), names.len());
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = open(dir.path());
+    for part in &parts {
+        assert!(put(&folder, part, part.as_bytes()));
+    }
     for part in parts {
+        assert_eq!(get(&folder, &part).as_deref(), Some(part.as_bytes()), "{part}");
         assert!(part.len() < 180 && part.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_%".contains(&c)), "{part}");
     }
 }
