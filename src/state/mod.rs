@@ -51,6 +51,9 @@ pub const RUNNING: &str = "running";
 /// The file that says that a process ended cleanly, but could not save what it knew.
 const UNSAVED: &str = "unsaved";
 
+/// What the log and the status call removals that are not on the disk.
+const REMOVED: &str = "removals";
+
 /// What became of a part in this process.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PartStatus {
@@ -295,8 +298,7 @@ impl StateFolder {
     pub fn sync(&self) -> bool {
         let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) else { return false };
         let synced = shared.disk.sync_folder(&shared.folder);
-        let path = shared.folder.display();
-        synced.inspect_err(|error| tracing::warn!("the state folder {path} cannot be synced: {error}")).is_ok()
+        shared.inner().note(&shared.folder, REMOVED, synced.err())
     }
 
     fn take_away(&self, part: &str, take: impl FnOnce(&Shared, &Path) -> io::Result<()>) -> bool {

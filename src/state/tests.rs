@@ -39,6 +39,9 @@ impl Disk for SmallDisk {
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
+        }
         self.0.sync_folder(folder)
     }
 }
@@ -335,6 +338,19 @@ fn a_problem_lasts_until_what_failed_is_written() {
     assert!(put(&folder, "a", b"new") && problem().contains("`b`"), "{}", problem());
     assert!(put(&folder, "b", b"new"));
     assert_eq!(problem(), "");
+}
+
+#[test]
+fn removals_that_do_not_reach_the_disk_are_a_problem_until_they_do() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let is_full = Arc::new(AtomicBool::new(true));
+    let disk = DiskHandle::new(SmallDisk(DiskHandle::default(), Arc::clone(&is_full)));
+    let folder = StateFolder::open_on(disk, dir.path(), Duration::ZERO);
+    assert!(!folder.sync());
+    let problem = folder.status().problem.unwrap_or_default();
+    assert!(problem.contains("`removals`") && problem.contains("No space left on device"), "{problem}");
+    is_full.store(false, Ordering::Relaxed);
+    assert!(folder.sync() && folder.status().problem.is_none());
 }
 
 #[test]
