@@ -50,7 +50,7 @@ mod names {
 /// Format of all of them.
 pub const FORMAT: u32 = 1;
 
-/// How long a tick waits for what the last process has left.
+/// How long ticks wait for what the last process has left, from the start on.
 const LOAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a tick waits until no later process finds what it closes.
@@ -186,7 +186,7 @@ impl Loaded {
 
 /// What is to be written.
 struct Job {
-    registry: Option<Box<KeptRegistry>>,
+    registry: Option<(Turn, Box<KeptRegistry>)>,
     open: Option<(Turn, Box<KeptInterval>)>,
     done: Option<oneshot::Sender<bool>>,
 }
@@ -195,6 +195,7 @@ struct Job {
 #[derive(Debug)]
 pub(super) struct StateWriter {
     options: StateOptions,
+    started: Instant,
     loaded: Option<oneshot::Receiver<Loaded>>,
     jobs: Option<Sender<Job>>,
     take_back: Option<Sender<TakeBack>>,
@@ -234,6 +235,7 @@ impl StateWriter {
             tracing::warn!(%error, "a thread for the state folder cannot be started");
         }
         StateWriter {
+            started: sys::now(),
             loaded: Some(is_loaded),
             jobs: writes.is_ok().then_some(jobs),
             take_back: closes.is_ok().then_some(take_back),
@@ -276,8 +278,9 @@ impl StateWriter {
 async fn work(folder: StateFolder, mut queue: Receiver<Job>) {
     while let Some(Job { registry, open, done }) = queue.recv().await {
         let (mut is_written, began) = (true, sys::now());
-        if let Some(kept) = registry {
-            is_written &= folder.write(REGISTRY, FORMAT, |out| encode(&kept, out));
+        if let Some((turn, kept)) = registry {
+            // It may have been removed meanwhile.
+            is_written &= folder.write_turn(turn, FORMAT, |out| encode(&kept, out));
             if is_written {
                 // It has what that says.
                 folder.forget_problem(CLOSED);
@@ -414,8 +417,13 @@ impl Flusher {
 
     /// Waits for what the last process has left, which comes before the interval that is closed now.
     pub(super) async fn await_state(&mut self) {
-        let mut patience = self.patience(LOAD_PATIENCE);
-        let Some(keeper) = self.keeper.as_mut().filter(|keeper| keeper.loaded.is_some()) else { return };
+        let Some(started) = self.keeper.as_ref().filter(|keeper| keeper.loaded.is_some()).map(|keeper| keeper.started)
+        else {
+            return;
+        };
+        // Ticks wait no longer than that together.
+        let mut patience = self.patience(LOAD_PATIENCE.saturating_sub(since(started)));
+        let Some(keeper) = &mut self.keeper else { return };
         match patience.wait(keeper.loaded()).await {
             Some(Some(loaded)) => self.take_in(*loaded),
             Some(None) => {}
@@ -497,10 +505,12 @@ impl Flusher {
         let held_up_secs = since(began).as_secs_f64();
         tracing::debug!(held_up_secs, "took the state out of the registry");
         let has_longer = registry.registry.has_longer();
+        // What is removed from now on is later than both.
+        let registry = keeper.options.folder.begin(REGISTRY).map(|turn| (turn, registry));
         let open = open.and_then(|open| Some((keeper.options.folder.begin(OPEN)?, Box::new(open))));
         keeper.has_open |= open.is_some();
         keeper.has_longer |= has_longer;
-        room.send(Job { registry: Some(registry), open, done: None });
+        room.send(Job { registry, open, done: None });
     }
 
     /// What goes over intervals, as of now.
@@ -688,8 +698,11 @@ impl Flusher {
     /// Has the last state written, and waits for it; whether it is on the disk.
     async fn write_last(&mut self, kept: KeptRegistry, open: Option<(Turn, Box<KeptInterval>)>) -> bool {
         let (done, is_done) = oneshot::channel();
-        let job = Job { registry: Some(Box::new(kept)), open, done: Some(done) };
-        let Some(jobs) = self.keeper.as_ref().and_then(|keeper| keeper.jobs.clone()) else { return false };
+        let Some(keeper) = &self.keeper else { return false };
+        let (Some(turn), Some(jobs)) = (keeper.options.folder.begin(REGISTRY), keeper.jobs.clone()) else {
+            return false;
+        };
+        let job = Job { registry: Some((turn, Box::new(kept))), open, done: Some(done) };
         let mut patience = self.patience(LOAD_PATIENCE);
         let written = patience.wait(async move {
             let mut waiting = Some(job);
@@ -715,9 +728,65 @@ impl std::fmt::Debug for Job {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::Listeners;
     use crate::rollup::RegistryOptions;
 
     const EVERY: Duration = Duration::from_secs(10);
+
+    /// A flusher of nothing, whose state is to be written by the test.
+    fn flusher(folder: &StateFolder) -> (Flusher, Receiver<Job>, oneshot::Sender<Loaded>) {
+        let (_, inbox) = crate::flush::channel();
+        let registry = Registry::new(RegistryOptions::default(), 0);
+        let mut flusher = Flusher::new(EVERY, Listeners::default(), registry, Vec::new(), inbox, None, None);
+        let (jobs, queue) = channel(1);
+        let (loaded, is_loaded) = oneshot::channel();
+        flusher.keeper = Some(StateWriter {
+            started: sys::now(),
+            loaded: Some(is_loaded),
+            jobs: Some(jobs),
+            take_back: None,
+            to_take_back: Taken::default(),
+            has_warned: false,
+            ends_longer: false,
+            next: sys::now(),
+            last_end: 0.0,
+            has_open: false,
+            has_longer: false,
+            carried_secs: 0.0,
+            options: StateOptions {
+                folder: folder.clone(),
+                every: EVERY,
+                keeps_open: false,
+                most_series: 10,
+                receives_since: 0.0,
+            },
+        });
+        (flusher, queue, loaded)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn ticks_wait_once_for_a_state_that_takes_long_to_read() {
+        let (mut flusher, _queue, _loaded) = flusher(&StateFolder::off());
+        let began = tokio::time::Instant::now();
+        for _ in 0..4 {
+            flusher.await_state().await;
+        }
+        assert!((LOAD_PATIENCE..LOAD_PATIENCE + CLOSE_PATIENCE).contains(&began.elapsed()), "{:?}", began.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_registry_that_was_taken_before_its_removal_is_not_written_after_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = StateFolder::open(dir.path(), Duration::ZERO);
+        let (mut flusher, queue, loaded) = flusher(&folder);
+        loaded.send(Loaded::default()).expect("it waits");
+        flusher.await_state().await;
+        flusher.save_state().await;
+        assert!(folder.remove(REGISTRY));
+        drop(flusher);
+        work(folder.clone(), queue).await;
+        assert!(folder.read(REGISTRY, FORMAT, Limits::default()).is_none());
+    }
 
     fn kept(sequence: u64) -> KeptRegistry {
         let mut registry = SavedRegistry::default();
