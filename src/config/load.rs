@@ -12,6 +12,7 @@ use toml::de::DeTable;
 use crate::cluster::Late;
 use crate::http_client::without_login;
 use crate::settings::{Described, List, Opt, OptionVisitor, Parsed, Tables, Wrong, suggestion};
+use crate::sys::may_collide;
 
 use super::cluster::Role;
 use super::effective::Origins;
@@ -244,15 +245,8 @@ fn check_listeners(config: &Config, s: &mut Source<'_>, tables: &[String]) {
 
 /// Whether the kernel refuses the second of two listeners.
 fn overlap(one: &ListenUrl, other: &ListenUrl) -> bool {
-    // A socket of `[::]` takes IPv4, too; one of `0.0.0.0` takes nothing of IPv6.
-    let takes = |one: SocketAddr, other: SocketAddr| one.ip().is_unspecified() && (one.is_ipv6() || other.is_ipv4());
-    match (one, other) {
-        (ListenUrl::Udp(one), ListenUrl::Udp(other)) | (ListenUrl::Tcp(one), ListenUrl::Tcp(other)) => {
-            let is_same_port = one.port() == other.port() && one.port() != 0;
-            is_same_port && (one.ip() == other.ip() || takes(*one, *other) || takes(*other, *one))
-        }
-        _ => one == other && one.collides_with(other),
-    }
+    let is_file = matches!(one, ListenUrl::Unix(_) | ListenUrl::Unixgram(_));
+    one.collides_with(other) && (one == other || !is_file)
 }
 
 /// Two sinks cannot write one file, nor have one folder for what waits. `of_sink` is where a sink stands, and a key of it.
@@ -298,7 +292,7 @@ fn check_addresses(config: &Config, s: &mut Source<'_>, of_sink: impl Fn(usize) 
     ];
     for (key, who, address) in own {
         let Some(address) = address else { continue };
-        if let Some((other, _)) = taken.iter().find(|(_, other)| is_taken_by(address, *other)) {
+        if let Some((other, _)) = taken.iter().find(|(_, other)| may_collide(&address, other)) {
             let place = s.places.get(key).cloned().unwrap_or_default();
             s.problem(place, key, format!("`{address}` is taken by {other}; give one of them another port"));
         }
@@ -306,7 +300,7 @@ fn check_addresses(config: &Config, s: &mut Source<'_>, of_sink: impl Fn(usize) 
     }
     for (n, sink) in config.sinks.iter().enumerate() {
         let Some(address) = sink.kind.spec().listens_at() else { continue };
-        if let Some((who, _)) = taken.iter().find(|(_, other)| is_taken_by(address, *other)) {
+        if let Some((who, _)) = taken.iter().find(|(_, other)| may_collide(&address, other)) {
             let (place, key) = of_sink(n);
             s.problem(place, &key, format!("`{address}` is taken by {who}; give one of them another port"));
         }
@@ -368,13 +362,6 @@ fn check_cluster(config: &Config, s: &mut Source<'_>, of_sink: impl Fn(usize) ->
             s.problem(of_sink(n), &format!("sink[{n}].type"), problem);
         }
     }
-}
-
-fn is_taken_by(address: SocketAddr, other: SocketAddr) -> bool {
-    let (one, two) = (address.ip(), other.ip());
-    let is_same = one == two || one.is_unspecified() || two.is_unspecified();
-    // The kernel chooses a port 0.
-    address.port() == other.port() && address.port() != 0 && is_same && one.is_ipv4() == two.is_ipv4()
 }
 
 /// Reads settings from a table.

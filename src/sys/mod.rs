@@ -15,7 +15,7 @@ mod raw;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::Duration;
@@ -207,9 +207,10 @@ pub fn read_directly(from: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
 
 /// Whether the kernel may let only one socket of a kind listen at both addresses. A port that it chooses is another one.
 pub fn may_collide(one: &SocketAddr, other: &SocketAddr) -> bool {
-    // Sockets of `[::]` take IPv4, too.
-    let is_any = one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() == other.port() && one.port() != 0 && (is_any || one.ip() == other.ip())
+    // A socket of `[::]` takes IPv4, too; one of `0.0.0.0` takes nothing of IPv6.
+    let takes = |one: IpAddr, other: IpAddr| one == other || one.is_unspecified() && (one.is_ipv6() || other.is_ipv4());
+    let is_same = takes(one.ip(), other.ip()) || takes(other.ip(), one.ip());
+    one.port() == other.port() && one.port() != 0 && is_same
 }
 
 /// The host name, never empty.

@@ -6,7 +6,7 @@ use crate::support::certs::{self, Authority};
 use crate::support::{command, holds_what_is_generated, systole, text};
 
 /// A configuration and what `systole check` says of it, without the file's name.
-const BROKEN: [(&str, &[&str]); 57] = [
+const BROKEN: [(&str, &[&str]); 58] = [
     ("intervall = \"10s\"", &["1:1: intervall: unknown key (did you mean `interval`?)"]),
     ("interval = \"soon\"", &["1:12: interval: `soon` is not a duration such as \"10s\", from 10ms to 1day"]),
     ("interval = 10", &["1:12: interval: `10` is not a duration such as \"10s\", from 10ms to 1day"]),
@@ -147,6 +147,12 @@ const BROKEN: [(&str, &[&str]); 57] = [
         "[[listen]]\nurl = \"tcp://127.0.0.1:9\"\n[management]\naddress = \"127.0.0.1:9\"",
         &[
             "4:11: management.address: `127.0.0.1:9` is taken by the listener tcp://127.0.0.1:9; give one of them another port",
+        ],
+    ),
+    (
+        "[[listen]]\nurl = \"tcp://[::]:9\"\n[management]\naddress = \"127.0.0.1:9\"",
+        &[
+            "4:11: management.address: `127.0.0.1:9` is taken by the listener tcp://[::]:9; give one of them another port",
         ],
     ),
     (
