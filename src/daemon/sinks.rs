@@ -2,10 +2,11 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
+use tokio::time::timeout_at;
 
 use crate::assemble;
 use crate::config::{self, Config};
@@ -14,8 +15,12 @@ use crate::ports::Ports;
 use crate::sinks::{DriverOptions, Handover, Reopen, Sink, SinkContext, SinkDriver};
 use crate::state::{Discarded, Limits, StateFolder, sink_part};
 use crate::supervise::{Gate, Supervisor};
+use crate::sys::now;
 
 use super::StartError;
+
+/// How long keeping what a sink has not delivered may take, beside what the stop may take: it may be much, and the disk slow.
+const ENDING: Duration = Duration::from_secs(10);
 
 /// A sink, and how it is driven.
 pub(super) struct OpenSink {
@@ -136,7 +141,8 @@ fn resume_one(driver: &SinkDriver, memory: &Memory, state: &StateFolder) -> bool
         }
         Ok(_) => tracing::warn!(
             part,
-            "what a sink had not delivered cannot be removed from the state folder, and waits there"
+            "what a sink had not delivered cannot be removed from the state folder: it is not delivered, and stays there until that \
+             is written anew"
         ),
         Err(error) => state.set_aside(&part, Discarded::Damaged, &error.to_string()),
     }
@@ -183,16 +189,22 @@ pub async fn end(driver: SinkDriver, state: StateFolder, deadline: Instant) {
         return;
     }
     let handover = driver.hand_over(deadline).await;
+    keep(handover, &state, deadline.max(now())).await;
+}
+
+/// Keeps what a sink has not delivered for the next one of its name, if that is possible soon after the deadline.
+pub(super) async fn keep(handover: Handover, state: &StateFolder, deadline: Instant) {
     if handover.is_empty() {
         return;
     }
-    let disk = state.disk();
-    let keep = move || {
-        let (sink, intervals, records) = (handover.name(), handover.intervals(), handover.records());
-        if !state.write(&sink_part(sink), Handover::FORMAT, |out| handover.write(out)) {
+    let (own, disk) = (state.clone(), state.disk());
+    let (sink, intervals, records) = (handover.name().to_string(), handover.intervals(), handover.records());
+    let name = sink.clone();
+    let write = move || {
+        if !own.write(&sink_part(&name), Handover::FORMAT, |out| handover.write(out)) {
             handover.give_up();
         } else if intervals > 0 {
-            let waited_secs = handover.waited_secs();
+            let (sink, waited_secs) = (name, handover.waited_secs());
             tracing::info!(
                 sink,
                 intervals,
@@ -202,7 +214,14 @@ pub async fn end(driver: SinkDriver, state: StateFolder, deadline: Instant) {
             );
         }
     };
-    if disk.work(Box::new(keep)).await.is_err() {
-        tracing::error!("what a sink has not delivered could not be kept");
+    match timeout_at((deadline + ENDING).into(), disk.work(Box::new(write))).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => tracing::error!(sink, intervals, records, "what a sink has not delivered could not be kept"),
+        Err(_) => tracing::error!(
+            sink,
+            intervals,
+            records,
+            "the state folder does not answer: what a sink has not delivered is given up"
+        ),
     }
 }

@@ -552,9 +552,9 @@ fn longer_intervals_that_cannot_be_saved_at_the_stop_come_once() {
 
 /// A disk that can be made to hang.
 #[derive(Clone, Debug, Default)]
-struct HangingDisk {
+pub(crate) struct HangingDisk {
     real: DiskHandle,
-    hangs: Arc<AtomicBool>,
+    pub(crate) hangs: Arc<AtomicBool>,
 }
 
 impl HangingDisk {
