@@ -53,6 +53,14 @@ impl ListenUrl {
             _ => false,
         }
     }
+
+    /// Whether a listener of this URL, as it is shown, may have to close first. Of a socket that was passed that is not known.
+    pub fn is_kept_from(&self, by: &str) -> bool {
+        match listen_url(by) {
+            Ok(ListenUrl::Fd(_)) | Err(_) => true,
+            Ok(by) => matches!(self, ListenUrl::Fd(_)) || self.collides_with(&by),
+        }
+    }
 }
 
 impl fmt::Display for ListenUrl {

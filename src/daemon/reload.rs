@@ -273,10 +273,11 @@ impl Reloader {
             Err(problems) => return Some(self.refuse(file, problems)),
         };
         let Plan { config, changes, needs_restart } = plan;
-        if config.listen.iter().any(|listen| self.listening.iter().all(|known| known.listen.url != listen.url)) {
-            // Those that the last reload took out have to read what the kernel holds, and are in one more interval.
-            self.flusher.listeners_have_left(LEAVING + 2 * config.interval).await;
-        }
+        // Those that the last reload took out have to read what the kernel holds, and are in one more interval.
+        let is_new = |url: &&ListenUrl| self.listening.iter().all(|known| known.listen.url != **url);
+        let new: Vec<&ListenUrl> = config.listen.iter().map(|listen| &listen.url).filter(is_new).collect();
+        let is_in_the_way = |left: &str| new.iter().any(|url| url.is_kept_from(left));
+        self.flusher.listeners_have_left(is_in_the_way, LEAVING + 2 * config.interval).await;
         let prepared = match block_in_place(|| self.prepare(&config, &origins)) {
             Ok(prepared) => prepared,
             Err(problem) => return Some(self.refuse(file, vec![problem.to_string()])),

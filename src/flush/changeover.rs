@@ -292,7 +292,8 @@ impl Flusher {
 
     /// How many listeners are not leaving; they come first.
     pub(super) fn active_listeners(&self) -> usize {
-        self.listeners.iter().len() - self.before.leaving.len()
+        // After a panic there may be none any more.
+        self.listeners.iter().len().saturating_sub(self.before.leaving.len())
     }
 
     /// Receive workers that a change has not reached yet.
@@ -300,9 +301,9 @@ impl Flusher {
         self.listeners.iter().flat_map(Listener::behind).map(String::from).collect()
     }
 
-    /// How many listeners are leaving.
-    pub(super) fn leaving(&self) -> usize {
-        self.before.leaving.len()
+    /// Listeners that are leaving.
+    pub(super) fn leaving(&self) -> Vec<String> {
+        self.listeners.iter().skip(self.active_listeners()).map(|listener| listener.url().to_string()).collect()
     }
 
     /// After an interval was closed: the next one is as the changeover says.

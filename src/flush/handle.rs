@@ -142,7 +142,7 @@ pub struct Published {
     /// A large last interval was let go to make room for the next, which is here in a moment.
     pub closing: bool,
     /// Listeners that were taken out, and whose sockets are not closed yet.
-    pub(super) leaving: usize,
+    pub(super) leaving: Vec<String>,
     /// Receive workers that go on as before a change until they answer.
     pub behind: Vec<String>,
     /// When the last interval was published.
@@ -280,11 +280,12 @@ impl FlusherHandle {
         self.ask(PATIENCE, Request::ResumeReading).await
     }
 
-    /// Waits until listeners that were taken out have closed their sockets, or for so long.
-    pub async fn listeners_have_left(&self, longest: Duration) {
+    /// Waits until listeners that were taken out have closed their sockets, or for so long: those whose URLs are in the way.
+    pub async fn listeners_have_left(&self, is_in_the_way: impl Fn(&str) -> bool, longest: Duration) {
         let mut published = self.published.clone();
+        let is_free = |published: &Arc<Published>| !published.leaving.iter().any(|url| is_in_the_way(url));
         // Without a flusher nobody has a socket any more.
-        let _ = timeout(longest, published.wait_for(|published| published.leaving == 0)).await;
+        let _ = timeout(longest, published.wait_for(is_free)).await;
     }
 
     /// Makes the next interval be as `change` says. The receiver resolves when it has begun, to the workers that go on as before
@@ -319,5 +320,21 @@ impl FlusherHandle {
             answer.await.ok()
         };
         timeout(patience, asked).await.ok().flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_that_leaves_is_waited_for_only_where_it_is_in_the_way() {
+        let (handle, inbox) = channel();
+        inbox.published.send_modify(|published| Arc::make_mut(published).leaving = vec!["udp://127.0.0.1:8125".into()]);
+        let began = tokio::time::Instant::now();
+        handle.listeners_have_left(|url| url == "udp://127.0.0.1:8126", PATIENCE).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
+        handle.listeners_have_left(|url| url == "udp://127.0.0.1:8125", PATIENCE).await;
+        assert!(began.elapsed() >= PATIENCE);
     }
 }
