@@ -11,6 +11,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::error::SendError;
 use tokio::sync::oneshot;
 
 use crate::aggregate::Shard;
@@ -60,28 +62,43 @@ pub enum NextDriver {
     /// The one at this place, as it is or changed.
     Kept(usize, Option<Box<SinkChange>>),
     /// A new one.
-    New(NewDriver),
+    New(HeldDriver),
 }
 
-/// A driver that gets nothing yet.
+/// A driver that gets nothing. If nobody takes it, the flusher has it as one that leaves: what it has is not lost.
 #[derive(Debug)]
-pub struct NewDriver(Option<SinkDriver>);
+pub struct HeldDriver {
+    driver: Option<SinkDriver>,
+    until: Instant,
+    untaken: UnboundedSender<LeavingSink>,
+}
 
-impl NewDriver {
-    /// Holds a driver.
-    pub fn new(driver: SinkDriver) -> NewDriver {
-        NewDriver(Some(driver))
+impl HeldDriver {
+    /// Holds a driver, which may go on delivering until then if it leaves.
+    pub(super) fn new(driver: SinkDriver, until: Instant, untaken: UnboundedSender<LeavingSink>) -> HeldDriver {
+        HeldDriver { driver: Some(driver), until, untaken }
     }
 
     /// The driver.
     pub fn driver(&self) -> Option<&SinkDriver> {
-        self.0.as_ref()
+        self.driver.as_ref()
+    }
+
+    /// The driver, for whoever ends it or puts it in place.
+    pub fn take(&mut self) -> Option<SinkDriver> {
+        self.driver.take()
     }
 }
 
-impl Drop for NewDriver {
+impl Drop for HeldDriver {
     fn drop(&mut self) {
-        if let Some(driver) = &self.0 {
+        let Some(driver) = self.driver.take() else { return };
+        if !driver.has_something() {
+            return driver.leave();
+        }
+        let sink = LeavingSink { stats: driver.stats(), driver: Some(driver), until: self.until };
+        if let Err(SendError(LeavingSink { driver: Some(driver), .. })) = self.untaken.send(sink) {
+            // There is no flusher any more.
             driver.leave();
         }
     }
@@ -235,6 +252,7 @@ impl Flusher {
     /// Ends sinks that have delivered all they had, or whose time is over: what they have not delivered is on disk then, or
     /// dropped and counted.
     fn let_sinks_go(&mut self) {
+        self.take_untaken();
         if self.before.drivers.is_empty() {
             return;
         }
@@ -249,26 +267,37 @@ impl Flusher {
         self.account_for_sinks();
     }
 
-    /// A change does not come to be, for the daemon stops. What its new sinks were to go on with is theirs: they end as the others do.
-    pub(super) fn drop_waiting_change(&mut self) {
-        let Some(PlannedChange { change, done: _ }) = self.waiting_change.take() else { return };
-        for next in change.drivers.into_iter().flatten() {
-            let NextDriver::New(mut new) = next else { continue };
-            let Some(driver) = new.0.take() else { continue };
-            let stats = driver.stats();
-            self.before.drivers.push(LeavingSink { driver: Some(driver), stats, until: now() });
+    /// Nobody is answered any more, and no change comes to be, for the daemon stops. What the new sinks of one were to go on with is
+    /// theirs: they end as the others do.
+    pub(super) fn drop_changes(&mut self) {
+        (self.inbox.requests, self.waiting_change) = (None, None);
+        while let Ok(sink) = self.inbox.untaken.try_recv() {
+            self.before.drivers.push(sink);
+        }
+    }
+
+    /// Sinks that were to be put in place, or taken out of those that leave, and were not: they leave.
+    fn take_untaken(&mut self) {
+        while let Ok(sink) = self.inbox.untaken.try_recv() {
+            sink.driver.iter().for_each(SinkDriver::leave);
+            self.before.drivers.push(sink);
         }
     }
 
     /// Hands out a sink that leaves: another one of its name goes on with what it has.
-    pub(super) fn take_leaving(&mut self, name: &str) -> Option<SinkDriver> {
+    pub(super) fn take_leaving(&mut self, name: &str) -> Option<HeldDriver> {
+        self.take_untaken();
         let is_it = |sink: &LeavingSink| sink.stats.name() == name && sink.driver.is_some();
-        self.before.drivers.iter_mut().rfind(|sink| is_it(sink))?.driver.take()
+        let sink = self.before.drivers.iter_mut().rfind(|sink| is_it(sink))?;
+        let (driver, until) = (sink.driver.take()?, sink.until);
+        Some(HeldDriver::new(driver, until, self.inbox.leave.clone()))
     }
 
-    /// The folders of the spools of sinks that leave.
-    pub(super) fn spools_of_leaving(&self) -> Vec<PathBuf> {
-        self.before.drivers.iter().filter_map(|sink| sink.driver.as_ref()?.spool()).collect()
+    /// Sinks that leave and have a spool, and its folder.
+    pub(super) fn spools_of_leaving(&mut self) -> Vec<(String, PathBuf)> {
+        self.take_untaken();
+        let drivers = self.before.drivers.iter().filter_map(|sink| sink.driver.as_ref());
+        drivers.filter_map(|driver| Some((driver.name().to_string(), driver.spool()?))).collect()
     }
 
     /// These are the sinks that the ledger has: those that leave, too, unless another one has the name.
@@ -434,7 +463,7 @@ impl Flusher {
                     self.drivers.push(driver);
                 }
                 NextDriver::New(mut new) => {
-                    let Some(driver) = new.0.take() else { continue };
+                    let Some(driver) = new.take() else { continue };
                     // Its account begins anew.
                     self.counted.sinks.remove(driver.name());
                     self.drivers.push(driver);

@@ -16,10 +16,10 @@ use crate::net::NamedConnection;
 use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
 use crate::state::StateStatus;
-use crate::sys::unix_time;
+use crate::sys::{now, unix_time};
 use crate::telemetry::{Concern, Ledger, SinkAccount, Warning};
 
-use super::changeover::Changeover;
+use super::changeover::{Changeover, HeldDriver, LeavingSink};
 use super::cluster::ClusterProblems;
 use super::recent::LostTime;
 use super::sources::Sources;
@@ -110,9 +110,10 @@ pub(super) enum Request {
     Stats(oneshot::Sender<Stats>),
     /// Be as this says from the next interval on; the answer comes when it is.
     ChangeOver(Box<Changeover>, oneshot::Sender<Vec<String>>),
-    TakeLeaving(String, oneshot::Sender<Option<SinkDriver>>),
+    /// Hand out the sink of this name that leaves.
+    TakeLeaving(String, oneshot::Sender<Option<HeldDriver>>),
     /// Tell which folders sinks that leave have for their spools.
-    SpoolsOfLeaving(oneshot::Sender<Vec<PathBuf>>),
+    SpoolsOfLeaving(oneshot::Sender<Vec<(String, PathBuf)>>),
     /// Read the counters of the open interval.
     Read(oneshot::Sender<Arc<Published>>),
     /// Duplicate the sockets of the listeners.
@@ -186,6 +187,8 @@ impl Published {
 #[derive(Clone, Debug)]
 pub struct FlusherHandle {
     requests: mpsc::Sender<Request>,
+    /// Where sinks go that nobody takes.
+    leave: mpsc::UnboundedSender<LeavingSink>,
     published: watch::Receiver<Arc<Published>>,
     http_requests: Arc<AtomicU64>,
     hints: Hints,
@@ -196,6 +199,9 @@ pub struct FlusherHandle {
 pub struct Inbox {
     /// `None` when no more requests are answered.
     pub(super) requests: Option<mpsc::Receiver<Request>>,
+    /// Sinks that nobody has taken, and where they come from.
+    pub(super) untaken: mpsc::UnboundedReceiver<LeavingSink>,
+    pub(super) leave: mpsc::UnboundedSender<LeavingSink>,
     pub(super) published: watch::Sender<Arc<Published>>,
     /// Requests of HTTP that came to the management port.
     pub(super) http_requests: Arc<AtomicU64>,
@@ -206,11 +212,18 @@ pub struct Inbox {
 /// A handle, and its other end for the flusher that is to be made.
 pub fn channel() -> (FlusherHandle, Inbox) {
     let (requests, inbox) = mpsc::channel(REQUESTS);
+    let (leave, untaken) = mpsc::unbounded_channel();
     let (publish, published) = watch::channel(Arc::default());
     let http_requests = Arc::<AtomicU64>::default();
     let hints = Hints::default();
-    let handle = FlusherHandle { requests, published, http_requests: Arc::clone(&http_requests), hints: hints.clone() };
-    (handle, Inbox { requests: Some(inbox), published: publish, http_requests, hints })
+    let handle = FlusherHandle {
+        requests,
+        leave: leave.clone(),
+        published,
+        http_requests: Arc::clone(&http_requests),
+        hints: hints.clone(),
+    };
+    (handle, Inbox { requests: Some(inbox), untaken, leave, published: publish, http_requests, hints })
 }
 
 impl FlusherHandle {
@@ -297,13 +310,19 @@ impl FlusherHandle {
         answer
     }
 
+    /// Holds the driver of a new sink until a change puts it in place. If none does, the sink leaves, and may go on delivering for so
+    /// long.
+    pub fn hold(&self, driver: SinkDriver, grace: Duration) -> HeldDriver {
+        HeldDriver::new(driver, now() + grace, self.leave.clone())
+    }
+
     /// The sink of this name that was taken out and has not delivered all it had, if there is one. It is whoever asks who ends it.
-    pub async fn take_leaving(&self, name: String) -> Option<SinkDriver> {
+    pub async fn take_leaving(&self, name: String) -> Option<HeldDriver> {
         self.ask(PATIENCE, |reply| Request::TakeLeaving(name, reply)).await.flatten()
     }
 
-    /// The folders of the spools of sinks that were taken out and have not delivered all they had.
-    pub async fn spools_of_leaving(&self) -> Vec<PathBuf> {
+    /// Sinks that were taken out and have not delivered all they had, with the folders of their spools.
+    pub async fn spools_of_leaving(&self) -> Vec<(String, PathBuf)> {
         self.ask(PATIENCE, Request::SpoolsOfLeaving).await.unwrap_or_default()
     }
 

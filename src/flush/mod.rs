@@ -48,7 +48,7 @@ use repeats::Repeats;
 use sources::Sources;
 
 use changeover::{Before, PlannedChange};
-pub use changeover::{Changeover, NewDriver, NewListener, NextDriver, NextListener};
+pub use changeover::{Changeover, HeldDriver, NewListener, NextDriver, NextListener};
 use cluster::WaitingPresence;
 pub use cluster::{ClusterLinks, ClusterProblems, OwnInterval};
 pub use handle::{
@@ -374,6 +374,7 @@ impl Flusher {
             self.part.give_up("it panicked while it closed the last interval");
             self.merge_again().await;
         }
+        self.drop_changes();
         let mut drivers = std::mem::take(&mut self.drivers);
         drivers.extend(self.before.drivers.drain(..).filter_map(|sink| sink.driver));
         (drivers, is_closed)
@@ -431,9 +432,7 @@ impl Flusher {
 
     /// Does the steps of a stop. Those that were not asked for when nobody can ask any more are done all the same.
     async fn finish(&mut self) {
-        // Nobody is answered any more, and nobody waits for that.
-        self.inbox.requests = None;
-        self.drop_waiting_change();
+        self.drop_changes();
         let now = sys::now();
         let (mut have_stopped, mut is_closed) = (false, false);
         while !is_closed {

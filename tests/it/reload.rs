@@ -734,6 +734,39 @@ fn a_reload_that_is_refused_for_a_spool_takes_nothing_from_a_sink_that_leaves() 
 }
 
 #[test]
+fn a_reload_that_fails_when_spools_are_free_takes_nothing_from_sinks_that_leave() {
+    let spooled = |name: &str| {
+        let to = free();
+        format!(
+            "[[sink]]\nname = \"{name}\"\ntype = \"graphite\"\naddress = \"{to}\"\nspool = {{ path = \"DIR/spool\" }}\n"
+        )
+    };
+    // Another sink has the folder, or it is no folder any more.
+    for (name, is_broken) in [("y", false), ("x", true)] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let daemon = with_something_waiting(dir.path(), &spooled("x"));
+        daemon.status_when("it is on disk", |status| status["sinks"]["x"]["spooled"].as_u64() > Some(0));
+        configuration(dir.path(), &with_sinks("").replace("shutdown_grace = \"1s\"", "shutdown_grace = \"1h\""));
+        reload(&daemon);
+        let (folder, aside) = (dir.path().join("spool"), dir.path().join("aside"));
+        if is_broken {
+            fs::rename(&folder, &aside).and_then(|()| fs::write(&folder, "")).expect("written");
+        }
+        let back = graphite(receiver.local_addr().expect("an address"), "");
+        configuration(dir.path(), &format!("{}{}", graphite(free(), ""), spooled(name)));
+        let (is_applied, report) = reload_with(&daemon, TOKEN);
+        assert!(!is_applied && report["problems"].to_string().contains("cannot spool to"), "{report}");
+        let status = daemon.status_when("what it has", |status| status["sinks"]["out"]["queued"].as_u64() > Some(0));
+        assert_eq!(status["sinks"]["out"]["dropped"], serde_json::json!({}), "{name}");
+        configuration(dir.path(), &back);
+        reload(&daemon);
+        received(&receiver, "kept");
+        daemon.stop();
+    }
+}
+
+#[test]
 fn a_sink_whose_reload_never_comes_to_be_keeps_what_it_was_to_go_on_with() {
     let hours = |text: &str| text.replace("100ms", "24h");
     for spool in ["", "spool = { path = \"DIR/spool\" }\n"] {

@@ -2,12 +2,23 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use systole::internals::daemon::end_sink;
+use systole::internals::disk::DiskHandle;
+use systole::internals::flush::{self, Changeover, Flusher, FlusherHandle, FlusherInputs, NextDriver};
+use systole::internals::net::Listeners;
+use systole::internals::rollup::{Registry, RegistryOptions};
+use systole::internals::sinks::SinkDriver;
+use systole::internals::state::StateFolder;
+use systole::{Delivery, DriverOptions, Receipt, Sink, SinkError, Snapshot};
 
+use crate::restart::HangingDisk;
 use crate::support::receiver::{Reply, serve};
-use crate::support::{Daemon, get, poll, until};
+use crate::support::{Daemon, get, poll, runtime, until};
 
 /// A port that was free a moment ago.
 fn free() -> SocketAddr {
@@ -207,4 +218,102 @@ fn a_webhook_that_is_away_over_restarts_is_told_once() {
     until("its end is told", || told(true) == 1);
     daemon.stop();
     assert_eq!((told(false), told(true)), (1, 1));
+}
+
+/// A sink that has something for its next driver.
+struct Remembering;
+
+impl Sink for Remembering {
+    fn deliver<'a>(&'a mut self, _: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
+        Box::pin(async { Ok(Receipt::new(0, [])) })
+    }
+
+    fn save(&self) -> Option<Vec<u8>> {
+        Some(b"totals".to_vec())
+    }
+
+    fn close(&mut self) -> Delivery<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
+fn remembering() -> SinkDriver {
+    let options = DriverOptions::new("it", "test", Duration::from_secs(10));
+    SinkDriver::start(options, Box::new(Remembering)).expect("started")
+}
+
+/// One that goes on with what another one has left.
+async fn resumed() -> SinkDriver {
+    let driver = remembering();
+    driver.resume(remembering().hand_over(Instant::now()).await);
+    driver
+}
+
+#[test]
+fn a_disk_that_hangs_holds_the_end_of_a_sink_up_no_longer_than_for_a_moment() {
+    let (dir, disk, runtime) = (tempfile::tempdir().expect("a folder"), HangingDisk::default(), runtime());
+    let folder = StateFolder::open_on(DiskHandle::new(disk.clone()), dir.path(), Duration::ZERO);
+    disk.hangs.store(true, Ordering::Relaxed);
+    let ended = runtime.block_on(async {
+        let end = end_sink(remembering(), folder.clone(), Instant::now());
+        tokio::time::timeout(Duration::from_secs(60), end).await
+    });
+    disk.hangs.store(false, Ordering::Relaxed);
+    assert!(ended.is_ok());
+}
+
+/// A flusher of nothing, which ends when what it is controlled by is dropped.
+fn flusher() -> (FlusherHandle, Flusher, impl Sized) {
+    let (handle, inbox) = flush::channel();
+    let (stop, deadline) = tokio::sync::watch::channel(None);
+    let (step, steps) = tokio::sync::mpsc::channel(1);
+    let registry = Registry::new(RegistryOptions::default(), 0);
+    let day = Duration::from_secs(86_400);
+    let flusher = Flusher::new(day, Listeners::default(), registry, Vec::new(), inbox, None, None);
+    (handle, flusher.controlled_by(FlusherInputs { deadline, steps }), (stop, step))
+}
+
+#[tokio::test]
+async fn a_sink_whose_change_comes_too_late_ends_as_the_others_do() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let folder = StateFolder::open(dir.path(), Duration::ZERO);
+    for is_asked in [true, false] {
+        let (handle, flusher, control) = flusher();
+        let new = NextDriver::New(handle.hold(resumed().await, Duration::ZERO));
+        let change = Changeover { drivers: Some(vec![new]), ..Changeover::default() };
+        let answer = if is_asked {
+            Some(handle.change_over(change).await)
+        } else {
+            drop(change);
+            None
+        };
+        drop(control);
+        let (drivers, is_closed) = flusher.run().await;
+        assert!(is_closed && drivers.len() == 1, "{drivers:?}");
+        for driver in drivers {
+            end_sink(driver, folder.clone(), Instant::now() + Duration::from_secs(20)).await;
+        }
+        assert!(folder.status().parts.contains_key("sink-it"), "what it has is kept");
+        if let Some(answer) = answer {
+            assert!(answer.await.is_err(), "nothing has changed");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_sink_that_leaves_is_still_there_when_whoever_asked_for_it_has_gone() {
+    let (handle, flusher, control) = flusher();
+    drop(handle.hold(resumed().await, Duration::from_secs(3600)));
+    // It is asked, and the answer is not waited for.
+    let asked = tokio::time::timeout(Duration::ZERO, handle.take_leaving("it".into())).await;
+    assert!(asked.is_err());
+    let asking = async {
+        for _ in 0..2 {
+            let held = handle.take_leaving("it".into()).await.expect("it is there");
+            assert_eq!(held.driver().map(SinkDriver::name), Some("it"));
+        }
+        drop(control);
+    };
+    let ((drivers, _), ()) = tokio::join!(flusher.run(), asking);
+    assert_eq!(drivers.len(), 1);
 }

@@ -6,8 +6,8 @@ use tokio::runtime::Handle;
 
 use crate::assemble;
 use crate::config::{self, Config};
-use crate::flush::{FlusherHandle, NewDriver, NextDriver};
-use crate::sinks::{Handover, NextSink, SinkChange};
+use crate::flush::{FlusherHandle, NextDriver};
+use crate::sinks::{DriverOptions, Handover, NextSink, SinkChange, SinkDriver};
 use crate::supervise::Gate;
 
 use super::super::StartError;
@@ -28,7 +28,7 @@ pub(super) enum NextOpen {
 async fn end_leaving(flusher: FlusherHandle, names: Vec<String>) -> Vec<Handover> {
     let mut handovers = Vec::new();
     for name in names {
-        if let Some(driver) = flusher.take_leaving(name).await {
+        if let Some(driver) = flusher.take_leaving(name).await.and_then(|mut held| held.take()) {
             handovers.push(driver.hand_over(Instant::now()).await);
         }
     }
@@ -98,18 +98,19 @@ impl Reloader {
         let held = if names.is_empty() { Vec::new() } else { runtime.block_on(self.flusher.spools_of_leaving()) };
         let start = |open| {
             let driver = started::start_one(open, &self.memory, &self.supervisor, gate)?;
-            Ok(NextDriver::New(NewDriver::new(driver)))
+            Ok(NextDriver::New(self.flusher.hold(driver, self.config.shutdown_grace)))
+        };
+        let is_held = |OpenSink { options: DriverOptions { name, spool, .. }, .. }: &OpenSink| {
+            names.contains(name)
+                && spool.as_ref().is_some_and(|spool| held.contains(&(name.clone(), spool.path.clone())))
         };
         let (mut all, mut waiting) = (Vec::new(), Vec::new());
         for one in sinks {
             all.push(match one {
                 NextOpen::Same(place) => Some(NextDriver::Kept(place, None)),
                 NextOpen::Changed(place, change) => Some(NextDriver::Kept(place, Some(change))),
-                // The folder is free when the one that leaves has ended.
-                NextOpen::New(open)
-                    if names.contains(&open.options.name)
-                        && open.options.spool.as_ref().is_some_and(|spool| held.contains(&spool.path)) =>
-                {
+                // The folder is free when the one that leaves has ended. One that another sink has is not, so that this fails.
+                NextOpen::New(open) if is_held(&open) => {
                     waiting.push((all.len(), open));
                     None
                 }
@@ -121,33 +122,34 @@ impl Reloader {
         let mut late = waiting.into_iter();
         let failed = late.find_map(|(place, open)| start(*open).map(|next| all[place] = Some(next)).err());
         let mut all: Vec<NextDriver> = all.into_iter().flatten().collect();
-        if failed.is_none() {
-            self.resume(&all, &mut handovers);
+        // Also if one has failed: the others leave then, with what they had.
+        let others = resume(&all, &mut handovers);
+        for handover in handovers {
+            runtime.block_on(started::keep(handover, &self.state, Instant::now()));
         }
-        // Of what is not taken over nobody can deliver anything.
-        handovers.into_iter().for_each(Handover::give_up);
         if let Some(error) = failed {
             return Err(error);
         }
+        started::resume_each(others.into_iter(), &self.memory, &self.state);
         // Sinks that the program itself has added stay.
         let configured = self.config.sinks.len();
         all.extend((configured..configured + self.own_sinks).map(|place| NextDriver::Kept(place, None)));
         Ok(all)
     }
+}
 
-    /// Lets new sinks go on with what there is for them.
-    fn resume(&self, all: &[NextDriver], handovers: &mut Vec<Handover>) {
-        let new = all.iter().filter_map(|next| match next {
-            NextDriver::New(new) => new.driver(),
-            NextDriver::Kept(..) => None,
-        });
-        let mut others = Vec::new();
-        for driver in new {
-            match handovers.iter().position(|one| one.name() == driver.name()) {
-                Some(at) => driver.resume(handovers.swap_remove(at)),
-                None => others.push(driver),
-            }
+/// Lets new sinks go on with what those of their names leave to them; those that nothing was left to.
+fn resume<'a>(all: &'a [NextDriver], handovers: &mut Vec<Handover>) -> Vec<&'a SinkDriver> {
+    let new = all.iter().filter_map(|next| match next {
+        NextDriver::New(new) => new.driver(),
+        NextDriver::Kept(..) => None,
+    });
+    let mut others = Vec::new();
+    for driver in new {
+        match handovers.iter().position(|one| one.name() == driver.name()) {
+            Some(at) => driver.resume(handovers.swap_remove(at)),
+            None => others.push(driver),
         }
-        started::resume_each(others.into_iter(), &self.memory, &self.state);
     }
+    others
 }

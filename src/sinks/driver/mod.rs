@@ -159,6 +159,8 @@ struct State {
     delivering: Option<Arc<Snapshot>>,
     /// What the sink is to go on with.
     to_restore: Option<Vec<u8>>,
+    /// It goes on with what an earlier driver has left.
+    has_resumed: bool,
     /// Its next driver takes over, and what the sink has for it.
     is_handed_over: bool,
     saved: Option<Vec<u8>>,
@@ -469,6 +471,12 @@ impl SinkDriver {
         self.shared.changed.notify_one();
     }
 
+    /// Whether it has, or had, something that is lost without it: a new one that nothing was left to has not.
+    pub fn has_something(&self) -> bool {
+        let state = self.shared.state();
+        state.has_resumed || state.is_leaving || state.account.offered > 0
+    }
+
     /// Whether it left and has delivered all it had.
     pub fn has_ended(&self) -> bool {
         self.task.is_finished()
@@ -528,6 +536,7 @@ impl SinkDriver {
         let Handover { kind, totals, waiting, .. } = handover;
         let options = self.shared.options();
         let (intervals, mut state) = (waiting.len(), self.shared.state());
+        state.has_resumed = true;
         if kind == options.kind {
             state.to_restore = totals;
         }

@@ -11,9 +11,7 @@ use systole::internals::assemble;
 use systole::internals::daemon::{end_sink, resume_sinks};
 use systole::internals::disk::DiskHandle;
 use systole::internals::flush::state::StateOptions;
-use systole::internals::flush::{
-    self, Changeover, Flusher, FlusherHandle, FlusherInputs, NewDriver, NextDriver, StopStep,
-};
+use systole::internals::flush::{self, Changeover, Flusher, FlusherHandle, FlusherInputs, NextDriver, StopStep};
 use systole::internals::memory::Memory;
 use systole::internals::net::{Listener, Listeners, NextShards, SimulatedSocket};
 use systole::internals::random::Random;
@@ -629,7 +627,7 @@ impl World {
             }
             What::ReloadSinks => match self.driver(places, &Gate::default()) {
                 Ok(driver) => {
-                    let new = NextDriver::New(NewDriver::new(driver));
+                    let new = NextDriver::New(process.handle.hold(driver, change.grace));
                     change.drivers = Some((0..places).map(kept).chain([new]).collect());
                 }
                 // The one that leaves still has the spool: the reload is refused.
