@@ -142,8 +142,24 @@ struct Taken {
     closed: Option<KeptTick>,
 }
 
-/// What is to be taken back, and whoever waits for that: whether the disk has it.
-type TakeBack = (Taken, oneshot::Sender<bool>);
+/// What is to be taken back, in its turns: what is saved later stays, however long that takes.
+#[derive(Debug)]
+struct TakeBack {
+    open: Option<Turn>,
+    /// Also the turn in which `registry` is removed if this cannot be written.
+    closed: Option<(KeptTick, Turn)>,
+    /// Whoever waits: whether the disk has it.
+    done: oneshot::Sender<bool>,
+}
+
+impl Taken {
+    /// Begins to take it back now.
+    fn begin(self, folder: &StateFolder, done: oneshot::Sender<bool>) -> TakeBack {
+        let open = if self.open { folder.begin(OPEN) } else { None };
+        let closed = self.closed.and_then(|kept| Some((kept, folder.begin(REGISTRY)?)));
+        TakeBack { open, closed, done }
+    }
+}
 
 /// What the last process has left.
 #[derive(Debug, Default)]
@@ -303,12 +319,13 @@ async fn work(folder: StateFolder, mut queue: Receiver<Job>) {
 
 /// Takes back what is handed to it.
 async fn work_back(folder: StateFolder, mut queue: Receiver<TakeBack>) {
-    while let Some((Taken { open, closed }, done)) = queue.recv().await {
-        let mut is_done = !open || folder.end(OPEN);
-        let is_known = closed.is_none_or(|kept| folder.write(CLOSED, FORMAT, |out| encode(&kept, out)));
-        if !is_known {
+    while let Some(TakeBack { open, closed, done }) = queue.recv().await {
+        let mut is_done = open.is_none_or(|turn| folder.end_turn(turn));
+        if let Some((kept, registry)) = closed
+            && !folder.write(CLOSED, FORMAT, |out| encode(&kept, out))
+        {
             tracing::warn!("what was flushed cannot be noted in the state folder: the saved registry is removed");
-            is_done &= folder.remove(REGISTRY);
+            is_done &= folder.remove_turn(registry);
             is_done &= folder.remove(OPEN_OVER);
         }
         is_done &= folder.sync();
@@ -590,7 +607,8 @@ impl Flusher {
         }
         let (done, is_done) = oneshot::channel();
         // If the disk is busy with what came before, or fails, it is asked again at the next tick.
-        if keeper.take_back.as_ref().is_some_and(|queue| queue.try_send((taken, done)).is_ok())
+        let taken = taken.begin(&keeper.options.folder, done);
+        if keeper.take_back.as_ref().is_some_and(|queue| queue.try_send(taken).is_ok())
             && matches!(patience.wait(is_done).await, Some(Ok(true)))
         {
             (keeper.to_take_back, keeper.has_warned) = (Taken::default(), false);
@@ -786,6 +804,27 @@ mod tests {
         drop(flusher);
         work(folder.clone(), queue).await;
         assert!(folder.read(REGISTRY, FORMAT, Limits::default()).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_saved_while_the_disk_is_slow_to_take_back_what_was_before_stays() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = StateFolder::open(dir.path(), Duration::ZERO);
+        let (mut flusher, queue, loaded) = flusher(&folder);
+        loaded.send(Loaded::default()).expect("it waits");
+        flusher.await_state().await;
+        let (take_back, late) = channel(1);
+        let keeper = flusher.keeper.as_mut().expect("it keeps");
+        keeper.take_back = Some(take_back);
+        keeper.to_take_back = Taken { open: true, closed: Some(KeptTick::default()) };
+        flusher.take_back().await;
+        // An upgrade is next.
+        let writing = tokio::spawn(work(folder.clone(), queue));
+        assert!(flusher.keep_last_interval().await);
+        drop(flusher);
+        writing.await.expect("no panic");
+        work_back(folder.clone(), late).await;
+        assert!(folder.read(OPEN, FORMAT, Limits::default()).is_some());
     }
 
     fn kept(sequence: u64) -> KeptRegistry {

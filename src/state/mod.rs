@@ -82,7 +82,7 @@ pub struct StateStatus {
     pub is_stale: bool,
 }
 
-/// The turn of a writer of a part.
+/// The turn of somebody who writes or removes a part.
 #[derive(Debug)]
 pub struct Turn {
     part: String,
@@ -96,6 +96,13 @@ struct Turns {
     taken: u64,
     /// Up to this one they are over: the part was removed, or is in its place as it was in this turn.
     over: u64,
+}
+
+impl Turns {
+    /// This one and those before it are over.
+    fn end(&mut self, turn: u64) {
+        self.over = self.over.max(turn);
+    }
 }
 
 /// The folder; clones are the same one. It stays locked until the last is gone.
@@ -216,7 +223,7 @@ impl StateFolder {
         self.begin(part).is_some_and(|turn| self.write_turn(turn, format, write))
     }
 
-    /// Takes a turn for writing a part later: what is removed from now on is later than that. `None` if nothing is kept.
+    /// Takes a turn for writing or removing a part later: what is begun from now on is later than that. `None` if nothing is kept.
     pub fn begin(&self, part: &str) -> Option<Turn> {
         let (shared, mut inner) = self.shared()?;
         shared.lock.as_ref()?;
@@ -260,9 +267,7 @@ impl StateFolder {
             let _ = shared.disk.remove(&fresh);
         }
         if placed.is_ok() {
-            let mut inner = shared.inner();
-            let turns = inner.turns(part);
-            turns.over = turns.over.max(turn);
+            shared.inner().turns(part).end(turn);
         }
         drop(placing);
         // A rename is on the disk when its folder is.
@@ -286,12 +291,19 @@ impl StateFolder {
     /// Removes a part, so that no later process finds it, also one that is being written. A power cut may bring it back until
     /// [`StateFolder::sync`] says that it does not. `false` if it stays.
     pub fn remove(&self, part: &str) -> bool {
-        self.take_away(part, |shared, path| shared.disk.remove(path))
+        self.begin(part).is_some_and(|turn| self.remove_turn(turn))
+    }
+
+    /// Removes a part in its turn: what was written in a later one stays.
+    pub fn remove_turn(&self, turn: Turn) -> bool {
+        self.take_away(turn, |shared, path, _| shared.disk.remove(path))
     }
 
     /// The same, but what it had is a part with `-over` after its name from now on.
-    pub fn end(&self, part: &str) -> bool {
-        self.take_away(part, |shared, path| shared.disk.rename(path, &part::path(&shared.folder, &part::over(part))))
+    pub fn end_turn(&self, turn: Turn) -> bool {
+        self.take_away(turn, |shared, path, part| {
+            shared.disk.rename(path, &part::path(&shared.folder, &part::over(part)))
+        })
     }
 
     /// Waits until what was removed is gone from the disk, too; whether it is.
@@ -301,14 +313,19 @@ impl StateFolder {
         shared.inner().note(&shared.folder, REMOVED, synced.err())
     }
 
-    fn take_away(&self, part: &str, take: impl FnOnce(&Shared, &Path) -> io::Result<()>) -> bool {
+    fn take_away(&self, turn: Turn, take: impl FnOnce(&Shared, &Path, &str) -> io::Result<()>) -> bool {
         let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) else { return false };
-        shared.inner().end_turns(part);
+        let Turn { part, number } = turn;
+        // What was to be written before is not, from now on.
+        shared.inner().turns(&part).end(number);
         let _placing = shared.placing();
-        match shared.check_lock().and_then(|()| take(shared, &part::path(&shared.folder, part))) {
+        if shared.inner().turns(&part).over > number {
+            return true;
+        }
+        match shared.check_lock().and_then(|()| take(shared, &part::path(&shared.folder, &part), &part)) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::NotFound => true,
-            Err(error) => shared.inner().note(&shared.folder, part, Some(error)),
+            Err(error) => shared.inner().note(&shared.folder, &part, Some(error)),
         }
     }
 

@@ -374,10 +374,10 @@ fn a_process_that_cannot_save_what_it_knows_leaves_that_behind() {
 fn what_is_over_is_not_what_it_was_and_is_there() {
     let dir = tempfile::tempdir().expect("a folder");
     let folder = open(dir.path());
-    folder.end("a");
+    assert!(folder.begin("a").is_some_and(|turn| folder.end_turn(turn)));
     assert!(put(&folder, "a", b"old"));
     let early = folder.begin("a").expect("it is kept");
-    folder.end("a");
+    assert!(folder.begin("a").is_some_and(|turn| folder.end_turn(turn)));
     assert!(!folder.write_turn(early, 3, |out| out.write_all(b"late")));
     assert_eq!((get(&folder, "a"), get(&folder, "a-over")), (None, Some(b"old".to_vec())));
     assert!(inspect(dir.path(), "a-over").is_ok() && folder.status().problem.is_none());
