@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -105,11 +107,17 @@ pub(super) fn start_one(
 ) -> Result<SinkDriver, StartError> {
     let (name, spool) = (options.name.clone(), options.spool.clone());
     SinkDriver::supervised(memory, options, sink, reopen, supervisor, gate).map_err(|error| {
-        let folder = spool.map_or_else(String::new, |spool| spool.path.display().to_string());
-        StartError(format!(
-            "sink {name}: cannot spool to {folder}: {error}; choose a folder of its own that can be written"
-        ))
+        let folder = spool.map_or_else(PathBuf::new, |spool| spool.path);
+        cannot_spool(&name, &folder, &error)
     })
+}
+
+/// Why a sink cannot have its spool.
+pub(super) fn cannot_spool(name: &str, folder: &Path, error: &io::Error) -> StartError {
+    let folder = folder.display();
+    StartError(format!(
+        "sink {name}: cannot spool to {folder}: {error}; choose a folder of its own that can be written"
+    ))
 }
 
 /// Lets sinks go on where those of the same names have stopped in an earlier process. To be called before the first interval.

@@ -293,10 +293,11 @@ impl Flusher {
         Some(HeldDriver::new(driver, until, self.inbox.leave.clone()))
     }
 
-    /// Sinks that leave and have a spool, and its folder.
-    pub(super) fn spools_of_leaving(&mut self) -> Vec<(String, PathBuf)> {
+    /// Sinks that have a spool, and its folder; those that leave, too.
+    pub(super) fn spools(&mut self) -> Vec<(String, PathBuf)> {
         self.take_untaken();
-        let drivers = self.before.drivers.iter().filter_map(|sink| sink.driver.as_ref());
+        let leaving = self.before.drivers.iter().filter_map(|sink| sink.driver.as_ref());
+        let drivers = self.drivers.iter().chain(leaving);
         drivers.filter_map(|driver| Some((driver.name().to_string(), driver.spool()?))).collect()
     }
 

@@ -112,8 +112,8 @@ pub(super) enum Request {
     ChangeOver(Box<Changeover>, oneshot::Sender<Vec<String>>),
     /// Hand out the sink of this name that leaves.
     TakeLeaving(String, oneshot::Sender<Option<HeldDriver>>),
-    /// Tell which folders sinks that leave have for their spools.
-    SpoolsOfLeaving(oneshot::Sender<Vec<(String, PathBuf)>>),
+    /// Tell which folders sinks have for their spools.
+    Spools(oneshot::Sender<Vec<(String, PathBuf)>>),
     /// Read the counters of the open interval.
     Read(oneshot::Sender<Arc<Published>>),
     /// Duplicate the sockets of the listeners.
@@ -321,9 +321,9 @@ impl FlusherHandle {
         self.ask(PATIENCE, |reply| Request::TakeLeaving(name, reply)).await.flatten()
     }
 
-    /// Sinks that were taken out and have not delivered all they had, with the folders of their spools.
-    pub async fn spools_of_leaving(&self) -> Vec<(String, PathBuf)> {
-        self.ask(PATIENCE, Request::SpoolsOfLeaving).await.unwrap_or_default()
+    /// Sinks with the folders of their spools, also those that were taken out and have not delivered all they had.
+    pub async fn spools(&self) -> Vec<(String, PathBuf)> {
+        self.ask(PATIENCE, Request::Spools).await.unwrap_or_default()
     }
 
     /// Counts a request of HTTP that came to the management port.

@@ -79,8 +79,8 @@ impl Flusher {
             Request::TakeLeaving(name, reply) => {
                 let _ = reply.send(self.take_leaving(&name));
             }
-            Request::SpoolsOfLeaving(reply) => {
-                let _ = reply.send(self.spools_of_leaving());
+            Request::Spools(reply) => {
+                let _ = reply.send(self.spools());
             }
             Request::Read(reply) => {
                 self.read_open().await;

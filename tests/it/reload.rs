@@ -633,7 +633,7 @@ fn received(receiver: &TcpListener, expected: &str) -> TcpStream {
     stream
 }
 
-fn read_until(stream: &mut TcpStream, expected: &str) {
+fn read_until(stream: &mut TcpStream, expected: &str) -> String {
     let mut got = String::new();
     while !got.contains(expected) {
         let mut buffer = [0; 1000];
@@ -641,6 +641,25 @@ fn read_until(stream: &mut TcpStream, expected: &str) {
         assert!(count > 0, "the connection was closed: {got}");
         got.push_str(&text(&buffer[..count]));
     }
+    got
+}
+
+/// Asks for a reload until it is in force.
+fn reload_when(daemon: &Daemon, what: &str) {
+    poll(what, || {
+        let (is_applied, report) = reload_with(daemon, TOKEN);
+        if is_applied { Ok(()) } else { Err(report.to_string()) }
+    });
+}
+
+/// What the sink `out` has, in memory and on disk.
+fn held(status: &Value) -> u64 {
+    ["queued", "spooled"].iter().filter_map(|key| status["sinks"]["out"][key].as_u64()).sum()
+}
+
+/// A spool in this folder.
+fn spool(folder: &str) -> String {
+    format!("spool = {{ path = \"DIR/{folder}\" }}\n")
 }
 
 /// A daemon whose sink `out` has an interval that nobody takes.
@@ -678,6 +697,75 @@ fn what_a_sink_has_gathered_is_delivered_when_it_gets_each_interval_alone() {
     let all = records(&dir.path().join("slow.jsonl"));
     let times: Vec<f64> = all.iter().filter(|r| r["type"] == "ledger").filter_map(|r| r["time"].as_f64()).collect();
     assert!(times.is_sorted(), "{times:?}");
+}
+
+#[test]
+fn a_sink_whose_spool_comes_goes_or_moves_keeps_what_waits_for_it() {
+    let (none, one, other) = (String::new(), spool("one"), spool("other"));
+    for (from, to) in [(&none, &one), (&one, &none), (&one, &other)] {
+        let (dir, away) = (tempfile::tempdir().expect("a folder"), free());
+        let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let daemon = with_something_waiting(dir.path(), from);
+        let before = daemon.status_when("it waits", |status| held(status) > 0);
+        configuration(dir.path(), &graphite(away, to));
+        reload(&daemon);
+        daemon.send_udp(&[b"later:7|c"]);
+        daemon.closed(2);
+        let after = daemon.status_when("both wait", |status| held(status) > held(&before));
+        let (before, after) = (&before["sinks"]["out"], &after["sinks"]["out"]);
+        assert!(after["offered"].as_u64() > before["offered"].as_u64(), "{before} {after}");
+        if *to == one {
+            daemon.status_when("both are on disk", |status| status["sinks"]["out"]["queued"] == 0);
+        }
+        let back = graphite(receiver.local_addr().expect("an address"), to);
+        configuration(dir.path(), &back);
+        reload(&daemon);
+        let (mut stream, _) = receiver.accept().expect("it connects");
+        let got = read_until(&mut stream, "later");
+        assert!(got.find("kept") < got.find("later") && got.contains("kept"), "{got}");
+        let all = daemon.status_when("all is delivered", |status| held(status) == 0);
+        assert_eq!(all["sinks"]["out"]["dropped"], serde_json::json!({}), "{all}");
+        configuration(dir.path(), &back.replace("main.jsonl\"\n", &format!("main.jsonl\"\n{from}")));
+        reload_when(&daemon, "the folder that it had is free");
+        daemon.stop();
+    }
+}
+
+#[test]
+fn what_lies_in_a_spool_that_was_taken_out_is_not_forgotten_at_a_stop() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let daemon = with_something_waiting(dir.path(), &spool("one"));
+    daemon.status_when("it is on disk", |status| status["sinks"]["out"]["spooled"].as_u64() > Some(0));
+    configuration(dir.path(), &graphite(free(), ""));
+    reload(&daemon);
+    let log = daemon.stop();
+    let is_told = |line: &String| line.contains("not delivered until a sink has that folder") && line.contains("/one");
+    assert!(log.iter().any(is_told), "{log:?}");
+    let back = graphite(receiver.local_addr().expect("an address"), &spool("one"));
+    let daemon = Daemon::start(dir.path(), &configuration(dir.path(), &back));
+    received(&receiver, "kept");
+    daemon.stop();
+}
+
+#[test]
+fn a_folder_for_a_spool_goes_to_a_sink_of_another_name_when_it_is_free() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let daemon = with_something_waiting(dir.path(), &spool("one"));
+    let renamed = |spool: &str| {
+        graphite(receiver.local_addr().expect("an address"), spool).replace("name = \"out\"", "name = \"renamed\"")
+    };
+    configuration(dir.path(), &renamed(&spool("one")));
+    let (is_applied, report) = reload_with(&daemon, TOKEN);
+    assert!(!is_applied && report["problems"].to_string().contains("the sink out has that folder until"), "{report}");
+    configuration(dir.path(), &renamed(""));
+    reload(&daemon);
+    daemon.status_when("the other one has ended", |status| status["sinks"]["out"].is_null());
+    configuration(dir.path(), &renamed(&spool("one")));
+    reload_when(&daemon, "the folder is free");
+    received(&receiver, "kept");
+    daemon.stop();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The sinks of a reload: one of the same name keeps its queue, its account and its spool, whatever else changes.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use tokio::runtime::Handle;
@@ -38,15 +39,38 @@ async fn end_leaving(flusher: FlusherHandle, names: Vec<String>) -> Vec<Handover
 impl Reloader {
     /// Opens what is new of the sinks.
     pub(super) fn open_sinks(&self, next: &Config) -> Result<Vec<NextOpen>, StartError> {
-        next.sinks.iter().map(|sink| self.open_sink(next, sink)).collect()
+        let has_spools = next.sinks.iter().any(|sink| sink.spool.is_some());
+        let held = if has_spools { Handle::current().block_on(self.flusher.spools()) } else { Vec::new() };
+        next.sinks.iter().map(|sink| self.check_spool(sink, &held).and_then(|()| self.open_sink(next, sink))).collect()
+    }
+
+    /// Whether a sink can have its spool; `held` are those of all that run.
+    fn check_spool(&self, sink: &config::Sink, held: &[(String, PathBuf)]) -> Result<(), StartError> {
+        let Some(spool) = &sink.spool else { return Ok(()) };
+        let (name, folder) = (&sink.name, spool.path.display());
+        match held.iter().find(|(_, path)| *path == spool.path) {
+            // It has, or had, that one, and goes on with it.
+            Some((holder, _)) if holder == name => Ok(()),
+            Some((holder, _)) => Err(StartError(format!(
+                "sink {name}: cannot spool to {folder}: the sink {holder} has that folder until it has ended, or delivered what \
+                 lies there; reload without this spool, and with it when that is done, or restart"
+            ))),
+            None => {
+                let known = self.config.sinks.iter().find(|known| known.name == *name);
+                match known.map(|known| known.spool.as_ref().map(|spool| &spool.path)) {
+                    Some(path) if path != Some(&spool.path) => {
+                        SinkDriver::check_spool(spool).map_err(|error| started::cannot_spool(name, &spool.path, &error))
+                    }
+                    // A new one opens it, and fails if it cannot.
+                    Some(_) | None => Ok(()),
+                }
+            }
+        }
     }
 
     fn open_sink(&self, next: &Config, sink: &config::Sink) -> Result<NextOpen, StartError> {
         let was = &self.config;
-        let known = was.sinks.iter().position(|known| known.name == sink.name);
-        let of = |sink: &config::Sink| sink.spool.as_ref().map(|spool| spool.path.clone());
-        // With another folder for its spool, what lies in the one so far is delivered from there.
-        let known = known.map(|place| (place, &was.sinks[place])).filter(|(_, known)| of(known) == of(sink));
+        let known = was.sinks.iter().enumerate().find(|(_, known)| known.name == sink.name);
         let open = || started::open_one(next, sink, &self.memory, &self.ports);
         let Some((place, known)) = known else { return open().map(|open| NextOpen::New(Box::new(open))) };
         let context = |config: &Config, sink: &config::Sink| {
@@ -95,7 +119,7 @@ impl Reloader {
     fn start_new(&self, sinks: Vec<NextOpen>, gate: &Gate) -> Result<Vec<NextDriver>, StartError> {
         let runtime = Handle::current();
         let names = self.new_names(&sinks);
-        let held = if names.is_empty() { Vec::new() } else { runtime.block_on(self.flusher.spools_of_leaving()) };
+        let held = if names.is_empty() { Vec::new() } else { runtime.block_on(self.flusher.spools()) };
         let start = |open| {
             let driver = started::start_one(open, &self.memory, &self.supervisor, gate)?;
             Ok(NextDriver::New(self.flusher.hold(driver, self.config.shutdown_grace)))

@@ -3,7 +3,8 @@
 //!
 //! The queue holds whole intervals. When it is full the oldest that waits is dropped and counted, so that a
 //! receiver that comes back gets the newest. With a spool, intervals go to disk while the receiver fails, or does not take
-//! one within [`EXPOSED`], and wait there. `offered = delivered + queued + spooled + dropped` holds at any moment.
+//! one within [`EXPOSED`], and wait there. A spool that a change takes, or puts elsewhere, is used until it is empty.
+//! `offered = delivered + queued + spooled + dropped` holds at any moment.
 //!
 //! Where closed intervals take more than their share of the memory, or memory is short altogether, what waits leaves, the oldest
 //! first, but for the newest: what fails and is on disk is not kept in memory as well, and the rest is dropped (`memory`).
@@ -100,7 +101,8 @@ pub type Reopen = Box<dyn FnMut() -> Result<Box<dyn Sink>, String> + Send>;
 
 /// What is different for a sink from some interval on: what waits for it, and its account, stay.
 pub struct SinkChange {
-    /// How it is driven. Its name and the folder of its spool are the same.
+    /// How it is driven. Its name is the same. If the folder of its spool is another one, or there is none, what lies in the one so
+    /// far is delivered first, and new intervals go there, too, until then.
     pub options: DriverOptions,
     /// Another sink in its place, if that is another one.
     pub sink: Option<NextSink>,
@@ -166,6 +168,8 @@ struct State {
     saved: Option<Vec<u8>>,
     /// The last delivery failed: whoever waits for an interval does not wait for this sink.
     is_failing: bool,
+    /// The folder of the spool that it has: another one than the options say until that is empty.
+    spool: Option<PathBuf>,
     /// Intervals in the spool.
     spooled_intervals: usize,
     /// Records in delivery that had to make room in the spool: counted as spooled, but not on disk any more.
@@ -210,6 +214,19 @@ impl Shared {
     fn is_ending(&self) -> bool {
         let state = self.state();
         state.deadline.is_some() || state.is_leaving && self.intake().has_ended()
+    }
+
+    /// Whether it is to have another spool, or none, and can: the one that it has is empty. At its end it has what it has.
+    fn has_next_spool(&self) -> bool {
+        let options = self.options();
+        let state = self.state();
+        let is_other = state.spool.as_ref() != options.spool.as_ref().map(|spool| &spool.path);
+        is_other && state.spooled_intervals == 0 && !state.is_leaving && state.deadline.is_none()
+    }
+
+    /// Another sink is to take its place, or it is to have another spool.
+    fn is_changing(&self) -> bool {
+        self.has_next() || self.has_next_spool()
     }
 
     fn take_next(&self) -> Option<NextSink> {
@@ -318,7 +335,20 @@ impl Shared {
         }
         if state.account.spooled > 0 {
             let (intervals, records, waited_secs) = (state.spooled_intervals, state.account.spooled, state.waited_secs);
-            tracing::info!(sink, intervals, records, waited_secs, "left on disk for the next start");
+            let options = self.options();
+            if state.spool.as_ref() == options.spool.as_ref().map(|spool| &spool.path) {
+                tracing::info!(sink, intervals, records, waited_secs, "left on disk for the next start");
+            } else {
+                let folder = state.spool.clone().unwrap_or_default();
+                let folder = folder.display();
+                tracing::warn!(
+                    sink,
+                    intervals,
+                    records,
+                    %folder,
+                    "left on disk, and not delivered until a sink has that folder for its spool again"
+                );
+            }
         }
         state.account.clone()
     }
@@ -385,20 +415,7 @@ impl SinkDriver {
         supervisor: &Supervisor,
         gate: &Gate,
     ) -> io::Result<SinkDriver> {
-        let spool = match &options.spool {
-            Some(spool) => {
-                let (opened, lost) = Spool::open(spool.clone())?;
-                if !opened.is_empty() {
-                    tracing::info!(
-                        sink = options.name,
-                        records = opened.records(),
-                        "intervals from before are waiting"
-                    );
-                }
-                Some((opened, lost))
-            }
-            None => None,
-        };
+        let spool = options.spool.clone().map(Spool::open).transpose()?;
         let part = supervisor.part(&format!("sink:{}", options.name), Role::Sink);
         let intake_part = supervisor.part(&format!("sink:{}:intake", options.name), Role::Ordinary);
         let shared = Arc::new(Shared {
@@ -414,18 +431,9 @@ impl SinkDriver {
             changed: Notify::new(),
             over: Notify::new(),
         });
-        let mut spooler = Spooler::new(Arc::clone(&shared), None);
-        if let Some((mut spool, lost)) = spool {
-            // What is left from before is offered anew.
-            let mut state = shared.state();
-            state.account.offered = spool.records() + lost.iter().map(|(_, records)| records).sum::<u64>();
-            for (reason, records) in lost {
-                state.account.dropped.count(reason, records);
-                tracing::warn!(sink = shared.name, records, reason, "spooled records are given up");
-            }
-            drop(state);
-            shared.follow(&mut spool);
-            spooler.spool = Some(spool);
+        let mut spooler = Spooler::new(Arc::clone(&shared));
+        if let Some(opened) = spool {
+            spooler.put(opened);
         }
         let (gate, work) = (gate.clone(), run(Arc::clone(&shared), sink, reopen, spooler));
         let task = shared.part.task(async move {
@@ -447,9 +455,19 @@ impl SinkDriver {
         self.shared.options().kind
     }
 
-    /// The folder of its spool.
+    /// The folder of the spool that it has, or is to have.
     pub fn spool(&self) -> Option<PathBuf> {
-        self.shared.options().spool.as_ref().map(|spool| spool.path.clone())
+        let options = self.shared.options();
+        let has = self.shared.state().spool.clone();
+        has.or_else(|| options.spool.as_ref().map(|spool| spool.path.clone()))
+    }
+
+    /// Makes sure that a spool can be opened.
+    ///
+    /// # Errors
+    /// If it cannot be used, or another sink or process uses it.
+    pub fn check_spool(spool: &SpoolOptions) -> io::Result<()> {
+        Spool::open(spool.clone()).map(drop)
     }
 
     /// Is as `change` says from now on. What is being delivered is delivered, or fails, as before.

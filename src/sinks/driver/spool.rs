@@ -9,7 +9,7 @@ use crate::fault;
 use crate::snapshot::Snapshot;
 use crate::sys::{now, since, unix_time};
 
-use super::super::spool::{Changes, Order, Spool};
+use super::super::spool::{Changes, Lost, Order, Spool, SpoolOptions};
 use super::{EXPOSED, Shared};
 
 /// What is to be delivered next.
@@ -23,10 +23,12 @@ pub(super) struct Item {
 
 /// The spool, if there is one, and how the account follows it. Its work is done where blocking is allowed.
 pub(super) struct Spooler {
-    pub(super) shared: Arc<Shared>,
-    pub(super) spool: Option<Spool>,
+    shared: Arc<Shared>,
+    spool: Option<Spool>,
+    /// How it is used, also while it works.
+    options: Option<SpoolOptions>,
     /// When it was last logged that the disk takes nothing.
-    pub(super) logged_at: Option<Instant>,
+    logged_at: Option<Instant>,
     /// What is being written to it.
     saving: Option<Arc<Snapshot>>,
     /// It panicked, and is to be opened anew.
@@ -69,9 +71,59 @@ impl Shared {
     }
 }
 
+/// Opens a spool where blocking is allowed.
+async fn open(options: SpoolOptions) -> Result<(Spool, Lost), String> {
+    let (disk, (tell, opened)) = (options.disk.clone(), oneshot::channel());
+    let open = move || _ = tell.send(Spool::open(options));
+    if disk.work(Box::new(open)).await.is_err() {
+        return Err("its spool cannot be read".into());
+    }
+    let opened = opened.await.map_err(|error| error.to_string())?;
+    opened.map_err(|error| format!("its spool: {error}"))
+}
+
 impl Spooler {
-    pub(super) fn new(shared: Arc<Shared>, spool: Option<Spool>) -> Spooler {
-        Spooler { shared, spool, logged_at: None, saving: None, has_failed: false }
+    pub(super) fn new(shared: Arc<Shared>) -> Spooler {
+        Spooler { shared, spool: None, options: None, logged_at: None, saving: None, has_failed: false }
+    }
+
+    /// Has a spool from now on. What is left in it from before is offered anew.
+    pub(super) fn put(&mut self, (mut spool, lost): (Spool, Lost)) {
+        let sink = &self.shared.name;
+        if !spool.is_empty() {
+            tracing::info!(sink, records = spool.records(), "intervals from before are waiting");
+        }
+        {
+            let mut state = self.shared.state();
+            state.account.offered += spool.records() + lost.iter().map(|(_, records)| records).sum::<u64>();
+            for (reason, records) in lost {
+                state.account.dropped.count(reason, records);
+                tracing::warn!(sink, records, reason, "spooled records are given up");
+            }
+            state.spool = Some(spool.options().path.clone());
+        }
+        self.shared.follow(&mut spool);
+        (self.options, self.spool) = (Some(spool.options().clone()), Some(spool));
+    }
+
+    /// Has the spool that the sink's options have by now, or none, once the one so far is empty.
+    ///
+    /// # Errors
+    /// Why the next one cannot be opened.
+    pub(super) async fn change(&mut self) -> Result<(), String> {
+        if self.has_failed || !self.shared.has_next_spool() {
+            return Ok(());
+        }
+        self.spool = None;
+        if let Some(options) = self.options.take() {
+            let folder = options.path.display();
+            tracing::info!(sink = self.shared.name, %folder, "the spool so far is empty, and not used any more");
+            let mut state = self.shared.state();
+            (state.spool, state.account.spool_bytes, state.account.oldest_waiting) = (None, 0, None);
+        }
+        let Some(options) = self.shared.options().spool.clone() else { return Ok(()) };
+        self.put(open(options).await?);
+        Ok(())
     }
 
     /// Whether it panicked, and [`Spooler::reopen`] has to make it anew.
@@ -85,14 +137,8 @@ impl Spooler {
     /// # Errors
     /// Why it cannot be opened.
     pub(super) async fn reopen(&mut self, item: &mut Option<Item>) -> Result<(), String> {
-        let Some(options) = self.shared.options().spool.clone().filter(|_| self.has_failed) else { return Ok(()) };
-        let (disk, (tell, opened)) = (options.disk.clone(), oneshot::channel());
-        let open = move || _ = tell.send(Spool::open(options));
-        if disk.work(Box::new(open)).await.is_err() {
-            return Err("its spool cannot be read".into());
-        }
-        let opened = opened.await.map_err(|error| error.to_string())?;
-        let (mut spool, lost) = opened.map_err(|error| format!("its spool: {error}"))?;
+        let Some(options) = self.options.clone().filter(|_| self.has_failed) else { return Ok(()) };
+        let (mut spool, lost) = open(options).await?;
         self.has_failed = false;
         let saving = self.saving.take();
         {
@@ -135,8 +181,10 @@ impl Spooler {
         let options = self.shared.options();
         if let (Some(spool), Some(options)) = (&mut self.spool, &options.spool)
             && spool.options() != options
+            && spool.options().path == options.path
         {
             spool.set_options(options.clone());
+            self.options = Some(options.clone());
         }
     }
 

@@ -37,6 +37,7 @@ pub(super) async fn run(shared: Arc<Shared>, sink: Box<dyn Sink>, mut reopen: Op
                     give_up(&shared, &mut spooler, &item).await;
                 }
             }
+            spooler.change().await?;
             if let Some(next) = shared.take_next() {
                 take_place(&shared, &mut sink, next, &mut reopen).await;
                 driver.begin_anew();
@@ -179,7 +180,7 @@ impl Driver {
         (self.pause, self.is_failing, self.failure_log) = (FIRST_PAUSE, false, FailureLog::default());
     }
 
-    /// Delivers until the stop, `true`, or until another sink is to take the place; `item` is what is in work.
+    /// Delivers until the stop, `true`, or until another sink is to take the place, or another spool; `item` is what is in work.
     async fn deliver_all(
         &mut self,
         shared: &Shared,
@@ -189,7 +190,7 @@ impl Driver {
     ) -> bool {
         let mut replayed: Option<tokio::time::Instant> = None;
         loop {
-            if shared.has_next() {
+            if shared.is_changing() {
                 return false;
             }
             restore(shared, sink);
@@ -321,7 +322,7 @@ impl Driver {
                         is_safe || state.is_over()
                     };
                     shared.give_way();
-                    if !is_end && shared.has_next() {
+                    if !is_end && shared.is_changing() {
                         leave(shared, spooler, item).await;
                         return None;
                     }
@@ -417,7 +418,7 @@ impl Driver {
                 () = tokio::time::sleep_until(end) => return,
                 () = shared.changed.notified() => {
                     spooler.save(None).await;
-                    if shared.state().deadline.is_some() || shared.has_next() {
+                    if shared.state().deadline.is_some() || shared.is_changing() {
                         return;
                     }
                 }
