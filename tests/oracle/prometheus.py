@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prometheus scrapes the daemon: 10,000 lines of every kind in, values read back with PromQL.
 
-  prometheus.py --systole PATH [--lines N]
+  prometheus.py --systole PATH [--lines N] [--restarts 5]
 
 Counters and sums go on from interval to interval, so what Prometheus holds at the end must be the sum of what was sent;
 gauges, sets and quantiles are those of the last interval. promtool looks at the exposition, and at that of 10,000 hostile names,
@@ -25,7 +25,6 @@ from collections import defaultdict
 from common import Processes, Systole, free_port, hostile_lines, stop, wait_for
 
 INTERVAL = 1.0
-RESTARTS = 5
 DASHBOARD = os.path.join(os.path.dirname(__file__), "../../examples/grafana.json")
 
 
@@ -80,6 +79,7 @@ def main():
     parser.add_argument("--systole", required=True)
     parser.add_argument("--lines", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--restarts", type=int, default=5)
     args = parser.parse_args()
     rng = random.Random(args.seed)
     processes = []
@@ -217,7 +217,7 @@ enabled = false
             for line in open(f"{folder}/prom.log"):
                 if "Error on ingesting" in line or "Append failed" in line:
                     sys.exit(f"Prometheus: {line}")
-            for n in range(1, RESTARTS + 1):
+            for n in range(1, args.restarts + 1):
                 stop(daemon)
                 daemon = others.start(command, f"{folder}/systole.log")
                 wait_for("the next daemon", lambda: get(f"http://127.0.0.1:{scrape}/metrics"))
@@ -227,13 +227,13 @@ enabled = false
                          and list(query(prometheus, "again_wait_seconds_count").values()) == [2 * n])
             all_resets = resets(prometheus, '{job="ours"}')
             fallen = {series: count for series, count in all_resets.items() if count}
-            assert len(all_resets) > 100 and not fallen, f"{RESTARTS} restarts: of {len(all_resets)} counters these fell: {fallen}"
+            assert len(all_resets) > 100 and not fallen, f"{args.restarts} restarts: of {len(all_resets)} counters these fell: {fallen}"
             grown = query(prometheus, "max_over_time(again_total[1h]) - min_over_time(again_total[1h])")
-            assert list(grown.values()) == [2 * (RESTARTS - 1)], grown
+            assert list(grown.values()) == [2 * (args.restarts - 1)], grown
             total = sum(counters.values())
             found = sum(query(prometheus, 'sum({__name__=~"hits_.*_total"})').values())
             assert abs(found - total) <= 1e-9 * total, (found, total)
-            print(f"{RESTARTS} restarts: resets() of {len(all_resets)} counters are 0, and sums are what was sent")
+            print(f"{args.restarts} restarts: resets() of {len(all_resets)} counters are 0, and sums are what was sent")
             print(f"10,000 hostile lines, {families} families, {series} samples: no parse error by promtool, nor by a scrape as OpenMetrics")
             print(f"{args.lines} lines, {compared} values read back with PromQL: all as they were sent; promtool has nothing to say")
         finally:

@@ -103,10 +103,10 @@ include = ["tcp", "systole.*"]
 spool = {{ path = "{folder}/spool" }}
 [http]
 address = "127.0.0.1:{page}"
-# The history grows until it has as many intervals as it may: that is before memory is looked at.
+# The history grows until it has as many intervals as it may: that is before memory is looked at. Minutes leave by the half hour.
 [history]
 intervals = 120
-minutes = 5
+minutes = 0
 """)
     with Processes() as processes:
         env = {**os.environ, "XDG_STATE_HOME": folder}
