@@ -30,7 +30,7 @@ pub(super) struct CaptureArgs {
     #[arg(long, required = true, value_name = "URL")]
     listen: Vec<String>,
     /// Write to this file, which is truncated first; `-` is the standard output, and what is said at the end goes to standard error
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", value_parser = unpacked)]
     out: PathBuf,
     /// Stop after this time; otherwise at SIGINT or SIGTERM
     #[arg(long = "for", value_name = "DUR", value_parser = duration)]
@@ -38,6 +38,14 @@ pub(super) struct CaptureArgs {
     /// Stop at this size: 64MiB
     #[arg(long, value_name = "SIZE", value_parser = size)]
     max_size: Option<u64>,
+}
+
+/// A file that is written as it is: one that ends with `.gz` would not be what it says.
+fn unpacked(text: &str) -> Result<PathBuf, String> {
+    match text.ends_with(".gz") {
+        true => Err(format!("a capture is written plain; `--out - | gzip > {text}` packs it")),
+        false => Ok(text.into()),
+    }
 }
 
 pub(super) fn size(text: &str) -> Result<u64, String> {

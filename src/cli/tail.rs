@@ -10,6 +10,7 @@ use crate::presence::rfc3339;
 use crate::untrusted::{Escaped, in_url};
 
 use super::client::ClientArgs;
+use super::colours::{BAD, painted};
 use super::{asking, print_error};
 
 /// Longest line of an answer, in bytes; those of a daemon are far shorter.
@@ -127,7 +128,7 @@ fn show(row: &[u8], is_json: bool) -> Result<Shown, String> {
         }
         None => line(&value),
     };
-    let mut out = io::stdout().lock();
+    let mut out = anstream::stdout().lock();
     match out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush()) {
         Ok(()) if skipped.is_some() => Ok(Shown::Other),
         Ok(()) => Ok(Shown::Line),
@@ -149,7 +150,9 @@ fn line(value: &Value) -> String {
             (Escaped(reason).to_string(), Escaped(&why).to_string())
         }
     };
-    format!("{time}  {:15}  {:9}  {what:13}  {}{why}", text("from"), text("verdict"), text("line"))
+    let coloured = |text: String| if value["reason"].is_null() { text } else { painted(BAD, text) };
+    let (verdict, why) = (coloured(format!("{:9}", text("verdict"))), coloured(why));
+    format!("{time}  {:15}  {verdict}  {what:13}  {}{why}", text("from"), text("line"))
 }
 
 #[cfg(test)]
@@ -166,7 +169,8 @@ mod tests {
         });
         let expected =
             "00:00:00.000  -                malformed  bad_value      a\\u{1b}[2J:x|c  <- byte 2: not a number";
-        assert_eq!(line(&bad), expected);
+        assert_eq!(anstream::adapter::strip_str(&line(&bad)).to_string(), expected);
+        assert!(line(&bad).contains(&painted(BAD, "malformed")) && !line(&good).contains('\u{1b}'));
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::io::{Read, Write};
 use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, SYSTOLE, command, systole, text, until};
+use crate::support::{Daemon, SYSTOLE, command, pause, systole, text, until};
 
 const WITH_TOKEN: &str = "interval = \"200ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n\
                           token = \"secret\"\n";
@@ -315,6 +316,12 @@ fn capture_writes_to_standard_output_and_what_it_says_to_the_other() {
     }
 }
 
+#[test]
+fn capture_packs_nothing_by_itself_and_says_how() {
+    let (code, _, said) = run(&["capture", "--listen", "udp://127.0.0.1:0", "--out", "c.jsonl.gz"]);
+    assert!(code == Some(2) && said.contains("`--out - | gzip > c.jsonl.gz`"), "{said}");
+}
+
 /// What a command writes to a terminal.
 fn on_a_terminal(args: &[&str], dir: &Path, environment: &[(&str, &str)]) -> String {
     let log = dir.join("typescript");
@@ -358,6 +365,19 @@ fn a_terminal_has_colours_unless_they_are_not_wanted() {
     until("it was heard", || run(&["presence", "list", "--url", &url]).1.contains("pay/a"));
     assert!(on_a_terminal(&["presence", "list", "--url", &url], dir.path(), &[]).contains("\u{1b}[32mup\u{1b}[0m"));
     assert!(on_a_terminal(&["status", "--url", &url], dir.path(), &[]).contains("\u{1b}[32m"));
+    let (ended, socket, to) = (AtomicBool::new(false), UdpSocket::bind("127.0.0.1:0"), daemon.udp);
+    let (socket, to) = (socket.expect("a socket"), to.expect("a UDP listener"));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                socket.send_to(b"wrong:x|c", to).expect("sent");
+                pause(Duration::from_millis(20));
+            }
+        });
+        let shown = on_a_terminal(&["tail", "--limit", "1", "--url", &url], dir.path(), &[]);
+        ended.store(true, Ordering::Relaxed);
+        assert!(shown.contains("\u{1b}[31mmalformed\u{1b}[0m") && shown.contains("31m  <- byte"), "{shown}");
+    });
     daemon.stop();
 }
 
