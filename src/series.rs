@@ -94,6 +94,7 @@ impl Series {
         &self.key()[HEADER..HEADER + self.name_len()]
     }
 
+    #[inline]
     fn name_len(&self) -> usize {
         usize::from(u16::from_le_bytes([self.key()[1], self.key()[2]]))
     }
