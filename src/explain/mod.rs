@@ -222,7 +222,7 @@ impl Explainer {
         shard.ingest(datagram, &self.0.protocol, None, 0.0);
         let none = [const { Vec::new() }; 5];
         let secs = self.interval_secs();
-        let interval = Interval::new(secs, secs, secs, self.0.interval).last();
+        let interval = Interval::last(secs, secs, secs, self.0.interval);
         let mut snapshot = registry.close(&mut [shard.close(none, Columns::default())], interval);
         snapshot.sort();
         snapshot

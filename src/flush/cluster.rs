@@ -127,13 +127,10 @@ impl ClusterLinks {
     }
 
     /// Hands an interval of this node on. Whoever takes them is never waited for.
-    pub(super) fn send(&self, snapshot: &Arc<Snapshot>, interval: Interval, configured: Duration) {
+    pub(super) fn send(&self, snapshot: &Arc<Snapshot>, interval: Interval) {
         let Some(edge) = &self.edge else { return };
-        let number = match interval.is_last {
-            // It ends before its tick.
-            true => (interval.end / configured.as_secs_f64()).floor().max(0.0) as u64,
-            false => interval.tick.saturating_sub(1),
-        };
+        // The last one ends before its tick.
+        let number = if interval.is_last { interval.tick } else { interval.tick.saturating_sub(1) };
         let own = OwnInterval { number, snapshot: Arc::clone(snapshot), is_last: interval.is_last };
         if edge.try_send(own).is_err() {
             tracing::error!(

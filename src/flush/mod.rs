@@ -515,7 +515,7 @@ impl Flusher {
         let length_secs = closed.duration_since(self.last_close).as_secs_f64() + carried_secs;
         self.last_close = closed;
         let now = closed.duration_since(self.started).as_secs_f64();
-        let interval = Interval { is_last, ..Interval::new(end, length_secs, now, self.interval) };
+        let interval = if is_last { Interval::last } else { Interval::new }(end, length_secs, now, self.interval);
         self.collected = Some(Collected {
             partials,
             listeners: Vec::new(),
@@ -720,7 +720,7 @@ impl Flusher {
         let outcome = match self.cluster.is_edge() || self.cluster.is_global() {
             // Sinks get the intervals of the cluster, and what this node knows of presence.
             true => {
-                self.cluster.send(&snapshot, interval, self.interval);
+                self.cluster.send(&snapshot, interval);
                 match self.waiting_presence.take_alone(interval.is_last) {
                     Some((readings, events)) => {
                         let mut alone = snapshot.without_data();

@@ -149,10 +149,10 @@ impl Interval {
         Interval { end, length_secs, now, tick, is_last: false }
     }
 
-    /// The same as the last interval.
-    #[must_use]
-    pub fn last(self) -> Interval {
-        Interval { is_last: true, ..self }
+    /// The last interval, which ends at any time: its tick is the last one that has passed.
+    pub fn last(end: f64, length_secs: f64, now: f64, configured: Duration) -> Interval {
+        let tick = (end / configured.as_secs_f64()).floor().max(0.0) as u64;
+        Interval { tick, is_last: true, ..Interval::new(end, length_secs, now, configured) }
     }
 }
 
@@ -854,6 +854,12 @@ mod tests {
         assert_eq!(fixture.shards[0].len(), 1);
         fixture.close();
         assert_eq!(fixture.shards[0].len(), 0);
+    }
+
+    #[test]
+    fn a_last_interval_has_the_tick_that_has_passed() {
+        let tick = |end| Interval::last(end, 1.0, end, Duration::from_secs(10)).tick;
+        assert_eq!([20.0, 24.9, 25.1, 29.9, 30.0].map(tick), [2, 2, 2, 2, 3]);
     }
 
     #[test]

@@ -172,6 +172,24 @@ fn what_a_sink_was_given_at_a_start_is_gone_from_the_disk_before_it_delivers() {
 }
 
 #[test]
+fn a_longer_interval_ends_at_its_tick_though_a_process_stops_just_before() {
+    let mut shape = Shape { interval: 3, keeps_open: false, ..Shape::of_seed(0) };
+    shape.sinks.iter_mut().for_each(|sink| sink.every = 1);
+    let step = |at, what| Step { at, what };
+    // It ends at 10.
+    let mut history = vec![step(9.2, What::Restart(0.2))];
+    history.extend([8.0, 8.5, 9.1, 9.6, 9.8].map(|at| step(at, What::Lines(3))));
+    history.sort_by(|a, b| a.at.total_cmp(&b.at));
+    let (wrong, world) = violations(&shape, &history);
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let longer = world.datagrams.iter().enumerate().filter(|(_, datagram)| datagram.has_longer);
+    let longer: Vec<String> = longer.map(|(id, _)| format!("slow.d{id}")).collect();
+    let packets = world.receivers[0].inner().packets.clone();
+    let found = packets.iter().find(|packet| packet.end == world::EPOCH + 10.0).expect("an interval that ends then");
+    assert!(longer.len() > 3 && longer.iter().all(|name| found.counters.contains_key(name)), "{longer:?}: {found:?}");
+}
+
+#[test]
 fn a_seed_gives_the_same_run_again() {
     let run = |seed| {
         let shape = Shape::of_seed(seed);
