@@ -126,7 +126,7 @@ impl SavedRegistry {
 
 impl SavedRegistry {
     /// What a registry that knew this knew when it had closed an interval of which it had that, on a clock that began when this
-    /// was saved. What it flushed then is gone.
+    /// was saved. What it flushed then is gone, but for points of longer intervals: it may have ended before its tick, at a stop.
     #[must_use]
     pub fn after_closing(
         self,
@@ -139,7 +139,7 @@ impl SavedRegistry {
         let sequence = open.sequence.max(self.sequence);
         registry.restore(SavedRegistry { sequence, ..self }, 0.0, 0.0, most, 0);
         registry.restore_open(open);
-        registry.close(&mut [], interval);
+        registry.close(&mut [], Interval { tick: interval.tick.saturating_sub(1), ..interval });
         registry.save(interval.now)
     }
 }

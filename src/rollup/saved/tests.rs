@@ -192,10 +192,33 @@ fn what_was_known_of_an_interval_that_was_closed_goes_on_and_nothing_of_it_comes
                 let saved = registry.after_closing(open, end, &options, 1000);
                 let clock = 10.0 * random.below(1000) as f64;
                 let mut next = Node::new(1 + random.below(3) as usize, &options, clock, other.tick);
-                next.registry.restore(saved, 0.0, clock, 1000, 0);
+                let closed = if expected.flushes_longer() { other.tick } else { 0 };
+                next.registry.restore(saved, 0.0, clock, 1000, closed);
                 other = next;
             }
         }
+    }
+}
+
+#[test]
+fn points_of_a_longer_interval_stay_if_nothing_says_that_it_has_ended() {
+    let options = options(&mut Random::new(0));
+    let mut node = Node::new(1, &options, 0.0, 3);
+    // The first interval of all ends a longer one.
+    node.close();
+    node.feed("slowc:1|c");
+    node.cut();
+    let saved = (node.registry.save(node.clock), node.registry.save_open());
+    let end = Interval::new(6.0 * SECS, SECS, SECS, Duration::from_secs_f64(SECS));
+    // A process that stopped before the tick has closed it, or one at the tick.
+    for (closed, expected) in [(0, Some(3.0)), (6, None)] {
+        let (registry, open): (SavedRegistry, SavedInterval) = through_bytes(&saved);
+        let mut next = Node::new(1, &options, 0.0, 5);
+        next.registry.restore(registry.after_closing(open, end, &options, 1000), 0.0, 0.0, 1000, closed);
+        next.feed("slowc:2|c");
+        let counters = next.close().counters;
+        let found = counters.iter().find(|point| point.series.name() == "slowc").map(|point| point.sum.value());
+        assert_eq!(found.filter(|sum| *sum != 0.0), expected, "{closed}");
     }
 }
 
