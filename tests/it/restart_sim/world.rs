@@ -189,6 +189,8 @@ pub struct World {
     kernel: Vec<u64>,
     rules: u64,
     has_last: bool,
+    /// Answered when the last reload is in force.
+    reload: Option<oneshot::Receiver<Vec<String>>>,
     published_at: Option<std::time::Instant>,
 }
 
@@ -273,6 +275,7 @@ impl World {
             kernel: Vec::new(),
             rules: 0,
             has_last: true,
+            reload: None,
             published_at: None,
             shape: shape.clone(),
         }
@@ -406,6 +409,7 @@ impl World {
 
     /// What one runtime sees: a process, and those that it hands over to.
     async fn live(&mut self) -> Ending {
+        self.end_modes(unix_time());
         let (listener, inlets) = self.listen();
         let Ok(mut process) = self.start((unix_time(), listener, inlets)) else {
             // The service manager starts it again.
@@ -567,6 +571,13 @@ impl World {
         }
     }
 
+    /// Waits until something is well again.
+    async fn get_well(&mut self) {
+        let at = self.ends.iter().map(|(at, _)| *at).fold(unix_time() + LONGEST as f64, f64::min);
+        sleep(Duration::from_secs_f64((at - unix_time()).max(0.0))).await;
+        self.end_modes(unix_time());
+    }
+
     fn end_modes(&mut self, time: f64) {
         for (at, place) in std::mem::take(&mut self.ends) {
             match place {
@@ -607,6 +618,11 @@ impl World {
     }
 
     async fn reload(&mut self, process: &Process, what: What) {
+        // One that is asked for before the last one is in force is refused.
+        if self.reload.as_mut().is_some_and(|last| matches!(last.try_recv(), Err(oneshot::error::TryRecvError::Empty)))
+        {
+            return;
+        }
         self.count("reloads");
         let mut change = Changeover::default();
         let places = self.shape.sinks.len() - usize::from(!self.has_last);
@@ -650,16 +666,17 @@ impl World {
             }
         }
         // It is in force at the next tick; meanwhile things happen.
-        drop(process.handle.change_over(change).await);
+        self.reload = Some(process.handle.change_over(change).await);
     }
 
     /// Stops a process as the daemon does; `false` if it died meanwhile.
     async fn stop(&mut self, process: Process, last: StopStep) -> bool {
         let dies = self.disk.clone();
+        let is_handed_over = last == StopStep::KeepLastInterval;
+        let how = if is_handed_over { End::HandedOver } else { End::Stopped };
         if let Some(life) = self.lives.last_mut() {
             life.is_stopping = true;
         }
-        let is_handed_over = last == StopStep::KeepLastInterval;
         let Process { state, flusher, handle, deadline, steps, inlets: _ } = process;
         let its_state = state.clone();
         let ends = async {
@@ -686,10 +703,14 @@ impl World {
             state.end_run();
             accounts
         };
-        let accounts = tokio::select! {
-            biased;
-            () = dies.death() => return false,
-            accounts = ends => accounts,
+        let mut ends = std::pin::pin!(ends);
+        let accounts = loop {
+            tokio::select! {
+                biased;
+                () = dies.death() => return false,
+                accounts = &mut ends => break accounts,
+                () = self.get_well() => {}
+            }
         };
         if dies.is_dead() {
             return false;
@@ -703,7 +724,6 @@ impl World {
         }
         let parts = its_state.status().parts;
         if let Some(life) = self.lives.last_mut() {
-            let how = if is_handed_over { End::HandedOver } else { End::Stopped };
             (life.ended, life.how) = (unix_time(), how);
             life.registry = parts.get("registry").map_or(0.0, |part| part.written);
         }
