@@ -42,6 +42,11 @@ fn is_crash(life: &Life) -> bool {
     matches!(life.how, End::Killed | End::PowerCut)
 }
 
+/// When a life was told to stop, and how it would end then.
+fn stop_of(life: &Life) -> (f64, End) {
+    life.stops.unwrap_or((f64::MAX, life.how))
+}
+
 impl Judge<'_> {
     fn receiver(&mut self, place: usize) {
         let world = self.world;
@@ -68,6 +73,7 @@ impl Judge<'_> {
         for packet in &distinct {
             self.contents(name, packet);
         }
+        self.longer_are_whole(name, &distinct);
         self.once(place, &distinct, "d");
         self.once(place, &distinct, "slow.d");
         if world.shape.sinks[place].every == 1 {
@@ -98,6 +104,23 @@ impl Judge<'_> {
         let due = (count(|one| one.has_timer), count(|one| one.has_member));
         if found != due {
             self.wrong.push(format!("{name}: {}: values and members {found:?} of {due:?}", shown(packet)));
+        }
+    }
+
+    /// Longer intervals end at their ticks, or with the first interval after those: not before, unless the disk failed at a stop.
+    /// The first interval of all ends one, and after a crash it may be known no more that one has ended.
+    fn longer_are_whole(&mut self, name: &str, distinct: &[&Packet]) {
+        let World { shape, lives, .. } = self.world;
+        let mut before = 0.0;
+        for packet in distinct {
+            let is_crash = |life: &Life| is_crash(life) && (before..packet.end).contains(&life.ended);
+            let ended = tick_after(before, shape.interval * LONGER) <= packet.end + 0.01 || lives.iter().any(is_crash);
+            before = packet.end;
+            if let Some(id) = ids(packet, "slow.d").next().filter(|_| !ended)
+                && !self.has_bad_disk(packet.end - 10.0, packet.end + 4.0)
+            {
+                self.wrong.push(format!("{name}: {}: slow.d{id} comes before its time", shown(packet)));
+            }
         }
     }
 
@@ -152,26 +175,29 @@ impl Judge<'_> {
         let World { lives, shape, .. } = self.world;
         let mut at = datagram.at;
         for (n, life) in lives.iter().enumerate().skip(datagram.life) {
-            let closed = tick_after(at, shape.interval);
+            // Another process may have handed over to it since.
+            at = at.max(life.born);
+            let (tick, (stops, last)) = (tick_after(at, shape.interval), stop_of(life));
+            let closed = if last == End::Stopped { tick.min(stops) } else { tick };
             let is_last = n + 1 == lives.len();
             if self.has_bad_disk(at - 1.0, life.ended.min(closed) + 1.0) {
                 return None;
             }
-            if life.ended >= closed + SLACK && !is_crash(life) || life.ended >= closed + WITHIN {
+            let is_certain = stops >= closed && life.ended >= closed + WITHIN;
+            if stops >= closed + SLACK && !is_crash(life) || is_certain {
                 return Some((n, closed));
             }
             match life.how {
-                End::Stopped => return Some((n, life.ended)),
+                End::Stopped => return Some((n, closed)),
                 End::HandedOver if is_last => return Some((n, life.ended)),
                 End::HandedOver => {}
                 End::Killed | End::PowerCut => {
-                    let is_kept = shape.keeps_open && life.open > at.max(life.born) + SLACK;
+                    let is_kept = shape.keeps_open && life.open > at + SLACK;
                     if !is_kept || life.ended > closed - SLACK || is_last {
                         return None;
                     }
                 }
             }
-            at = lives.get(n + 1)?.born;
         }
         None
     }
@@ -180,18 +206,23 @@ impl Judge<'_> {
     fn longer_closed_in(&self, (first, closed): (usize, f64)) -> Fate {
         let World { lives, shape, .. } = self.world;
         let longer = (shape.interval * LONGER) as f64;
-        let mut due = (closed / longer - 1e-9).ceil() * longer;
+        let due = (closed / longer - 1e-9).ceil() * longer;
         for (n, life) in lives.iter().enumerate().skip(first) {
             if self.has_bad_disk(life.born - 1.0, life.ended.min(due) + 1.0) {
                 return None;
             }
-            due = due.max(tick_after(life.born, shape.interval));
-            if life.ended >= due + WITHIN {
-                return Some((n, due));
+            // One that is overdue ends with the first interval, which a stop may close.
+            let (stops, last) = stop_of(life);
+            let mut ends = due.max(tick_after(life.born, shape.interval));
+            if last == End::Stopped && stops >= due {
+                ends = ends.min(stops);
+            }
+            if stops >= ends && life.ended >= ends + WITHIN {
+                return Some((n, ends));
             }
             if is_crash(life) {
                 let is_kept = n > first || life.registry > closed + SLACK;
-                if !is_kept || life.ended > due - SLACK {
+                if !is_kept || life.ended > ends - SLACK {
                     return None;
                 }
             }
@@ -201,14 +232,18 @@ impl Judge<'_> {
     }
 
     /// The same if a longer interval should have ended while there was no process: it ends with the first interval then, and with it
-    /// what that has.
+    /// what that has. So does the first one of all.
     fn early_closed_in(&self, (first, closed): (usize, f64)) -> Fate {
         let World { lives, shape, .. } = self.world;
-        let last = first.checked_sub(1).and_then(|n| lives.get(n));
-        let due = last.map(|last| tick_after(last.ended - shape.interval as f64, shape.interval * LONGER));
-        match due {
-            Some(due) if due <= lives[first].born => Some((first, closed)),
-            _ => self.longer_closed_in((first, closed)),
+        let known = |life: &Life| if is_crash(life) { life.registry } else { stop_of(life).0.min(life.ended) };
+        // The last one that closed an interval, as far as the next one knows.
+        let closes = |life: &&Life| life.how == End::Stopped || known(life) >= tick_after(life.born, shape.interval);
+        let last = lives[..first].iter().rev().find(closes);
+        let due = last.map_or(0.0, |last| tick_after(known(last) - shape.interval as f64, shape.interval * LONGER));
+        let born = lives[first].born;
+        match due <= born && closed <= tick_after(born, shape.interval) {
+            true => Some((first, closed)),
+            false => self.longer_closed_in((first, closed)),
         }
     }
 
@@ -319,7 +354,7 @@ impl Judge<'_> {
 
     /// The intervals are as long as processes received.
     fn lengths(&mut self, place: usize, distinct: &[&Packet]) {
-        let World { shape, lives, last_sink, figures, .. } = self.world;
+        let World { shape, lives, last_sink, figures, unanswered, .. } = self.world;
         let name = &shape.sinks[place].name;
         let all: f64 = distinct.iter().map(|packet| packet.secs).sum();
         let lived: f64 = lives.iter().map(|life| life.ended - life.reads).sum();
@@ -329,7 +364,11 @@ impl Judge<'_> {
             && !figures.contains_key("starts that failed");
         // A process takes a moment to stop when it has closed its last interval.
         let most_stops = 10.0 * lives.len() as f64;
-        if all > lived + 0.5 || is_whole && all < lived - most_stops {
+        // An interval that comes a second time.
+        let twice =
+            lives.iter().filter(|life| is_crash(life) && overlaps(unanswered, life.ended, life.ended, DISK_AFTER));
+        let most = lived + (twice.count() as u64 * shape.interval) as f64 + 0.5;
+        if all > most || is_whole && all < lived - most_stops {
             self.wrong.push(format!("{name}: its intervals have {all:.3} s, and processes received for {lived:.3} s"));
         }
         for pair in distinct.windows(2) {
@@ -353,12 +392,17 @@ impl Judge<'_> {
             }
             // Those who hand over leave it to the one that closes the interval.
             let mut closing = lives.iter().skip_while(|life| life.born < next.born);
-            let until = closing
-                .find(|life| life.how != End::HandedOver || life.ended > tick_after(life.born, shape.interval) + SLACK);
-            let until = tick_after(until.map_or(next.born, |life| life.born), shape.interval);
+            let closing = closing
+                .find(|life| {
+                    life.how != End::HandedOver || stop_of(life).0 > tick_after(life.born, shape.interval) + SLACK
+                })
+                .unwrap_or(next);
+            // If it dies before, the one after it tells of that.
+            let until = tick_after(closing.born, shape.interval).min(closing.ended);
             let first = distinct.iter().find(|packet| packet.end >= next.born - 1e-6 && packet.end <= until + 0.01);
-            // One that was killed in its last moment has stopped, perhaps.
-            let is_unknown = |first: &&&Packet| last.is_stopping && first.unclean.is_none();
+            // One that was killed in its last moment has stopped, perhaps; and one in its first has not begun.
+            let is_unknown =
+                |first: &&&Packet| (last.stops.is_some() || last.ended - last.born < 1e-3) && first.unclean.is_none();
             let Some(first) = first.filter(|first| !is_unknown(first)) else { continue };
             due.insert(first.id);
             let most = next.born - last.born + 0.5;

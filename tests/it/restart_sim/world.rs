@@ -130,8 +130,8 @@ pub struct Life {
     pub reads: f64,
     pub ended: f64,
     pub how: End,
-    /// It was told to stop, and ends without that being known.
-    pub is_stopping: bool,
+    /// When it was told to stop, and how it would end then: it closes no interval later. It may die before that is done.
+    pub stops: Option<(f64, End)>,
     /// When the parts `registry` and `open` were written last; 0 for never.
     pub registry: f64,
     pub open: f64,
@@ -394,15 +394,8 @@ impl World {
             .controlled_by(FlusherInputs { deadline: its_deadline, steps: its_steps });
         let flusher = tokio::task::spawn_local(flusher.run());
         let born = unix_time();
-        let life = Life {
-            born,
-            reads: since,
-            ended: f64::MAX,
-            how: End::Killed,
-            is_stopping: false,
-            registry: 0.0,
-            open: 0.0,
-        };
+        let life =
+            Life { born, reads: since, ended: f64::MAX, how: End::Killed, stops: None, registry: 0.0, open: 0.0 };
         self.lives.push(life);
         Ok(Process { state, flusher, handle, deadline, steps, inlets })
     }
@@ -675,7 +668,7 @@ impl World {
         let is_handed_over = last == StopStep::KeepLastInterval;
         let how = if is_handed_over { End::HandedOver } else { End::Stopped };
         if let Some(life) = self.lives.last_mut() {
-            life.is_stopping = true;
+            life.stops = Some((unix_time(), how));
         }
         let Process { state, flusher, handle, deadline, steps, inlets: _ } = process;
         let its_state = state.clone();
