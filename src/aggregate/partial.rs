@@ -1,6 +1,6 @@
 //! What a shard returns when an interval closes.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +75,8 @@ pub struct Partial {
     pub example: Option<BadLine>,
     /// Whether a malformed line begins with what a client puts before a frame: its length.
     pub is_framed: bool,
+    /// Who sent the first of what `allow` refused.
+    pub refused_from: Option<IpAddr>,
     /// Which prefixes exceeded `max_series`, or what memory had room for.
     pub offenders: Offenders,
     /// The names of events, service checks and samples with a timestamp that were dropped: beyond their bound, or because

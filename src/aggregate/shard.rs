@@ -5,7 +5,7 @@
 //! empty columns and returns them as a [`Partial`].
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::memory::{Memory, footprint, vec_footprint};
@@ -431,6 +431,12 @@ impl Shard {
     #[inline]
     pub fn lacks_sender_of_example(&self) -> bool {
         self.open.example.as_ref().is_some_and(|example| example.from.is_none())
+    }
+
+    /// Keeps the sender of what `allow` refuses: the first of an interval.
+    #[cold]
+    pub fn note_refused(&mut self, from: Option<IpAddr>) {
+        self.open.refused_from = self.open.refused_from.or(from);
     }
 
     /// Counts a malformed line; the first of an interval is kept as an example, preferably the first with a known sender.

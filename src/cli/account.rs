@@ -50,7 +50,7 @@ pub(super) fn verdict(status: &Value) -> Verdict {
         let pills = given["pills"].as_array().into_iter().flatten();
         return Verdict {
             grade: match given["about"].as_str() {
-                Some("empty" | "first") => Grade::Waiting,
+                Some("empty" | "first") if given["level"] == "ok" => Grade::Waiting,
                 _ => grade(&given["level"]),
             },
             sentence: text(&given["sentence"]),

@@ -1,6 +1,7 @@
 //! How others see a running flusher: what it publishes with every interval, and what it answers.
 
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -135,6 +136,8 @@ pub struct Published {
     pub(super) totals: Ledger,
     /// What the last interval lost.
     pub(super) losses: Arc<[Warning]>,
+    /// Who sent what `allow` refused, of the last interval that has one.
+    pub refused_from: Option<IpAddr>,
     /// Lines of closed intervals.
     pub closed_lines: u64,
     /// Times of the last hour that lost data, the oldest first.

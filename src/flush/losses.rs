@@ -1,6 +1,7 @@
 //! What an interval lost, in sentences that say what helps: for the log, and for the status until the next tick.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::aggregate::{MAX_EVENTS_AND_CHECKS, MAX_TIMESTAMPED, Partial};
@@ -18,6 +19,8 @@ const NEAR_END: f64 = 7.0 * 86_400.0;
 #[derive(Debug, Default)]
 pub(super) struct Losses {
     warnings: Vec<Warning>,
+    /// Who sent what `allow` refused, of the last interval that has one.
+    pub(super) refused_from: Option<IpAddr>,
     /// Ports whose certificates could not be read again when that was tried last.
     stale: BTreeSet<String>,
 }
@@ -26,6 +29,7 @@ impl Losses {
     /// Begins with what workers and listeners saw of an interval, and logs what bounds made be dropped.
     pub(super) fn begin(&mut self, partials: &[Partial], listeners: &[ListenerAccount], repeats: &mut Repeats) {
         self.warnings.clear();
+        self.refused_from = partials.iter().find_map(|partial| partial.refused_from).or(self.refused_from);
         for listener in listeners.iter().filter(|listener| listener.kernel_drops > 0) {
             self.warnings.push(Concern::Drops.says(format!(
                 "{}: the kernel dropped {} datagrams in the last interval: raise `receive_buffer` or `workers`",

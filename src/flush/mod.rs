@@ -700,6 +700,7 @@ impl Flusher {
             snapshot,
             totals: self.totals_with_open(),
             losses: self.losses.warnings(),
+            refused_from: self.losses.refused_from,
             recent: self.recent.all(),
             closed_lines: self.totals.lines.read,
             sources: self.sources.clone(),

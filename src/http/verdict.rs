@@ -3,6 +3,7 @@
 //! From worst to best: data is lost; a part of the daemon does not work; alerts are not delivered; a sink loses records or takes none; services are
 //! silent at once, down, degraded or say that they fail; a limit is reached or near; all is well.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,9 @@ use crate::presence_driver::PresenceHandle;
 use crate::snapshot::Snapshot;
 use crate::state::StateStatus;
 use crate::sys::unix_time;
-use crate::telemetry::{Concern, Ledger, NotifierAccount, QUEUE_WARNING, SinkAccount, Warning};
+use crate::telemetry::{
+    Concern, Ledger, ListenerAccount, NotifierAccount, QUEUE_WARNING, Refusal, SinkAccount, Warning,
+};
 use crate::untrusted::excerpt;
 
 use super::pages::board::unheard;
@@ -211,6 +214,7 @@ pub(super) async fn look_at(
     let seen = Seen {
         now,
         recent: &published.recent,
+        refused_from: published.refused_from,
         closed_lines: published.closed_lines,
         uptime: about.uptime_secs(),
         interval: about.interval.as_secs_f64(),
@@ -316,6 +320,8 @@ struct Seen<'a> {
     /// Times of the last hour that lost data.
     recent: &'a [LostTime],
     /// Lines of closed intervals.
+    /// Who sent what `allow` refused, if that is known.
+    refused_from: Option<IpAddr>,
     closed_lines: u64,
     /// Seconds since the start.
     uptime: f64,
@@ -471,6 +477,9 @@ impl Seen<'_> {
         }
         let read = self.ledger.lines.read;
         if read == 0 {
+        if let Some(refused) = self.all_refused() {
+            return refused;
+        }
             let listener = self.ledger.listeners.first().map_or("udp://127.0.0.1:8125", |listener| &listener.url);
             let (listening, within) = (format!("Listening on {listener}."), amount(self.interval));
             let to = if listener.ends_with(":8125") { String::new() } else { format!(" --to {listener}") };
@@ -497,6 +506,26 @@ impl Seen<'_> {
     }
 
     /// A loss of the last hour, in few words; one of the last minute is a finding of its own.
+    /// That nothing was read, for `allow` refuses it.
+    fn all_refused(&self) -> Option<Finding> {
+        let of = |listener: &ListenerAccount| match listener.connections_refused.total() {
+            0 => listener.refused,
+            _ => listener.connections_refused.of(Refusal::NotAllowed),
+        };
+        let worst = self.ledger.listeners.iter().max_by_key(|listener| of(listener))?;
+        let (refused, url) = (of(worst), &worst.url);
+        if self.ledger.lines.read > 0 || refused == 0 {
+            return None;
+        }
+        let from = self.refused_from.map_or_else(String::new, |from| format!(", the last from {from}"));
+        let what = if worst.datagrams > 0 { "datagram" } else { "connection" };
+        let refused = count(usize::try_from(refused).unwrap_or(usize::MAX), what);
+        let detail = format!("{refused} refused at {url}{from}: not in its `allow`.");
+        let finding =
+            Finding::new(Grade::Warning, About::Empty, "All that arrives is refused by `allow`".into(), detail);
+        Some(finding.action("Add the networks of those who send to `allow` of the listener"))
+    }
+
     fn past_loss(&self) -> Option<Pill> {
         let lost = self.recent.last().filter(|lost| !self.is_fresh(lost))?;
         let times = match self.recent.len() {
@@ -993,6 +1022,7 @@ mod tests {
             now: END + secs,
             recent: &recent,
             closed_lines: 500,
+            refused_from: None,
             uptime: 1000.0,
             interval: 5.0,
             max_series: 1000,

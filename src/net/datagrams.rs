@@ -257,8 +257,10 @@ fn read(
         shard.tally().listener.datagrams += 1;
         count_bytes(shard.tally(), datagram.bytes.len());
         fault::pass("datagram");
-        if !options.allow.permits(datagram.from.map(|from| from.ip())) {
+        let from = datagram.from.map(|from| from.ip());
+        if !options.allow.permits(from) {
             shard.tally().listener.refused += 1;
+            shard.note_refused(from);
             *done += 1;
             continue;
         }

@@ -395,7 +395,12 @@ struct Connections {
 
 impl Connections {
     fn admits(&self, (_, from): &Accepted) -> bool {
-        self.shared.options().allow.permits(from.map(|from| from.ip()))
+        let from = from.map(|from| from.ip());
+        let permits = self.shared.options().allow.permits(from);
+        if !permits {
+            self.shared.shard.borrow_mut().note_refused(from);
+        }
+        permits
     }
 
     /// Serves a connection if there is a slot for it. If there is none, it comes back with the reason, and another one is

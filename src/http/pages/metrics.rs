@@ -214,7 +214,7 @@ impl Shown {
                 @match &self.query.q {
                     Some(q) => p { b { "No series matches " code { (Wire(q)) } "." } },
                     None if narrowed => p { b { "No series matches." } },
-                    None if self.look.ledger.lines.read == 0 => p { b { "Nothing has arrived yet." } },
+                    None if self.look.ledger.lines.read == 0 => p { b { "No line was read yet." } },
                     None => p { b { "No series in the history." } },
                 }
                 p {

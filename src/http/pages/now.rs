@@ -95,10 +95,10 @@ pub(super) async fn page(
 
 impl Shown {
     fn content(&self) -> Markup {
-        let about = self.look.verdict.about;
+        let (level, about) = (self.look.verdict.level, self.look.verdict.about);
         html! {
             (self.to_do())
-            @if about == About::Empty { (self.first_steps()) }
+            @if about == About::Empty && level == Grade::Ok { (self.first_steps()) }
             section.tiles data-live="tiles" aria-label="Figures" { (self.tiles()) }
             div.grid {
                 (self.throughput())
