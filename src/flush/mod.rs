@@ -1042,11 +1042,13 @@ fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_dro
         );
     }
     for l in listeners {
-        let mut is_new = |what: &str, count: u64| count > 0 && repeats.is_new(&format!("{what} at {}", l.url), count);
-        if is_new("datagrams dropped by the kernel", l.kernel_drops) {
+        if l.kernel_drops > 0
+            && let Some(datagrams) =
+                repeats.due_now(&format!("datagrams dropped by the kernel at {}", l.url), l.kernel_drops)
+        {
             tracing::warn!(
                 listener = l.url,
-                datagrams = l.kernel_drops,
+                datagrams,
                 receive_buffer = l.receive_buffer,
                 "the kernel dropped datagrams"
             );
@@ -1058,6 +1060,7 @@ fn log_losses(partials: &[Partial], listeners: &[ListenerAccount], warned_of_dro
                 );
             }
         }
+        let mut is_new = |what: &str, count: u64| count > 0 && repeats.is_new(&format!("{what} at {}", l.url), count);
         if is_new("datagrams larger than `max_datagram`", l.truncated) {
             tracing::warn!(listener = l.url, datagrams = l.truncated, "datagrams were larger than `max_datagram`");
         }

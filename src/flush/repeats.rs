@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 /// How long a thing is only counted after it was said, in seconds.
 const WINDOW: f64 = 300.0;
 
+/// So many times as much as was said is worth saying before that.
+const MUCH_MORE: u64 = 10;
+
 /// Most things that are told apart: some of their names come from the wire.
 const MOST: usize = 64;
 
@@ -15,6 +18,8 @@ const OTHERS: &str = "further warnings";
 #[derive(Clone, Copy, Debug)]
 struct Logged {
     at: f64,
+    /// How much of it there was.
+    said: u64,
     /// How much of it came since then.
     held: u64,
 }
@@ -41,8 +46,18 @@ impl Repeats {
             said.held += count;
             return false;
         }
-        self.said.insert(what.to_string(), Logged { at: self.now, held: 0 });
+        self.said.insert(what.to_string(), Logged { at: self.now, said: count, held: 0 });
         true
+    }
+
+    /// How much of a thing is to be said now: it is new, or much more has come since it was said.
+    pub(super) fn due_now(&mut self, what: &str, count: u64) -> Option<u64> {
+        if self.is_new(what, count) {
+            return Some(count);
+        }
+        let said = self.said.get_mut(what).filter(|said| said.held >= said.said.saturating_mul(MUCH_MORE))?;
+        *said = Logged { at: self.now, said: said.held, held: 0 };
+        Some(said.said)
     }
 
     /// Ends an interval: the sums that are due, all of them at the last one. What did not come again is new the next time.
@@ -57,7 +72,7 @@ impl Repeats {
                 return false;
             }
             due.push((what.clone(), said.held, secs));
-            *said = Logged { at: now, held: 0 };
+            *said = Logged { at: now, said: said.held, held: 0 };
             true
         });
         due
@@ -90,6 +105,9 @@ mod tests {
         // 30 intervals after the first, and 9 after these until the next sum.
         assert_eq!(said, [(0.0, 0), (300.0, 450), (600.0, 135)]);
         repeats.begin(1000.0);
+        let said = [3, 20, 9, 100, 290, 10, 3000].map(|n| repeats.due_now("drops", n));
+        assert_eq!(said, [Some(3), None, None, Some(129), None, None, Some(3300)]);
+        assert_eq!(repeats.due(true), []);
         assert!(repeats.is_new("malformed lines", 1) && !repeats.is_new("malformed lines", 7));
         assert_eq!(repeats.due(true), [("malformed lines".to_string(), 7, 0.0)]);
         let new = (0..100).filter(|n| repeats.is_new(&format!("a tag {n}"), 1)).count();

@@ -46,6 +46,29 @@ fn a_loss_is_told_after_the_interval_that_had_it() {
 }
 
 #[test]
+fn many_more_drops_of_the_kernel_are_logged_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = format!("{QUICK}receive_buffer = \"4KiB\"\nreceive_buffer_force = false\n");
+    let daemon = Daemon::start(dir.path(), &config);
+    let (socket, to) = (UdpSocket::bind("127.0.0.1:0").expect("a port"), daemon.udp.expect("UDP"));
+    let drops = |status: &serde_json::Value| status["listeners"][0]["kernel_drops"].as_u64().expect("a number");
+    let mut lost = 0;
+    for times in [100, 10_000] {
+        daemon.signal("-STOP");
+        for _ in 0..times {
+            socket.send_to(b"hits:1|c", to).expect("sent");
+        }
+        daemon.signal("-CONT");
+        lost = drops(&daemon.flushed_when("the loss", |status| drops(status) > lost));
+    }
+    let log = daemon.stop();
+    let said = log.iter().filter(|line| line.contains("the kernel dropped datagrams"));
+    let said = said.map(|line| line.split("datagrams=").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok()));
+    let said: Vec<u64> = said.map(|number| number.expect("a number")).collect();
+    assert!(said.len() == 2 && said[1] >= 10 * said[0], "{said:?}: {log:?}");
+}
+
+#[test]
 fn a_tag_that_explodes_is_told_once_with_what_helps_whatever_senders_are_shown() {
     let dir = tempfile::tempdir().expect("a folder");
     let daemon = Daemon::start(dir.path(), &QUICK.replacen("200ms", "500ms", 1));
