@@ -239,6 +239,19 @@ impl Reasons {
         other.0.iter().for_each(|(reason, &count)| self.count(reason.clone(), count));
     }
 
+    /// Those that occurred, such as `memory 3, queue_full 12`.
+    pub fn text(&self) -> String {
+        self.iter().map(|(reason, n)| format!("{reason} {n}")).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What was added since earlier ones.
+    #[must_use]
+    pub fn since(&self, earlier: &Reasons) -> Reasons {
+        let mut fresh = self.clone();
+        fresh.subtract(earlier);
+        fresh
+    }
+
     /// Takes earlier ones away; what has not grown is left out.
     pub fn subtract(&mut self, earlier: &Reasons) {
         self.0.retain(|reason, count| {

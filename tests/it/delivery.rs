@@ -20,7 +20,7 @@ use crate::support::receiver::{
     Reply::{self, Breaks, Drips, Garbage, Nothing, Says, With},
     receiver,
 };
-use crate::support::{self, Daemon, alone, command, exit_within, least_of_three, sink, systole, text, with_sink};
+use crate::support::{self, Daemon, alone, command, exit_within, least_of_three, poll, sink, systole, text, with_sink};
 
 fn start(dir: &Path, options: &str) -> Daemon {
     Daemon::start(dir, &with_sink(options))
@@ -70,6 +70,36 @@ fn while_it_fails_the_status_says_how_and_since_when_something_waits() {
     let shown = sink(&status);
     assert!(shown["last_error"].as_str().is_some_and(|error| error.contains("answered 500: no")), "{shown}");
     assert!(shown["oldest_waiting"].as_f64() > Some(1e9) && shown["last_success"] == 0.0, "{shown}");
+}
+
+#[test]
+fn what_a_full_queue_dropped_is_logged_when_deliveries_succeed_again_and_at_the_stop() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let fails = Says(500, "no");
+    let (address, _requests) = receiver([vec![fails.clone(); 4], vec![Says(204, ""), fails]].concat());
+    let options = influx(address) + "queue = 1";
+    let daemon = Daemon::start(dir.path(), &format!("shutdown_grace = \"500ms\"\n{}", with_sink(&options)));
+    let dropped = |more_than: u64| {
+        let status = poll("more in a full queue", || {
+            daemon.send_udp(&[b"a:7|c"]);
+            let status = daemon.status();
+            if sink(&status)["dropped"]["queue_full"].as_u64() > Some(more_than) { Ok(status) } else { Err(status) }
+        });
+        (sink(&status)["dropped"]["queue_full"].as_u64().expect("a number"), status)
+    };
+    dropped(0);
+    let delivered = |status: &Value| sink(status)["delivered"].as_u64() > Some(0);
+    let before =
+        sink(&daemon.status_when("a delivery", delivered))["dropped"]["queue_full"].as_u64().expect("a number");
+    dropped(before);
+    let log = daemon.stop();
+    let said = |what: &str| -> u64 {
+        let line = log.iter().find(|line| line.contains(what)).unwrap_or_else(|| panic!("no {what}: {log:#?}"));
+        let number = line.split("queue_full ").nth(1).expect("a reason");
+        number.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).expect("a number")
+    };
+    assert!(said("delivering again; records were dropped meanwhile") > 0);
+    assert!(said("records were dropped since the last delivery") > 0);
 }
 
 #[test]

@@ -34,7 +34,7 @@ use crate::memory::{Holder, Level, Memory};
 use crate::snapshot::{Filter, Snapshot};
 use crate::supervise::{Gate, Part, Role, Supervisor};
 use crate::sys::{now, since};
-use crate::telemetry::SinkAccount;
+use crate::telemetry::{Reasons, SinkAccount};
 
 use super::Sink;
 use super::spool::{Spool, SpoolOptions};
@@ -172,6 +172,8 @@ struct State {
     spool: Option<PathBuf>,
     /// Intervals in the spool.
     spooled_intervals: usize,
+    /// What was dropped until the last delivery.
+    dropped_before: Reasons,
     /// Records in delivery that had to make room in the spool: counted as spooled, but not on disk any more.
     evicted: u64,
     /// A thread works on the spool.
@@ -327,6 +329,11 @@ impl Shared {
     fn close_account(&self) -> SinkAccount {
         let sink = &self.name;
         let mut state = self.state();
+        let fresh = state.account.dropped.since(&state.dropped_before);
+        // What is lost with the stop is said by itself.
+        if fresh.lost() > fresh.of("shutdown") {
+            tracing::warn!(sink, dropped = fresh.text(), "records were dropped since the last delivery");
+        }
         let evicted = std::mem::take(&mut state.evicted);
         if evicted > 0 {
             state.account.spooled = state.account.spooled.saturating_sub(evicted);

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::supervise::{Panic, catch, caught};
 use crate::sys::{self, now, unix_time};
+use crate::telemetry::Reasons;
 
 use super::super::blocking::run_in_place;
 use super::super::spool::Order;
@@ -354,6 +355,7 @@ impl Driver {
         state.evicted = 0;
         state.is_failing = false;
         shared.let_go_of(&item.snapshot);
+        let dropped = state.account.dropped.since(&state.dropped_before);
         let account = &mut state.account;
         match item.position {
             // The spool follows at once; until then the account is ahead of it.
@@ -371,6 +373,7 @@ impl Driver {
             }
         }
         account.delivered += delivered;
+        let dropped_by_now = account.dropped.clone();
         if excess > 0 && !std::mem::replace(&mut self.has_told_excess, true) {
             tracing::error!(
                 sink = shared.name,
@@ -398,7 +401,8 @@ impl Driver {
                 "records cannot be encoded for this sink; they are dropped"
             );
         }
-        self.failure_log.recovered(&shared.options());
+        self.failure_log.recovered(&shared.options(), &dropped);
+        state.dropped_before = dropped_by_now;
         self.is_failing = false;
         self.pause = FIRST_PAUSE;
     }
@@ -451,9 +455,18 @@ impl FailureLog {
         );
     }
 
-    fn recovered(&mut self, options: &DriverOptions) {
-        if self.failures > 0 {
-            tracing::info!(sink = options.name, failures = self.failures, "delivering again");
+    /// With what was dropped meanwhile.
+    fn recovered(&mut self, options: &DriverOptions, dropped: &Reasons) {
+        let (sink, failures) = (&options.name, self.failures);
+        if failures > 0 && !dropped.is_empty() {
+            tracing::warn!(
+                sink,
+                failures,
+                dropped = dropped.text(),
+                "delivering again; records were dropped meanwhile"
+            );
+        } else if failures > 0 {
+            tracing::info!(sink, failures, "delivering again");
         }
         *self = FailureLog::default();
     }
