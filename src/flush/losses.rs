@@ -59,14 +59,16 @@ impl Losses {
     pub(super) fn of_sources(&mut self, now: &Ledger, before: &Ledger) {
         for (name, sink) in &now.sinks {
             let fresh = before.sinks.get(name).map_or_else(|| sink.clone(), |before| sink.since(before));
-            if fresh.dropped.lost() > 0 {
-                let reasons: Vec<String> = fresh.dropped.iter().map(|(why, n)| format!("{why} {n}")).collect();
+            let mut lost = fresh.dropped;
+            // It is not meant for it, and no loss.
+            lost.clear("unsupported");
+            if let Some((most, _)) = lost.iter().max_by_key(|(_, n)| *n) {
                 let error = sink.last_error.as_ref().map_or_else(String::new, |error| format!("; {error}"));
                 self.warnings.push(Concern::Sink.says(format!(
-                    "sink {name} dropped {} records in the last interval ({}){error}: see to its receiver, and give it \
-                     a `spool`",
-                    fresh.dropped.total(),
-                    reasons.join(", ")
+                    "sink {name} dropped {} records in the last interval ({}){error}: {}",
+                    lost.total(),
+                    lost.text(),
+                    remedy(most)
                 )));
             }
         }
@@ -89,6 +91,22 @@ impl Losses {
     /// All of them.
     pub(super) fn warnings(&self) -> Arc<[Warning]> {
         self.warnings.iter().cloned().collect()
+    }
+}
+
+/// What helps where a sink drops for this reason.
+fn remedy(reason: &str) -> &'static str {
+    match reason {
+        "queue_full" => "see to its receiver, and give it a `spool`",
+        "memory" => "see to its receiver, or raise `max_memory`",
+        "spool_full" => "see to its receiver, or raise `max` of its `spool`",
+        "spool_expired" => "see to its receiver, or raise `max_age` of its `spool`",
+        "spool_damaged" => "see to the disk of its `spool`",
+        "max_series" => "raise `max_series`, or give the sink an `exclude`",
+        "refused" => "see to its receiver: the log has its answer",
+        "conflict" => "rename one of the series with a rule: the log has their name",
+        "closed" => "let somebody read its standard output",
+        _ => "the log says why",
     }
 }
 
@@ -191,6 +209,7 @@ mod tests {
         let at = |dropped, port| {
             let mut sink = SinkAccount::default();
             sink.dropped.count("queue_full", dropped);
+            sink.dropped.count("unsupported", dropped * 2);
             Ledger {
                 sinks: [("a".into(), sink)].into(),
                 ports: [("https://x".into(), port)].into(),
@@ -205,7 +224,10 @@ mod tests {
             losses.warnings().iter().map(|warning| warning.text.clone()).collect::<Vec<_>>()
         });
         let first = said.next().expect("sentences");
-        assert!(first[0].starts_with("sink a dropped 4 records") && first[0].contains("queue_full 4"), "{first:?}");
+        let advice =
+            "sink a dropped 4 records in the last interval (queue_full 4): see to its receiver, and give it a `spool`";
+        assert_eq!(first[0], advice);
+        assert!(!remedy("max_series").contains("spool"));
         assert!(first[1].starts_with("https://x: the changed certificate cannot be used"), "{first:?}");
         assert_eq!((first.len(), said.next().expect("sentences").len()), (2, 1));
         assert_eq!(said.next().expect("sentences").len(), 0);

@@ -224,6 +224,11 @@ impl Reasons {
         self.total() - self.of("unsupported")
     }
 
+    /// Forgets a reason.
+    pub fn clear(&mut self, reason: &str) {
+        self.0.remove(reason);
+    }
+
     /// Whether none occurred.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
