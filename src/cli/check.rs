@@ -1,20 +1,24 @@
 //! `systole check`: validates a configuration, and the files of TLS that it names, runs its tests, and prints the effective one.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
+use hyper::Method;
+use serde_json::Value;
 
 use crate::assemble;
 use crate::cluster_bus::BusError;
 use crate::config::{Config, Role, Sources, example, print};
 use crate::daemon::connect_bus;
+use crate::http_client::{HttpClient, Tls};
 use crate::ports::ServerTls;
 
 use super::progress::Progress;
 use super::{ConfigArgs, FAILED, colours, config_tests, load_loudly, sources};
 
-/// Longest wait for the bus.
+/// Longest wait for the bus, and for a page.
 const PATIENCE: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(50);
 
@@ -96,10 +100,15 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
         for sink in &config.sinks {
             match sink.kind.spec().probe() {
                 Ok(found) => out.push_str(&format!("sink {}: {found}\n", sink.name)),
-                Err(problem) => {
-                    out.push_str(&format!("sink {}: {problem}\n", sink.name));
-                    code = FAILED;
-                }
+                Err(problem) => match sink.kind.spec().listens_at().filter(|address| is_served(&config, *address)) {
+                    Some(address) => {
+                        out.push_str(&format!("sink {}: a systole that runs serves {address}\n", sink.name));
+                    }
+                    None => {
+                        out.push_str(&format!("sink {}: {problem}\n", sink.name));
+                        code = FAILED;
+                    }
+                },
             }
         }
     }
@@ -114,6 +123,22 @@ pub(super) fn run(args: &CheckArgs) -> u8 {
     }
     drop(trying);
     if super::print(out.as_bytes()) { code } else { FAILED }
+}
+
+/// Whether the daemon with the page of this configuration runs, and has this port.
+fn is_served(config: &Config, address: SocketAddr) -> bool {
+    let Some(page) = config.http.address else { return false };
+    let scheme = if config.http.tls.is_on() { "https" } else { "http" };
+    let url = format!("{scheme}://{page}/api/v1/status");
+    let token = config.http.token.as_deref();
+    let asked = super::runtime().and_then(|runtime| {
+        let client = HttpClient::with(&Tls::default()).map_err(|error| error.to_string())?;
+        let answer = runtime.block_on(client.ask(Method::GET, &url, None, token, PATIENCE));
+        answer.map_err(|error| error.to_string())
+    });
+    let status: Value = asked.ok().and_then(|answer| serde_json::from_slice(&answer.body).ok()).unwrap_or_default();
+    let mut ports = status["ports"].as_object().into_iter().flatten();
+    ports.any(|(port, _)| port.ends_with(&format!("//{address}")))
 }
 
 /// Tries the bus: connects and reads, and changes nothing.

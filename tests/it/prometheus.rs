@@ -142,6 +142,26 @@ fn a_port_that_is_taken_is_told_at_the_start() {
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
 }
 
+#[test]
+fn a_port_that_the_daemon_has_that_runs_is_no_mistake() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (daemon, address) = start_with(dir.path(), "", "");
+    let page = daemon.http.expect("a page");
+    let file = dir.path().join("again.toml");
+    let check = |port: SocketAddr| {
+        let sink = format!("[[sink]]\ntype = \"prometheus\"\naddress = \"{port}\"\n");
+        std::fs::write(&file, format!("[http]\naddress = \"{page}\"\n{sink}")).expect("written");
+        let output = systole(&["check", "--connect", "-c", file.to_str().expect("plain")], b"");
+        (output.status.code(), text(&output.stdout))
+    };
+    let (code, said) = check(address);
+    assert!(code == Some(0) && said.contains(&format!(": a systole that runs serves {address}\n")), "{said}");
+    let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (code, said) = check(other.local_addr().expect("bound"));
+    assert!(code == Some(1) && said.contains("cannot serve"), "{said}");
+    daemon.stop();
+}
+
 /// Names of the samples of an exposition.
 fn names(body: &str) -> BTreeSet<&str> {
     let samples = body.lines().filter(|line| !line.starts_with('#'));
