@@ -106,10 +106,12 @@ pub(super) fn options(config: &Config, folder: &StateFolder, started: Instant) -
 /// Begins a run, and says if the last one had no clean end.
 pub(super) fn begin_run(folder: &StateFolder, journal: &Journal) {
     if let Some(since) = folder.begin_run() {
-        let last = format!("its last sign of life was {since:.0} s before this start");
+        // As the status has it.
+        let since = since.ceil();
+        let last = format!("its last sign of life was {since} s before this start");
         journal.add_start(unix_time(), "the last process ended without a clean stop", &last);
         tracing::warn!(
-            last_sign_of_life = format!("{since:.0} s ago"),
+            last_sign_of_life = format!("{since} s ago"),
             "the last process ended without a clean stop; what it had received since its last state, and not delivered, is lost"
         );
     }

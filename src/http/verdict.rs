@@ -254,7 +254,8 @@ fn left_behind(state: &StateStatus, uptime: f64) -> Vec<Warning> {
     }
     let says = |short: String, text: String| Warning { short: Some(short), ..Concern::LastProcess.says(text) };
     let unclean = state.unclean_stop.map(|secs| {
-        let short = format!("the last process ended without a clean stop, {} s unaccounted", amount(secs.ceil()));
+        let short =
+            format!("the last process ended without a clean stop, at most {} s unaccounted", amount(secs.ceil()));
         let why = "what it received after its last sign of life, and had not delivered, is lost";
         says(short.clone(), format!("{short}: {why}"))
     });

@@ -143,7 +143,7 @@ fn gauges_and_longer_intervals_go_on_after_a_crash_as_of_the_last_state() {
     send(&daemon, "g:+2|g\n", &mut 0);
     let status = daemon.next_flush();
     assert!(status["unclean_stop"].as_f64().is_some_and(|since| (0.0..60.0).contains(&since)), "{status}");
-    let said = "The last process ended without a clean stop, ";
+    let said = "The last process ended without a clean stop, at most ";
     let (verdict, warnings) = (&status["verdict"], status["warnings"].to_string());
     assert!(
         verdict["level"] == "warning" && verdict["sentence"].as_str().is_some_and(|it| it.starts_with(said)),
