@@ -247,8 +247,14 @@ fn listener(listener: &Value) -> String {
     let url = Escaped(listener["url"].as_str().unwrap_or("")).to_string();
     let n = |key: &str| account::count(&listener[key]);
     let is_stream = n("receive_buffer") == 0 && n("kernel_drops") == 0;
+    let taken_over = match n("connections_taken_over") {
+        0 => String::new(),
+        n => format!(" and {} taken over", grouped(n)),
+    };
     let mut text = match is_stream {
-        true => format!("{url}  {} connections, {} read", grouped(n("connections")), bytes(n("bytes") as f64)),
+        true => {
+            format!("{url}  {} connections{taken_over}, {} read", grouped(n("connections")), bytes(n("bytes") as f64))
+        }
         false => {
             let peak = percent(listener["queue_peak"].as_f64().unwrap_or(0.0));
             let (datagrams, drops) = (grouped(n("datagrams")), grouped(n("kernel_drops")));

@@ -320,9 +320,9 @@ struct Seen<'a> {
     now: f64,
     /// Times of the last hour that lost data.
     recent: &'a [LostTime],
-    /// Lines of closed intervals.
     /// Who sent what `allow` refused, if that is known.
     refused_from: Option<IpAddr>,
+    /// Lines of closed intervals.
     closed_lines: u64,
     /// Seconds since the start.
     uptime: f64,
@@ -477,10 +477,10 @@ impl Seen<'_> {
             return self.calm_merging();
         }
         let read = self.ledger.lines.read;
-        if read == 0 {
         if let Some(refused) = self.all_refused() {
             return refused;
         }
+        if read == 0 {
             let listener = self.ledger.listeners.first().map_or("udp://127.0.0.1:8125", |listener| &listener.url);
             let (listening, within) = (format!("Listening on {listener}."), amount(self.interval));
             let to = if listener.ends_with(":8125") { String::new() } else { format!(" --to {listener}") };
@@ -506,7 +506,6 @@ impl Seen<'_> {
         Finding::new(Grade::Ok, About::Fine, "All data accounted for".into(), detail)
     }
 
-    /// A loss of the last hour, in few words; one of the last minute is a finding of its own.
     /// That nothing was read, for `allow` refuses it.
     fn all_refused(&self) -> Option<Finding> {
         let of = |listener: &ListenerAccount| match listener.connections_refused.total() {
@@ -527,6 +526,7 @@ impl Seen<'_> {
         Some(finding.action("Add the networks of those who send to `allow` of the listener"))
     }
 
+    /// A loss of the last hour, in few words; one of the last minute is a finding of its own.
     fn past_loss(&self) -> Option<Pill> {
         let lost = self.recent.last().filter(|lost| !self.is_fresh(lost))?;
         let times = match self.recent.len() {
@@ -1022,8 +1022,8 @@ mod tests {
         let seen = Seen {
             now: END + secs,
             recent: &recent,
-            closed_lines: 500,
             refused_from: None,
+            closed_lines: 500,
             uptime: 1000.0,
             interval: 5.0,
             max_series: 1000,

@@ -436,7 +436,10 @@ impl Connections {
             return self.shared.refuse(Refusal::NotAllowed);
         }
         match self.slots.take(from.map(|from| from.ip()), Instant::now()) {
-            Ok(slot) => self.admit(accepted, slot, begun),
+            Ok(slot) => {
+                self.shared.shard.borrow_mut().tally().listener.connections_taken_over += 1;
+                self.admit(accepted, slot, begun);
+            }
             Err(why) => self.shared.refuse(why),
         }
     }

@@ -69,6 +69,8 @@ accounts! {
             metric("systole_connections_refused");
         /// Connections accepted.
         Counter connections: u64, series("connections"), metric("systole_connections");
+        /// Connections read on with after an upgrade; the process before has accepted and counted them.
+        Counter connections_taken_over: u64, series("connections_taken_over"), rare(), metric("systole_connections_taken_over");
         /// Datagrams that the deadline of a stop left unread.
         Counter unread: u64, series("unread"), rare(), metric("systole_unread");
         /// Bytes, of datagrams and of connections, that the deadline of a stop, or closing a connection, left unread.

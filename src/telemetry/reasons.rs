@@ -239,11 +239,6 @@ impl Reasons {
         self.0.iter().map(|(reason, &count)| (&**reason, count))
     }
 
-    /// Adds others.
-    pub fn add(&mut self, other: &Reasons) {
-        other.0.iter().for_each(|(reason, &count)| self.count(reason.clone(), count));
-    }
-
     /// Those that occurred, such as `memory 3, queue_full 12`.
     pub fn text(&self) -> String {
         self.iter().map(|(reason, n)| format!("{reason} {n}")).collect::<Vec<_>>().join(", ")
@@ -255,6 +250,11 @@ impl Reasons {
         let mut fresh = self.clone();
         fresh.subtract(earlier);
         fresh
+    }
+
+    /// Adds others.
+    pub fn add(&mut self, other: &Reasons) {
+        other.0.iter().for_each(|(reason, &count)| self.count(reason.clone(), count));
     }
 
     /// Takes earlier ones away; what has not grown is left out.

@@ -438,6 +438,9 @@ fn connections_are_passed_on_in_the_middle_of_a_line() {
         silent.write_all(b"y:1|c\n").expect("sent");
     }
     status_when(ports.page, "all lines", |status| status["lines"]["read"] == 102);
+    let screen = systole(&["status", "--token", "secret", "--url", &format!("http://{}", ports.page)], b"");
+    let screen = text(&screen.stdout);
+    assert!(screen.contains("  0 connections and 101 taken over, "), "{screen}");
     drop((tcp, unix, long, silent));
     heir.expect("two took over").stop();
     assert_eq!((sum(dir.path(), "x"), sum(dir.path(), "y")), (24.0, 100.0));

@@ -126,6 +126,22 @@ fn before_the_first_interval_closes_nothing_is_said_of_the_data() {
 }
 
 #[test]
+fn where_allow_refuses_all_that_is_said_and_from_where_it_comes() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = QUICK.replacen("[[listen]]\n", "[[listen]]\nallow = [\"10.0.0.0/8\"]\n", 1);
+    let daemon = Daemon::start(dir.path(), &config);
+    daemon.send_udp(&[b"a:1|c", b"a:1|c"]);
+    daemon.flushed_when("refusals", |status| status["listeners"][0]["refused"] == 2);
+    let said = " All that arrives is refused by allow  2 datagrams refused at udp://127.0.0.1:";
+    until("the verdict", || status(&daemon).1.contains(said));
+    let screen = status(&daemon).1;
+    assert!(screen.contains(", the last from 127.0.0.1: not in its `allow`.\n  What to do: Add the "), "{screen}");
+    let page = daemon.get("/").1;
+    assert!(heading(&page).starts_with("All that arrives is refused") && !page.contains("Send something"), "{page}");
+    daemon.stop();
+}
+
+#[test]
 fn what_has_stopped_is_behind_what_is_sent_and_has_no_rate() {
     let dir = tempfile::tempdir().expect("a folder");
     let daemon = Daemon::start(dir.path(), QUICK);
@@ -148,22 +164,6 @@ fn what_has_stopped_is_behind_what_is_sent_and_has_no_rate() {
         if page.contains("none, ") { Ok(page) } else { Err(page) }
     });
     assert!(page.contains("app.loud"), "{page}");
-#[test]
-fn where_allow_refuses_all_that_is_said_and_from_where_it_comes() {
-    let dir = tempfile::tempdir().expect("a folder");
-    let config = QUICK.replacen("[[listen]]\n", "[[listen]]\nallow = [\"10.0.0.0/8\"]\n", 1);
-    let daemon = Daemon::start(dir.path(), &config);
-    daemon.send_udp(&[b"a:1|c", b"a:1|c"]);
-    daemon.flushed_when("refusals", |status| status["listeners"][0]["refused"] == 2);
-    let said = " All that arrives is refused by allow  2 datagrams refused at udp://127.0.0.1:";
-    until("the verdict", || status(&daemon).1.contains(said));
-    let screen = status(&daemon).1;
-    assert!(screen.contains(", the last from 127.0.0.1: not in its `allow`.\n  What to do: Add the "), "{screen}");
-    let page = daemon.get("/").1;
-    assert!(heading(&page).starts_with("All that arrives is refused") && !page.contains("Send something"), "{page}");
-    daemon.stop();
-}
-
     let shown = daemon.get("/series/show?kind=counter&name=app.loud").1;
     assert!(shown.contains("stopped, last seen ") && shown.contains("Sent by"), "{shown}");
     daemon.stop();
