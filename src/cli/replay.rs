@@ -298,6 +298,15 @@ fn exposition(config: &Config) -> Exposition {
     first.map_or(all.clone(), |spec| spec.names_of(all))
 }
 
+/// What the configuration's first sink for Influx calls things.
+fn influx_naming(config: &Config) -> influx::Naming {
+    let naming = config.sinks.iter().find_map(|sink| match &sink.kind {
+        SinkKind::Influx(spec) => Some(spec.naming()),
+        _ => None,
+    });
+    naming.unwrap_or_default()
+}
+
 impl Replay {
     fn new(config: Config, args: &ReplayArgs) -> Replay {
         let only = args.only.clone();
@@ -545,7 +554,7 @@ impl Replay {
             Format::Influx => {
                 self.leave_out(&mut snapshot);
                 snapshot.sort();
-                influx::Encoder::new(&snapshot).fill(&mut self.out, usize::MAX);
+                influx::Encoder::new(&snapshot).named(influx_naming(&self.config)).fill(&mut self.out, usize::MAX);
             }
             Format::Statsd => {
                 self.leave_out(&mut snapshot);

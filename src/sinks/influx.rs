@@ -1,20 +1,23 @@
 //! InfluxDB over HTTP: line protocol to the write endpoints of versions 1, 2 and 3, gzipped.
 //!
 //! A series is a measurement of its name, with its tags and, as telegraf has it, a tag `metric_type`; fields are those of
-//! [`crate::snapshot::Row`]. Times are in milliseconds. The same interval written twice is the same points, so that a delivery
+//! [`crate::snapshot::Row`], or with [`Naming::Telegraf`] those of telegraf. Times are in milliseconds. The same interval written twice is the same points, so that a delivery
 //! that failed halfway is repeated as it is. Events, checks and changes of presence are points of `systole_notices`.
 //!
 //! What Influx refuses permanently (a status 4xx other than those that pass or that a change of configuration ends) is dropped and counted
 //! (`refused`), batch by batch; of a partial write what it says that it dropped. A time that nanoseconds since 1970 do not hold, and
 //! an event longer than a text field, have no form (`unencodable`).
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use hyper::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 
 use crate::codec::{Record, RecordType, records};
 use crate::http_client::{Tls, append, masked};
+use crate::protocol::Kind;
 use crate::series::Series;
+use crate::settings::choice;
 use crate::snapshot::{FieldName, Snapshot, write_number};
 use crate::untrusted::{in_url, is_active};
 
@@ -30,6 +33,56 @@ const MOST_TEXT_BYTES: usize = 64_000;
 
 /// Unix seconds from which on a time has no form: Influx keeps nanoseconds.
 const TOO_LATE: f64 = 9.2e9;
+
+/// What measurements and fields are called, and of which type fields are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Naming {
+    /// Names as they are, fields as everywhere here, all of them floats.
+    #[default]
+    Systole,
+    /// As telegraf's input statsd has it (its README, "Measurements"), so that a database of its goes on: `_` for dots, `lower`, `upper`
+    /// and `90_percentile`, `timing` for `timer`, and counters, sets and counts are whole numbers.
+    Telegraf,
+}
+
+impl Naming {
+    /// Each with its word in the configuration.
+    const NAMES: [(&'static str, Naming); 2] = [("systole", Naming::Systole), ("telegraf", Naming::Telegraf)];
+
+    fn measurement(self, name: &str) -> Cow<'_, str> {
+        match self {
+            Naming::Systole => name.into(),
+            Naming::Telegraf => name.replace('.', "_").into(),
+        }
+    }
+
+    fn kind(self, kind: Kind) -> &'static str {
+        match (self, kind) {
+            (Naming::Telegraf, Kind::Timer) => "timing",
+            _ => RecordType::of(kind).name(),
+        }
+    }
+
+    fn field<'a>(self, name: &'a str) -> Cow<'a, str> {
+        if self == Naming::Systole {
+            return name.into();
+        }
+        match name {
+            "min" => "lower".into(),
+            "max" => "upper".into(),
+            name => match name.strip_prefix('p') {
+                Some(percentile) => format!("{percentile}_percentile").into(),
+                None => name.into(),
+            },
+        }
+    }
+
+    /// Whether a field is a whole number. A type of a field is for ever in a database.
+    fn is_whole(self, kind: Kind, field: &str) -> bool {
+        let is_counted = matches!(kind, Kind::Counter | Kind::Meter | Kind::Set) && field == "value";
+        self == Naming::Telegraf && (is_counted || field == "count")
+    }
+}
 
 /// `influx` in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,6 +102,7 @@ pub struct InfluxSpec {
     bucket: String,
     /// Of versions 2 and 3.
     token: String,
+    naming: Naming,
     /// Compress batches.
     gzip: bool,
     tls: Tls,
@@ -67,6 +121,7 @@ impl Default for InfluxSpec {
             org: none(),
             bucket: none(),
             token: none(),
+            naming: Naming::Systole,
             gzip: true,
             tls: Tls::default(),
         }
@@ -96,6 +151,8 @@ impl Spec for InfluxSpec {
         visitor.example("bucket", "\"metrics\"");
         visitor.field("token", "Token of versions 2 and 3.", Opt::Secret(&mut self.token));
         visitor.example("token", "\"a secret\"");
+        let doc = "What measurements and fields are called: with \"telegraf\" as telegraf has it, counters, sets and counts as whole numbers.";
+        choice(visitor, "naming", doc, &Naming::NAMES, &mut self.naming);
         visitor.field("gzip", "Compress requests.", Opt::Flag(&mut self.gzip));
         one_login(visitor, &self.url, !self.username.is_empty() || !self.token.is_empty());
         tls(visitor, &mut self.tls);
@@ -134,6 +191,11 @@ impl Spec for InfluxSpec {
 }
 
 impl InfluxSpec {
+    /// What everything is called.
+    pub(crate) fn naming(&self) -> Naming {
+        self.naming
+    }
+
     fn endpoint(&self) -> String {
         let query = |name: &str, value: &str| match value {
             "" => String::new(),
@@ -196,7 +258,7 @@ impl InfluxSink {
 impl Sink for InfluxSink {
     fn deliver<'a>(&'a mut self, snapshot: &'a Arc<Snapshot>) -> Delivery<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
-            let mut encoder = Encoder::new(snapshot);
+            let mut encoder = Encoder::new(snapshot).named(self.target.naming);
             let (mut refused, mut bytes) = (0, 0);
             let mut batch = Vec::new();
             loop {
@@ -220,6 +282,7 @@ impl Sink for InfluxSink {
 /// An interval as line protocol, batch by batch (docs.influxdata.com, "Line protocol").
 pub struct Encoder<'a> {
     snapshot: &'a Snapshot,
+    naming: Naming,
     /// The next point; `None` when only events are left.
     next: Option<usize>,
     is_done: bool,
@@ -229,7 +292,14 @@ pub struct Encoder<'a> {
 impl<'a> Encoder<'a> {
     /// Begins an interval.
     pub fn new(snapshot: &'a Snapshot) -> Encoder<'a> {
-        Encoder { snapshot, next: Some(0), is_done: false, unencodable: Unencodable::default() }
+        let unencodable = Unencodable::default();
+        Encoder { snapshot, naming: Naming::Systole, next: Some(0), is_done: false, unencodable }
+    }
+
+    /// What everything is called.
+    #[must_use]
+    pub fn named(self, naming: Naming) -> Encoder<'a> {
+        Encoder { naming, ..self }
     }
 
     /// Appends lines until `limit` bytes or a little more are there; how many. 0 if there is nothing left.
@@ -247,7 +317,7 @@ impl<'a> Encoder<'a> {
                     self.unencodable.add(row.series, "its time is beyond what nanoseconds hold");
                     continue;
                 }
-                line(row.series, &row.fields, (row.time * 1e3).round() as i64, out);
+                line(self.naming, row.series, &row.fields, (row.time * 1e3).round() as i64, out);
                 lines += 1;
             }
             self.next = None;
@@ -279,16 +349,15 @@ fn event_line(event: &Record, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
-fn line(series: &Series, fields: &[(FieldName, f64)], time: i64, out: &mut Vec<u8>) {
+fn line(naming: Naming, series: &Series, fields: &[(FieldName, f64)], time: i64, out: &mut Vec<u8>) {
     let start = out.len();
-    escape(series.name(), ", ", out);
+    escape(&naming.measurement(series.name()), ", ", out);
     if out[start] == b'#' {
         // The line would be a comment.
         out[start] = b'_';
     }
     out.extend_from_slice(b",metric_type=");
-    let kind = RecordType::of(series.kind());
-    out.extend_from_slice(kind.name().as_bytes());
+    out.extend_from_slice(naming.kind(series.kind()).as_bytes());
     let mut tags = series.tags().peekable();
     while let Some((key, value)) = tags.next() {
         out.push(b',');
@@ -305,9 +374,15 @@ fn line(series: &Series, fields: &[(FieldName, f64)], time: i64, out: &mut Vec<u
     }
     for (n, (name, value)) in fields.iter().enumerate() {
         out.push(if n == 0 { b' ' } else { b',' });
-        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(naming.field(name).as_bytes());
         out.push(b'=');
-        write_number(out, *value);
+        if naming.is_whole(series.kind(), name) {
+            // Beyond 64 bits it is the most of them.
+            out.extend_from_slice(itoa::Buffer::new().format(value.round() as i64).as_bytes());
+            out.push(b'i');
+        } else {
+            write_number(out, *value);
+        }
     }
     out.push(b' ');
     out.extend_from_slice(itoa::Buffer::new().format(time).as_bytes());
@@ -335,7 +410,6 @@ fn escape(text: &str, special: &str, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::Kind;
 
     #[test]
     fn names_tags_and_values_are_escaped() {
@@ -343,13 +417,14 @@ mod tests {
             [("a b", Some("c,d=e")), ("k", None), ("m", Some("1")), ("m", Some("2")), ("metric_type", Some("x\\"))];
         let mut out = Vec::new();
         line(
+            Naming::Systole,
             &Series::new(Kind::Counter, "api hits,x=y\n", &tags),
             &[("value".into(), 3.0), ("rate".into(), 0.3)],
             1_700_000_000_000,
             &mut out,
         );
         let mut comment = Vec::new();
-        line(&Series::new(Kind::Gauge, "#g", &[]), &[("value".into(), 1.0)], 5, &mut comment);
+        line(Naming::Systole, &Series::new(Kind::Gauge, "#g", &[]), &[("value".into(), 1.0)], 5, &mut comment);
         assert_eq!(comment, b"_g,metric_type=gauge value=1 5\n");
         let expected = "api\\ hits\\,x=y_,metric_type=counter,a\\ b=c\\,d\\=e,k=true,m=1|2,metric_type_=x_ value=3,rate=0.3 \
                         1700000000000\n";

@@ -51,6 +51,39 @@ fn each_version_gets_its_endpoint_and_its_credentials() {
 }
 
 #[test]
+fn telegrafs_names_and_types_let_its_database_go_on() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (address, requests) = receiver(vec![Says(204, "")]);
+    let options = format!("url = \"http://{address}\"\ngzip = false\ndatabase = \"d\"\nnaming = \"telegraf\"");
+    let daemon = start(dir.path(), &options);
+    daemon.send_udp(&[b"a.c:1|c|@0.3\na.g:2|g\na.s:x|s\na.t:7|ms\na.h:5|h"]);
+    let body = requests.recv_timeout(Duration::from_secs(20)).expect("a request").text();
+    for start in [
+        "a_c,metric_type=counter value=3i,rate=",
+        "a_g,metric_type=gauge value=2 ",
+        "a_s,metric_type=set value=1i ",
+        "a_t,metric_type=timing count=1i,rate=",
+        "a_h,metric_type=histogram count=1i,",
+    ] {
+        assert!(body.lines().any(|line| line.starts_with(start)), "{start}: {body}");
+    }
+    let fields = ",sum=7,lower=7,upper=7,mean=7,median=7,stddev=0,50_percentile=7,90_percentile=7,";
+    assert!(body.contains(fields) && body.contains(",99.9_percentile=7 "), "{body}");
+    daemon.stop();
+    // A replay calls things as the sink of its configuration does.
+    let (config, capture) = (dir.path().join("sink.toml"), dir.path().join("c.jsonl"));
+    std::fs::write(&config, format!("[[sink]]\ntype = \"influx\"\n{options}\n")).expect("written");
+    std::fs::write(&capture, json!({"t": 0, "data": "a.c:1|c"}).to_string()).expect("written");
+    let [config, capture] = [&config, &capture].map(|path| path.to_str().expect("plain"));
+    let output = systole(&["replay", "-c", config, "--as", "influx", capture], b"");
+    assert!(
+        text(&output.stdout).starts_with("a_c,metric_type=counter value=1i,rate=0.1 10000\n"),
+        "{}",
+        text(&output.stdout)
+    );
+}
+
+#[test]
 fn what_is_refused_for_good_is_counted_and_what_may_pass_is_tried_again() {
     let partial = r#"{"error":"partial write: field type conflict: input field \"value\" dropped=2"}"#;
     for (answers, dropped, delivered) in [

@@ -2,7 +2,7 @@
 
 use toml::{Table, Value};
 
-use super::{Import, table, telegraf_outputs};
+use super::{Entry, Import, table, telegraf_outputs};
 
 pub(super) fn read(text: &str) -> Result<Import, String> {
     let file: Table = text.parse().map_err(|error: toml::de::Error| error.to_string().trim().replace('\n', ", "))?;
@@ -21,6 +21,11 @@ pub(super) fn read(text: &str) -> Result<Import, String> {
             telegraf_outputs::output(kind, &place, output.as_table().cloned().unwrap_or_default(), &mut import);
         }
     }
+    database(inputs.map_or(&[], Vec::as_slice), &mut import);
+    let inputs = file.get("inputs").and_then(Value::as_table).into_iter().flat_map(Table::keys);
+    for kind in inputs.filter(|kind| *kind != "statsd") {
+        import.leave(&format!("inputs.{kind}"), "telegraf goes on to collect it");
+    }
     for part in ["processors", "aggregators"] {
         for kind in file.get(part).and_then(Value::as_table).into_iter().flat_map(Table::keys) {
             import.leave(
@@ -32,9 +37,45 @@ pub(super) fn read(text: &str) -> Result<Import, String> {
     Ok(import)
 }
 
+/// Lets a database of telegraf's go on under its names and types, where they are those that the sink has.
+fn database(inputs: &[Value], import: &mut Import) {
+    const FLOATS: [&str; 3] = ["float_counters", "float_timings", "float_sets"];
+    let is_influx = |entry: &&mut Entry| entry.table.get("type").and_then(Value::as_str) == Some("influx");
+    let mut sinks = import.entries.iter_mut().filter(is_influx).peekable();
+    if sinks.peek().is_none() {
+        return;
+    }
+    let has_floats = |input: &Value| FLOATS.iter().any(|key| input.get(key).and_then(Value::as_bool) == Some(true));
+    let separates = |input: &Value| input.get("metric_separator").and_then(Value::as_str).is_some_and(|by| by != "_");
+    if inputs.iter().any(|input| has_floats(input) || separates(input)) {
+        return import.note(
+            "fields of a timer are `min`, `max` and `p90` in place of `lower`, `upper` and `90_percentile`, and all numbers are floats: \
+             use a new database where telegraf has written integers, because InfluxDB refuses what changes the type of a field; \
+             `naming = \"telegraf\"` of the sink has `_` for dots and integers for counters, sets and counts",
+        );
+    }
+    sinks.for_each(|sink| drop(sink.table.insert("naming".into(), "telegraf".into())));
+    import.note(
+        "the sink influx has telegraf's names and types (`naming`), so that its database may go on; while both run, give one of them \
+         another database, or each point is written twice",
+    );
+}
+
 /// The tags of all, and the interval.
 fn agent(file: &Table, import: &mut Import) {
     let agent = file.get("agent").and_then(Value::as_table).cloned().unwrap_or_default();
+    for (key, value) in &agent {
+        let why = match key.as_str() {
+            "interval" | "flush_interval" | "hostname" | "omit_hostname" => continue,
+            "metric_batch_size" => "a sink sends an interval at a time",
+            "metric_buffer_limit" => "a sink keeps `queue` intervals, and on disk what its `spool` holds",
+            // What does nothing.
+            "round_interval" if value.as_bool() == Some(true) => continue,
+            _ if value.as_bool() == Some(false) || matches!(value.as_str(), Some("" | "0s")) => continue,
+            _ => "it is of telegraf's own running",
+        };
+        import.leave(&format!("agent.{key} = {value}"), why);
+    }
     if let Some(interval) = agent.get("interval") {
         import.set("interval", interval.clone());
     }
@@ -192,7 +233,7 @@ fn formats(keys: &mut Table, import: &mut Import) {
         import.leave("datadog_keep_container_tag", "the container tells senders apart, and is no tag");
     }
     for key in ["float_counters", "float_timings", "float_sets"] {
-        // Every value is a number with a point where it has one.
+        // They decide what the sink influx writes.
         keys.remove(key);
     }
     if keys.remove("convert_names").and_then(|value| value.as_bool()) == Some(true) {
@@ -246,7 +287,7 @@ fn names(place: &str, keys: &mut Table, import: &mut Import) {
     }
     if names.separator != "." {
         let separator = &names.separator;
-        import.note(format!("names that no template takes, and the rest behind `measurement*`, keep their dots; there `{separator}` stands for them"));
+        import.note(format!("names that no template takes, and the rest behind `measurement*`, keep their dots, but for those in a sink with `naming = \"telegraf\"`; there `{separator}` stands for them"));
     }
 }
 

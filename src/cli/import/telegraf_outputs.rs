@@ -190,6 +190,5 @@ fn influx(kind: &str, mut output: Output<'_>, import: &mut Import) {
         output.carry(&mut sink, &[("token", "token"), ("organization", "org"), ("bucket", "bucket")]);
     }
     output.tls(&mut sink);
-    import.note("fields of a timer are `min`, `max` and `p90` in place of `lower`, `upper` and `90_percentile`");
     output.done(sink, import);
 }
