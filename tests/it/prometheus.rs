@@ -111,6 +111,18 @@ fn names_that_become_one_are_told_and_counted_and_harm_nobody() {
 }
 
 #[test]
+fn series_that_differ_by_type_alone_are_told_with_their_types() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (mut daemon, _) = start_with(dir.path(), "", "naming = \"exporter\"");
+    daemon.send_udp(&[b"same:1|ms\nsame:2|h"]);
+    daemon.wait_for("both types", |lines| {
+        let mut told = lines.iter().filter(|line| line.contains("belongs to another"));
+        told.any(|line| line.contains("timer same") && line.contains("histogram same"))
+    });
+    daemon.stop();
+}
+
+#[test]
 fn hostile_names_and_values_are_inert() {
     let dir = tempfile::tempdir().expect("a folder");
     let capture = dir.path().join("c.jsonl");

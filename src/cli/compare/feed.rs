@@ -40,9 +40,18 @@ impl Input {
         if !text.contains("://") {
             return Ok(Input::File(text.into()));
         }
+        const RIGHT: &str = "tcp://127.0.0.1:2003, a file, or - is right";
+        if text.starts_with("http://") || text.starts_with("https://") {
+            return Err(format!(
+                "{RIGHT}: a scrape is no stream; docs/guides/from-statsd-exporter.md shows how two are compared"
+            ));
+        }
+        if !text.starts_with("tcp://") {
+            return Err(RIGHT.into());
+        }
         match listen_url(text)? {
             ListenUrl::Tcp(address) => Ok(Input::Listen(address)),
-            _ => Err("tcp://127.0.0.1:2003, a file, or - is right".into()),
+            _ => Err(RIGHT.into()),
         }
     }
 
@@ -260,6 +269,12 @@ mod tests {
         assert_eq!(Input::parse("-"), Ok(Input::Stdin));
         assert_eq!(Input::parse("a/b.gz"), Ok(Input::File("a/b.gz".into())));
         assert!(Input::parse("tcp://127.0.0.1:0").is_ok_and(|input| input.is_live()));
-        assert!(Input::parse("udp://127.0.0.1:1").is_err_and(|problem| problem.contains("tcp://127.0.0.1:2003")));
+        for url in ["udp://127.0.0.1:1", "http://127.0.0.1:9102/metrics", "kafka://a"] {
+            let problem = Input::parse(url).expect_err("no stream");
+            assert!(
+                problem.starts_with("tcp://127.0.0.1:2003, a file, or - is right") && !problem.contains("udp"),
+                "{problem}"
+            );
+        }
     }
 }

@@ -118,6 +118,10 @@ fn general(defaults: &Defaults, import: &mut Import) {
     import.push_from("sink", sink, "its default, --web.listen-address");
     import
         .note("a scrape shows the last interval that was closed (`interval`, 10 s); there it shows the present moment");
+    import.note(
+        "of `ms`, `h` and `d` lines under one name the sink shows the type that comes first, and drops the others (`conflict`); there \
+         they are one series",
+    );
     import.note("quantiles are those of the last interval with values, exact or within 0.1 %; there of 10 minutes, within `error`");
 }
 
@@ -225,7 +229,10 @@ fn mapping(
         Some(Json::Object(pairs)) => {
             for (key, value) in &pairs {
                 if !is("^[a-zA-Z_][a-zA-Z0-9_]+$", key) {
-                    return Err(format!("`{key}` is no name of a label"));
+                    return Err(format!(
+                        "`{key}` is no name of a label: statsd_exporter wants two characters or more of a-z, A-Z, 0-9 and _, and no \
+                         digit first"
+                    ));
                 }
                 labels.insert(key.clone(), template(&as_text(value)).into());
             }

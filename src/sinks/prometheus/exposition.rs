@@ -375,9 +375,10 @@ impl Exposition {
     ) -> Result<usize, Conflict> {
         let naming = self.naming;
         let name = family(series, naming);
-        let conflict = |holder: String| Conflict { holder, other: series.to_string(), name: name.clone() };
+        // With their types: those of two may be all that is different.
+        let conflict = |holder: String| Conflict { holder, other: format!("{series:?}"), name: name.clone() };
         let holder = |samples: &[Option<Sample>], place: usize| {
-            samples[place].as_ref().map_or_else(String::new, |sample| sample.series.to_string())
+            samples[place].as_ref().map_or_else(String::new, |sample| format!("{:?}", sample.series))
         };
         let (labels, key) = (labels(series, naming).into_boxed_str(), identity(series, naming).into_boxed_str());
         match self.families.get(name.as_str()) {
@@ -392,8 +393,10 @@ impl Exposition {
             }
             None => {
                 let names = suffixes(shape, naming).iter().map(|suffix| format!("{name}{suffix}"));
-                if let Some(holder) = names.clone().find_map(|name| self.taken.get(&name)) {
-                    return Err(conflict(holder.clone()));
+                if let Some(taker) = names.clone().find_map(|name| self.taken.get(&name)) {
+                    let known = self.families.get(taker.as_str());
+                    let first = known.and_then(|known| known.samples.values().next());
+                    return Err(conflict(first.map_or_else(|| taker.clone(), |&place| holder(&self.samples, place))));
                 }
                 names.for_each(|sample| drop(self.taken.insert(sample, name.clone())));
                 let name: Arc<str> = name.as_str().into();

@@ -11,9 +11,9 @@ const MOST_CONFLICTS: usize = 1000;
 /// Two series that would be one, of which the first keeps the name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// Who has the name.
+    /// Who has the name, with its type.
     pub holder: String,
-    /// Who wants it.
+    /// Who wants it, with its type.
     pub other: String,
     /// What the name is.
     pub name: String,
