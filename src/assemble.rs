@@ -12,7 +12,7 @@ use hyper::Uri;
 use rapidhash::v3::rapidhash_v3;
 
 use crate::acl::AccessList;
-use crate::aggregate::rules::Rules;
+use crate::aggregate::rules::{Rule, Rules};
 use crate::aggregate::{Quota, ShardOptions, TimeWindow, TimerPolicy};
 use crate::cluster::{ContentOptions, EdgeOptions, NodeName, NodeRole, Terms};
 use crate::cluster_driver::BoardOptions;
@@ -604,7 +604,25 @@ fn of_rules(config: &Config) -> Vec<String> {
             by + 1
         )
     };
-    config.rules.hidden().into_iter().map(says).collect()
+    config.rules.hidden().into_iter().map(says).chain(of_heartbeats(config)).collect()
+}
+
+/// What is said of rules whose lines are heartbeats, and so no metrics.
+fn of_heartbeats(config: &Config) -> Vec<String> {
+    let presence = &config.presence;
+    if !presence.enabled || presence.forward_raw {
+        return Vec::new();
+    }
+    let says = |(n, rule): (usize, &Rule)| {
+        let name = presence.policy.names.iter().find(|name| rule.pattern.is_within(name))?;
+        Some(format!(
+            "rule {} (match = \"{}\") has names of heartbeats, which are no metrics and meet no rule: with `presence.forward_raw = true` \
+             they are both, without \"{name}\" in `presence.names` metrics alone",
+            n + 1,
+            rule.pattern
+        ))
+    };
+    config.rules.all().iter().enumerate().filter_map(says).collect()
 }
 
 /// What is said of services that are awaited and cannot be heard, or are reported to nobody.

@@ -124,6 +124,17 @@ impl Pattern {
         self.regex.as_ref()?.capture_names().position(|known| known == Some(name))
     }
 
+    /// Whether every name that it matches is this one, or begins with it and a dot, as far as that is written plainly.
+    pub fn is_within(&self, folder: &str) -> bool {
+        let is_regex = self.form == PatternKind::Regex;
+        let text = if is_regex { self.text.strip_prefix('^').unwrap_or("") } else { self.text.as_str() };
+        let Some(rest) = text.strip_prefix(folder) else { return false };
+        match self.form {
+            PatternKind::Regex => (rest == "$" || rest.starts_with(r"\.")) && !rest.contains('|'),
+            PatternKind::Text | PatternKind::Parts => rest.is_empty() || rest.starts_with('.'),
+        }
+    }
+
     /// Whether it matches a name.
     pub fn matches(&self, name: &str) -> bool {
         match (&self.regex, self.form) {

@@ -646,6 +646,17 @@ fn what_cannot_come_to_anything_is_warned_of() {
             ],
         ),
         (
+            "[[rule]]\nmatch_parts = \"heartbeat.*.*\"\nttl = \"1h\"\n[[rule]]\nmatch = \"heartbeats.*\"\nttl = \"1h\"\n\
+             [[rule]]\nmatch_regex = '^heartbeat\\.x'\nttl = \"1h\"\n",
+            &[
+                "rule 1 (match = \"heartbeat.*.*\") has names of heartbeats, which are no metrics and meet no rule: with \
+                 `presence.forward_raw = true` they are both, without \"heartbeat\" in `presence.names` metrics alone",
+                "rule 3 (match = \"^heartbeat\\.x\") has names of heartbeats, which are no metrics and meet no rule: with \
+                 `presence.forward_raw = true` they are both, without \"heartbeat\" in `presence.names` metrics alone",
+            ],
+        ),
+        ("[presence]\nforward_raw = true\n[[rule]]\nmatch = \"heartbeat.*\"\nttl = \"1h\"\n", &[]),
+        (
             "[[presence.expect]]\nservice = \"a\"\n[[presence.service]]\nmatch = \"a\"\nallow = []\n",
             &["presence.expect: service `a`: its `allow` is empty, so it can be heard from nowhere"],
         ),

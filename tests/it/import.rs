@@ -117,6 +117,7 @@ fn a_mapping_becomes_rules_that_do_the_same() {
             "[[sink]]\ntype = \"prometheus\"\naddress = \"[::]:9102\"\nttl = \"1year\"\nnative_histograms = false\nnaming = \"exporter\"\n",
         ],
     );
+    has(&toml, &["#   of `ms`, `h` and `d` lines under one name the sink shows the type that comes first"]);
     let file = dir.path().join("imported.toml");
     let explain = |line: &str| text(&systole(&["explain", "-c", file.to_str().expect("plain"), line], b"").stdout);
     let tags = "action=send;job=test_dispatcher;outcome=ok;processor=fast";
@@ -149,10 +150,14 @@ fn telegrafs_input_is_carried_over() {
             "tags = { dc = \"eu-1\", host = \"${HOSTNAME}\" }",
             "#   inputs.statsd.templates: `measurement.host.field` has a `field`",
             "#   inputs.statsd.allowed_pending_messages = 10000:",
-            "# outputs.influxdb\n[[sink]]\ntype = \"influx\"\nurl = \"http://127.0.0.1:8086\"\ndatabase = \"telegraf\"\n",
+            "# outputs.influxdb\n[[sink]]\ntype = \"influx\"\nurl = \"http://127.0.0.1:8086\"\ndatabase = \"telegraf\"\nnaming = \"telegraf\"\n",
+            "#   agent.metric_buffer_limit = 10000: a sink keeps `queue` intervals",
+            "#   inputs.cpu: telegraf goes on to collect it",
+            "#   the sink influx has telegraf's names and types (`naming`)",
+            "#   heartbeat.*: such names are heartbeats here (docs/presence.md) and no metrics; with `forward_raw = true` in [presence]",
         ],
     );
-    assert!(said.contains("2 settings"), "{said}");
+    assert!(said.contains("4 settings"), "{said}");
     let file = dir.path().join("imported.toml");
     let explain = |line: &str| text(&systole(&["explain", "-c", file.to_str().expect("plain"), line], b"").stdout);
     has(&explain("cpu.load.eu:1|c"), &["becomes cpu_load;host=a;region=eu"]);
@@ -306,6 +311,10 @@ fn what_is_no_configuration_is_an_error_that_says_where() {
         ("mappings: 5\n", "`mappings` must be a list"),
         ("[[inputs.statsd]]\nx = \n", "line 2"),
         ("mappings:\n- match: a\n  name: 0a\n", "mappings[0], line 2: `0a` is no name of a metric"),
+        (
+            "mappings:\n- match: a\n  name: a\n  labels:\n    x: y\n",
+            "`x` is no name of a label: statsd_exporter wants two characters or more",
+        ),
         (
             "dogstatsd_mapper_profiles:\n- prefix: a\n  mappings:\n  - match: \"a**\"\n    name: b\n",
             "line 4: `a**` is no wildcard",

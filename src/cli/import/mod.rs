@@ -15,7 +15,8 @@ use std::path::PathBuf;
 use clap::Args;
 use toml::{Table, Value};
 
-use crate::config::{Problem, Sources, load};
+use crate::aggregate::pattern::{Pattern, PatternKind};
+use crate::config::{Config, Problem, Sources, load};
 
 use super::{FAILED, USAGE, print, print_error, read_text};
 
@@ -106,13 +107,14 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
             return USAGE;
         }
     };
-    let import = match read {
+    let mut import = match read {
         Ok(import) => import,
         Err(problem) => {
             print_error(format_args!("{name}: {problem}"));
             return USAGE;
         }
     };
+    warn_of_heartbeats(&mut import);
     let mut out = format!("# From {kind}: {name}\n");
     for (head, lines) in [("Not carried over:", &import.left), ("Different here:", &import.notes)] {
         if !lines.is_empty() {
@@ -145,6 +147,24 @@ pub(super) fn run(args: &ImportArgs) -> u8 {
         }
     }
     0
+}
+
+/// Names that are heartbeats here come to nothing as metrics.
+fn warn_of_heartbeats(import: &mut Import) {
+    let names = Config::default().presence.policy.names;
+    let pattern = |entry: &Entry| {
+        let forms = PatternKind::ALL.into_iter().filter(|_| entry.array == "rule");
+        let text = |form: PatternKind| Some((form, entry.table.get(form.key())?.as_str()?.to_string()));
+        forms.into_iter().find_map(text).and_then(|(form, text)| Pattern::new(form, text).ok())
+    };
+    let is_heartbeat = |pattern: &Pattern| names.iter().any(|name| pattern.is_within(name));
+    let found: Vec<Pattern> = import.entries.iter().filter_map(pattern).filter(is_heartbeat).collect();
+    for pattern in found {
+        import.note(format!(
+            "{pattern}: such names are heartbeats here (docs/presence.md) and no metrics; with `forward_raw = true` in [presence] they \
+             are both, with `names = []` there metrics alone"
+        ));
+    }
 }
 
 enum Kind {
