@@ -44,6 +44,9 @@ use crate::watches::Watches;
 /// Most workers that `auto` chooses.
 const MAX_AUTO_WORKERS: usize = 8;
 
+/// The file of presence in the state folder.
+pub const PRESENCE_FILE: &str = "presence.json";
+
 /// How timers keep their samples.
 pub fn timer_policy(config: &Config) -> TimerPolicy {
     TimerPolicy {
@@ -145,7 +148,7 @@ fn peering(config: &Config) -> Peering {
 
 /// Where presence is kept; `None` is nowhere. `env` is the environment.
 pub fn presence_state_file(config: &Config, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
-    state_file(config, &config.presence.state_file, "presence.json", env)
+    state_file(config, &config.presence.state_file, PRESENCE_FILE, env)
 }
 
 /// Where a state is kept, in a file of this name beside the rest where the configuration leaves it to us; `None` is nowhere.

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use crate::assemble;
 use crate::flush::state::describe;
 use crate::presence::UnixTime;
+use crate::presence_driver::{self, Held};
 use crate::sinks::Contents;
 use crate::state::{Found, RUNNING, begun_by, inspect, is_held, is_unsaved, survey};
 use crate::untrusted::Escaped;
@@ -42,11 +43,12 @@ struct ShowArgs {
 
 pub(super) fn run(args: &StateArgs) -> u8 {
     let Action::Show(args) = &args.action;
-    let folder = match &args.dir {
-        Some(folder) => folder.clone(),
+    let env = |name: &str| std::env::var(name).ok();
+    let (folder, presence) = match &args.dir {
+        Some(folder) => (folder.clone(), Some(folder.join(assemble::PRESENCE_FILE))),
         None => match sources(&args.config).and_then(|sources| load_config(&sources)) {
-            Ok(config) => match assemble::state_dir(&config, |name| std::env::var(name).ok()) {
-                Some(folder) => folder,
+            Ok(config) => match assemble::state_dir(&config, env) {
+                Some(folder) => (folder, assemble::presence_state_file(&config, env)),
                 None => {
                     print_error("there is no state folder: `state_dir` is \"off\", or there is no place for one");
                     return USAGE;
@@ -55,7 +57,7 @@ pub(super) fn run(args: &StateArgs) -> u8 {
             Err(code) => return code,
         },
     };
-    let all = match show(&folder) {
+    let all = match show(&folder, presence.as_deref()) {
         Ok(all) => all,
         Err(error) => {
             print_error(format_args!("cannot read {}: {error}", folder.display()));
@@ -67,11 +69,13 @@ pub(super) fn run(args: &StateArgs) -> u8 {
 }
 
 /// What is there, as JSON.
-fn show(folder: &Path) -> std::io::Result<Value> {
+fn show(folder: &Path, presence: Option<&Path>) -> std::io::Result<Value> {
     let found = survey(folder)?;
     let (is_held, begun) = (is_held(folder), begun_by(folder));
     let (aside, parts): (Vec<&Found>, Vec<&Found>) = found.iter().partition(|found| found.is_aside);
     let shown = |all: Vec<&Found>| all.into_iter().map(|found| shown(folder, found)).collect::<Vec<_>>();
+    let parts: Vec<Value> =
+        shown(parts).into_iter().chain(presence.and_then(|file| shown_presence(folder, file))).collect();
     Ok(json!({
         "folder": folder.display().to_string(),
         "in_use": is_held,
@@ -79,7 +83,7 @@ fn show(folder: &Path) -> std::io::Result<Value> {
         "has_clean_end": !is_held && begun.is_none(),
         "unclean": begun.filter(|_| !is_held).map(|pid| json!({ "process": pid, "last_sign": last_sign(folder) })),
         "is_saved": !is_unsaved(folder),
-        "parts": shown(parts),
+        "parts": parts,
         "set_aside": shown(aside),
     }))
 }
@@ -100,6 +104,23 @@ fn shown(folder: &Path, found: &Found) -> Value {
         }
     }
     one
+}
+
+/// The state file of presence, if there is one.
+fn shown_presence(folder: &Path, file: &Path) -> Option<Value> {
+    let (bytes, held) = presence_driver::inspect(file)?;
+    let mut one = json!({ "part": "presence", "bytes": bytes });
+    if file.parent() != Some(folder) {
+        one["file"] = json!(file.display().to_string());
+    }
+    match held {
+        Ok(Held { age_secs, counts: (services, instances, jobs) }) => {
+            one["age_secs"] = json!((age_secs * 10.0).round() / 10.0);
+            one["content"] = json!({ "services": services, "instances": instances, "jobs": jobs });
+        }
+        Err(problem) => one["problem"] = json!(problem),
+    }
+    Some(one)
 }
 
 /// What a part has, if its format is known here.

@@ -36,6 +36,7 @@ pub use members::{AskNode, ClusterLink, Seen, respond, start as start_members};
 pub use observers::Among;
 pub use poller::{Pollers, shown as shown_peers, start as start_pollers};
 pub use state::{PresenceState, Report};
+pub use state_file::{Held, inspect};
 
 /// Time between two evaluations.
 const TICK: Duration = Duration::from_millis(250);

@@ -293,6 +293,24 @@ fn write(
     Ok(file.into_inner()?)
 }
 
+/// What is in a state file, for people.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Held {
+    /// Seconds since it was written.
+    pub age_secs: f64,
+    /// How many services, instances and jobs it has.
+    pub counts: (usize, usize, usize),
+}
+
+/// How many bytes a state file has, and what is in there, or why it cannot be used; `None` if there is none. It only reads, whoever
+/// has the file.
+pub fn inspect(path: &Path) -> Option<(u64, Result<Held, String>)> {
+    let found = fs::metadata(path).ok()?;
+    let read = if found.is_file() { load(path) } else { Err("it is no regular file".into()) };
+    let held = |(saved, age_secs): (SavedState, f64)| Held { age_secs, counts: saved.presence.counts() };
+    Some((found.len(), read.transpose()?.map(held)))
+}
+
 /// Reads a state and its age in seconds; `None` if there is none.
 fn load(path: &Path) -> Result<Option<(SavedState, f64)>, String> {
     let bytes = match fs::read(path) {

@@ -364,6 +364,23 @@ fn what_cannot_be_saved_is_said_until_it_is() {
     assert!(log.iter().all(|line| !line.contains("could not save its state")), "{log:?}");
 }
 
+#[test]
+fn the_state_of_presence_is_shown_among_the_parts() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let config = config(dir.path(), "200ms", "").replace("[presence]\nenabled = false\n", "");
+    let daemon = Daemon::start(dir.path(), &config);
+    send(&daemon, "heartbeat.web.a:60|g\nheartbeat.web.b:60|g\nheartbeat.db.a:60|g\n", &mut 0);
+    daemon.stop();
+    let content = &part(dir.path(), "presence")["content"];
+    assert_eq!((&content["services"], &content["instances"]), (&2.into(), &3.into()), "{content}");
+    let shown = systole(&["state", "show", "--dir", &state(dir.path()).display().to_string()], b"");
+    let shown = text(&shown.stdout);
+    let row = shown.lines().find(|line| line.starts_with("presence ")).unwrap_or_default();
+    assert!(row.contains("services 2") && row.contains("instances 3"), "{shown}");
+    fs::write(state(dir.path()).join("presence.json"), "{}\n").expect("written");
+    assert!(part(dir.path(), "presence")["problem"].is_string());
+}
+
 /// A second daemon with the state folder of the one in `dir`, and records of its own.
 fn start_beside(dir: &Path, other: &Path, config: &str) -> Daemon {
     let records = |folder: &Path| folder.join("records.jsonl").display().to_string();

@@ -54,6 +54,12 @@ impl Saved {
     pub fn now(&self) -> EngineTime {
         self.now
     }
+
+    /// How many services, instances and jobs it has.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        let instances = self.services.iter().map(|(_, instances)| instances.len()).sum();
+        (self.services.len(), instances, self.jobs.len())
+    }
 }
 
 impl Engine {
