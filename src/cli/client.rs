@@ -62,6 +62,11 @@ pub(super) struct DaemonClient {
 }
 
 impl DaemonClient {
+    /// The same for another place.
+    pub(super) fn at(self, url: String) -> DaemonClient {
+        DaemonClient { url, ..self }
+    }
+
     /// Requests `path` and waits for the whole response, whatever its status.
     ///
     /// # Errors

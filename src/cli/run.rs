@@ -16,7 +16,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::assemble;
 use crate::config::{self, Config, LogFormat, Problem, Sources};
-use crate::daemon::{self, Daemon, Loaded, Predecessor, Reloading, Running, StartError, Step, StopError, Successor};
+use crate::daemon::{self, Daemon, Loaded, Predecessor, Reloading, Running, StartError, Step, StopError};
 use crate::http::{Order, Orders};
 use crate::log::Log;
 use crate::reloads::Reloads;
@@ -84,7 +84,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Ok(signals) => signals,
         Err(error) => return cannot_listen(error),
     };
-    let predecessor = match Predecessor::find() {
+    let predecessor = match Predecessor::find(end_orphaned) {
         Ok(predecessor) => predecessor,
         Err(problem) => {
             print_error(problem);
@@ -162,6 +162,12 @@ pub(super) fn run(args: RunArgs) -> u8 {
     }
 }
 
+/// Ends a process that gets no sockets any more.
+fn end_orphaned() {
+    print_error("the process before this one is gone, and has not handed over");
+    std::process::exit(i32::from(FAILED));
+}
+
 /// What the command line says, which stays above what is read for a reload.
 struct Flags {
     config: ConfigArgs,
@@ -194,9 +200,10 @@ async fn serve(
     daemon: impl FnOnce(Box<dyn Fn(Step) + Send>) -> Result<Daemon, StartError>,
     log: &Log,
     stop: impl Future<Output = ()>,
-    (hangup, user1, mut upgrade): (Signal, Signal, Signal),
+    (hangup, user1, mut user2): (Signal, Signal, Signal),
 ) -> Result<(), Box<dyn Error>> {
     let (orders, mut taken) = Orders::channel();
+    let upgrades = orders.clone();
     let service_manager =
         ServiceManager::start().map_err(|error| format!("cannot start the service manager's thread: {error}"))?;
     let (manager, reloaded) = (service_manager.clone(), Arc::new(Notify::new()));
@@ -229,11 +236,12 @@ async fn serve(
                 kept.renew(&running).await;
                 continue;
             }
-            Some(()) = upgrade.recv() => None,
+            Some(()) = user2.recv() => None,
             Some(Order::Upgrade(reply)) = taken.recv() => Some(reply),
         };
+        let upgrade = upgrades.begin_upgrade();
         let begun = tokio::select! {
-            begun = running.start_successor() => begun,
+            begun = running.start_successor(|pid| upgrade.runs(pid)) => begun,
             () = &mut stop => break None,
             () = feed_watchdog(&service_manager, &running) => break None,
         };
@@ -241,24 +249,27 @@ async fn serve(
             Ok(successor) => running.let_read(successor).await,
             Err(problem) => Err(problem),
         };
+        // One that has failed is over before anybody hears of that.
+        let begun = begun.map(|successor| (successor, upgrade));
         if let Err(problem) = &begun {
             tracing::error!(problem, "there is no upgrade; this process goes on");
             running.reloads().note_failed_upgrade(problem);
         }
         if let Some(reply) = reply {
             // Whoever asked may have gone.
-            let _ = reply.send(begun.as_ref().map(Successor::upgrading).map_err(String::clone));
+            let _ =
+                reply.send(begun.as_ref().map(|(successor, _)| running.upgrading(successor)).map_err(String::clone));
         }
-        if let Ok(successor) = begun {
-            break Some(successor);
+        if let Ok(begun) = begun {
+            break Some(begun);
         }
     };
-    let Some(successor) = successor else {
+    let Some((successor, _upgrade)) = successor else {
         service_manager.notify(NotifyState::Stopping);
         let deadline = Instant::now() + running.grace();
         return Ok(running.stop(deadline).await?);
     };
-    service_manager.notify(NotifyState::MainPid(successor.upgrading().pid));
+    service_manager.notify(NotifyState::MainPid(successor.pid()));
     let ended = running.hand_over(&successor).await;
     // Whoever asked this process for a stop meanwhile wants none to go on.
     if timeout(Duration::ZERO, &mut stop).await.is_ok() {

@@ -3,9 +3,11 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use hyper::Method;
+use hyper::{Method, Uri};
 use serde_json::{Value, json};
 
+use crate::http::NO_PAGE;
+use crate::http_client::without_login;
 use crate::untrusted::Escaped;
 
 use super::client::ClientArgs;
@@ -46,22 +48,39 @@ async fn upgrade(daemon: &ClientArgs) -> Result<String, String> {
     let (pid, version) = (&begun["pid"], text(&begun["version"]));
     // A process of an older version does not say what it has started.
     let program = begun["program"].as_str().map_or_else(String::new, |program| format!(", {}", Escaped(program)));
+    let reads =
+        format!("systole {version} (process {pid}{program}) reads the sockets in place of {}", text(&begun["from"]));
+    let next = match begun["page"].as_str() {
+        None => client,
+        Some(NO_PAGE) => return Ok(format!("{reads}; with its configuration it has no page.\n")),
+        Some(page) => {
+            let url = seen_from(&client.url, page);
+            client.at(url)
+        }
+    };
     let began = Instant::now();
     loop {
         // While one process leaves and the next begins nobody may answer.
-        if let Ok((200, status)) = client.ask(Method::GET, "/api/v1/status", None).await
+        if let Ok((200, status)) = next.ask(Method::GET, "/api/v1/status", None).await
             && status["pid"] == *pid
         {
-            return Ok(report(&status, &version, &program));
+            let page = begun["page"].as_str().map(|_| format!("Its page is at {}.\n", Escaped(&next.url)));
+            return Ok(report(&status, &version, &program) + &page.unwrap_or_default());
         }
         if began.elapsed() >= LEAVING {
-            return Ok(format!(
-                "systole {version} (process {pid}{program}) reads the sockets in place of {}, but nobody answers here: with the new \
-                 configuration the page may be elsewhere, or off.\n",
-                text(&begun["from"])
-            ));
+            return Ok(format!("{reads}, but does not answer at {}.\n", Escaped(&without_login(&next.url))));
         }
         tokio::time::sleep(AGAIN).await;
+    }
+}
+
+/// The URL of a page for somebody who has reached another one of the same machine at `asked`.
+fn seen_from(asked: &str, page: &str) -> String {
+    let host = asked.parse::<Uri>().ok().and_then(|asked| asked.host().map(str::to_string));
+    let any = ["://0.0.0.0:", "://[::]:"].into_iter().find(|any| page.contains(any));
+    match (any, host) {
+        (Some(any), Some(host)) => page.replacen(any, &format!("://{host}:"), 1),
+        _ => page.to_string(),
     }
 }
 
@@ -89,4 +108,20 @@ fn report(status: &Value, version: &str, program: &str) -> String {
 
 fn text(value: &Value) -> String {
     Escaped(value.as_str().unwrap_or("?")).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_at_any_address_is_where_the_machine_was_reached() {
+        for (asked, page, expected) in [
+            ("http://stats.example:8127/", "http://0.0.0.0:9000", "http://stats.example:9000"),
+            ("https://[::1]:8127", "https://[::]:9000", "https://[::1]:9000"),
+            ("http://127.0.0.1:8127", "http://10.0.0.1:8127", "http://10.0.0.1:8127"),
+        ] {
+            assert_eq!(seen_from(asked, page), expected);
+        }
+    }
 }

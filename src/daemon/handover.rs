@@ -5,6 +5,8 @@
 //!
 //! | the new process | the old process |
 //! |---|---|
+//! | says `hello` | goes on as ever; a program that is none of ours gets no sockets |
+//! | receives the sockets | passes them |
 //! | reads its configuration, binds, opens its sinks, starts its workers, and says `bound` | goes on as ever |
 //! | waits | reads what the sockets hold, and nothing more: `stopped` |
 //! | asks whether it may read: `ready` | passes the connections on, and lets it: `read` |
@@ -17,7 +19,8 @@
 //!
 //! So what comes over one socket stays in order, and nobody reads for some milliseconds, in which the kernel holds what comes.
 //! With `read` the sockets are the new process's: the old one does not take them back while that lives, however long it is
-//! silent, for it may have read. Before that it reads nothing, and the old one ends it if it takes too long.
+//! silent, for it may have read. Before that it reads nothing, and the old one ends it if it takes too long. If the old one is gone,
+//! the new one ends by itself, and so holds no addresses that nobody reads.
 
 use std::ffi::OsStr;
 use std::io;
@@ -25,14 +28,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, Role};
 use crate::fault;
-use crate::http::{HandedOver, Upgrading};
+use crate::http::{HandedOver, NO_PAGE, Upgrading};
 use crate::net::framing::Begun;
 use crate::net::{NamedConnection, OpenConnection};
 use crate::sys::{self, MOST_PASSED};
@@ -53,6 +57,9 @@ pub(super) const TURN: Duration = Duration::from_secs(5);
 /// What is said of a new process whose end of the link is closed.
 const ENDED: &str = "the new process has ended; its messages are in the log";
 
+/// What is said of a new process that does not keep to its turns.
+const UNEXPECTED: &str = "the new process says something else than expected";
+
 /// How long is looked how a process ended that fails.
 const ENDING: Duration = Duration::from_millis(500);
 
@@ -64,6 +71,8 @@ const OF_THIS_PROCESS: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Message {
+    /// The new process takes sockets.
+    Hello,
     /// Sockets are in this message, with the names under which the service manager passed them.
     Sockets { names: Vec<String> },
     /// There are no more. Who hands over, and where it saves its state.
@@ -72,11 +81,13 @@ enum Message {
         #[serde(default)]
         keeping: Keeping,
     },
-    /// The new process is ready to read, and looks for its state there.
+    /// The new process is ready to read, looks for its state there, and has its page at this URL.
     Bound {
         version: String,
         #[serde(default)]
         keeping: Keeping,
+        #[serde(default)]
+        page: Option<String>,
     },
     /// The old process has read for the last time, at this time on the clock that both have.
     Stopped { at: f64 },
@@ -164,6 +175,8 @@ pub(crate) struct Successor {
     /// What it runs.
     program: String,
     version: String,
+    /// Where its page is.
+    page: Option<String>,
     /// Why it does not go on with the state of this one, if so.
     no_state: Option<String>,
 }
@@ -185,7 +198,12 @@ impl Successor {
         }
         let child = command.spawn().map_err(|error| format!("cannot run {}: {error}", program.display()))?;
         // With the command goes its copy of the other end: an end of the child is seen.
-        Ok(Successor { link, child, program: named(program), version: String::new(), no_state: None })
+        Ok(Successor { link, child, program: named(program), version: String::new(), page: None, no_state: None })
+    }
+
+    /// Its number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends the new process when this is dropped.
@@ -193,12 +211,13 @@ impl Successor {
         Ending(Some(self.child.id()))
     }
 
-    /// Passes sockets on, and waits until the new process is ready to read them. The state of this one is kept like that.
+    /// Passes sockets on when the new process asks for them, and waits until it is ready to read them. The state of this one is kept like that.
     ///
     /// # Errors
     /// In words, if it fails, or takes too long; it has ended then.
     pub(super) fn pass(mut self, mut sockets: Vec<(String, OwnedFd)>, keeping: &Keeping) -> Result<Successor, String> {
         let mut pass = || {
+            let Message::Hello = self.next()? else { return Err(UNEXPECTED.into()) };
             while !sockets.is_empty() {
                 let some = sockets.split_off(sockets.len().saturating_sub(MOST_PASSED));
                 let (names, descriptors): (Vec<_>, Vec<_>) = some.into_iter().unzip();
@@ -208,13 +227,13 @@ impl Successor {
             let begin = Message::Begin { version, keeping: keeping.clone() };
             send(&self.link, &begin, &[]).map_err(|error| cannot_talk(&error))?;
             match self.next()? {
-                Message::Bound { version, keeping: next } => Ok((version, keeping.obstacle(&next))),
-                _ => Err("the new process says something else than expected".into()),
+                Message::Bound { version, keeping: next, page } => Ok((version, page, keeping.obstacle(&next))),
+                _ => Err(UNEXPECTED.into()),
             }
         };
         match pass() {
-            Ok((version, no_state)) => {
-                (self.version, self.no_state) = (version, no_state);
+            Ok((version, page, no_state)) => {
+                (self.version, self.page, self.no_state) = (version, page, no_state);
                 Ok(self)
             }
             Err(problem) => {
@@ -270,7 +289,7 @@ impl Successor {
                 let lets = passed.and_then(|()| send(&self.link, &Message::Read, &[]));
                 lets.map_err(|error| cannot_talk(&error))
             }
-            _ => Err("the new process says something else than expected".into()),
+            _ => Err(UNEXPECTED.into()),
         });
         // From here on it may read: only its end gives the sockets back.
         let reads = lets.and_then(|()| match receive(&self.link) {
@@ -290,10 +309,12 @@ impl Successor {
         }
     }
 
-    /// What is said of it.
-    pub(crate) fn upgrading(&self) -> Upgrading {
+    /// What is said of it by the process whose page is there.
+    pub(crate) fn upgrading(&self, page: Option<&str>) -> Upgrading {
         let (program, version, no_state) = (self.program.clone(), self.version.clone(), self.no_state.clone());
-        Upgrading { pid: self.child.id(), program, version, from: env!("CARGO_PKG_VERSION"), no_state }
+        let next = self.page.as_deref();
+        let page = (next != page).then(|| next.unwrap_or(NO_PAGE).to_string());
+        Upgrading { pid: self.child.id(), program, version, from: env!("CARGO_PKG_VERSION"), page, no_state }
     }
 
     /// Says that this process has saved everything.
@@ -348,12 +369,28 @@ fn goes_on() -> StartError {
     StartError("the process before this one goes on, or is gone: it does not hand over".into())
 }
 
+/// Calls `end` when the other end of the link is closed, unless what is returned is set by then.
+fn end_with(link: &UnixStream, end: impl FnOnce() + Send + 'static) -> io::Result<Arc<AtomicBool>> {
+    let (link, is_waiting) = (link.try_clone()?, Arc::new(AtomicBool::new(false)));
+    let own = Arc::clone(&is_waiting);
+    let watch = move || {
+        sys::wait_for_end(&link);
+        if !own.load(Ordering::Relaxed) {
+            end();
+        }
+    };
+    std::thread::Builder::new().name("predecessor".into()).spawn(watch)?;
+    Ok(is_waiting)
+}
+
 /// The old process, as the new one sees it.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
     link: UnixStream,
     version: String,
     keeping: Keeping,
+    /// This process sees by itself whether the old one is gone.
+    is_waiting: Arc<AtomicBool>,
 }
 
 /// The old process does not read any more.
@@ -370,23 +407,26 @@ pub(super) struct Stopped {
 }
 
 impl Predecessor {
-    /// Who hands over to this process, if somebody does, with the sockets offered to whoever binds their addresses.
+    /// Who hands over to this process, if somebody does, with the sockets offered to whoever binds their addresses. If it is gone
+    /// while this one starts, `end` is called: nobody reads those sockets.
     ///
     /// # Errors
     /// In words, if it ends, or says what is not expected.
-    pub(crate) fn find() -> Result<Option<Predecessor>, String> {
+    pub(crate) fn find(end: impl FnOnce() + Send + 'static) -> Result<Option<Predecessor>, String> {
         if std::env::var_os(VARIABLE).is_none() {
             return Ok(None);
         }
         let link = sys::message_socket_of_input().map_err(|error| cannot_talk(&error))?;
         link.set_read_timeout(Some(STARTING)).map_err(|error| cannot_talk(&error))?;
+        let is_waiting = end_with(&link, end).map_err(|error| format!("cannot start a thread: {error}"))?;
+        send(&link, &Message::Hello, &[]).map_err(|error| cannot_talk(&error))?;
         loop {
             match receive(&link).map_err(|error| cannot_talk(&error))? {
                 Some((Message::Sockets { names }, sockets)) => {
                     names.iter().zip(sockets).for_each(|(name, socket)| sys::offer_socket(name, socket));
                 }
                 Some((Message::Begin { version, keeping }, _)) => {
-                    return Ok(Some(Predecessor { link, version, keeping }));
+                    return Ok(Some(Predecessor { link, version, keeping, is_waiting }));
                 }
                 Some(_) => return Err("the process before this one says something else than expected".into()),
                 None => return Err("the process before this one has ended".into()),
@@ -395,14 +435,15 @@ impl Predecessor {
     }
 
     /// Says that this process is ready to read, and waits until the old one does not read any more and lets it. The state of this
-    /// one is kept like that.
+    /// one is kept like that, and its page is there.
     ///
     /// # Errors
     /// If the old process goes on, or is gone.
-    pub(super) fn await_turn(self, keeping: Keeping) -> Result<Stopped, StartError> {
+    pub(super) fn await_turn(self, keeping: Keeping, page: Option<String>) -> Result<Stopped, StartError> {
+        self.is_waiting.store(true, Ordering::Relaxed);
         let version = env!("CARGO_PKG_VERSION").to_string();
         let no_state = self.keeping.obstacle(&keeping);
-        let bound = Message::Bound { version, keeping };
+        let bound = Message::Bound { version, keeping, page };
         let (Message::Stopped { at }, _) = self.ask(&bound)? else { return Err(goes_on()) };
         let (mut answer, mut connections) = (self.ask(&Message::Ready)?, Vec::new());
         while let (Message::Connection { url, begun }, socket) = answer {
@@ -476,7 +517,8 @@ mod tests {
     fn successor() -> (Successor, UnixStream) {
         let (link, other) = sys::message_pair().expect("a pair");
         let child = Command::new("sleep").arg("1000").spawn().expect("it starts");
-        (Successor { link, child, program: String::new(), version: String::new(), no_state: None }, other)
+        let program = String::new();
+        (Successor { link, child, program, version: String::new(), page: None, no_state: None }, other)
     }
 
     fn says(other: &UnixStream) -> Message {

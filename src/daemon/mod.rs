@@ -359,8 +359,8 @@ impl Daemon {
         flusher_handle.hints().set_options(assemble::hint_options(&config));
         let journal = journal(&memory, &listeners);
         log.iter().for_each(|log| supervisor.adopt(log.part()));
-        let page = http.as_ref().map(|http| http.url().to_string());
-        let outboxes = Outboxes::new(assemble::targets(&config, &identity, page.clone()))
+        let page_url = http.as_ref().map(|http| http.url().to_string());
+        let outboxes = Outboxes::new(assemble::targets(&config, &identity, page_url.clone()))
             .map_err(|error| StartError(format!("cannot send alerts: {error}")))?;
         let gate = ports.gate().clone();
         let mut presence =
@@ -370,7 +370,7 @@ impl Daemon {
             health::watchdog(flusher_handle.clone(), config.interval, presence_handle.clone(), supervisor.clone());
         let (target_list, tester) = (outboxes.list(), outboxes.tester());
         let notifiers = outboxes.start(watchdog, &supervisor, config.interval + ACCOUNT_LINGERS);
-        let notifying = Notifying { notifiers: notifiers.clone(), identity, page };
+        let notifying = Notifying { notifiers: notifiers.clone(), identity, page: page_url.clone() };
 
         let no_upgrade = handover::obstacle(&config, capture.is_some());
         let (capture, capture_writer) = Capture::start(capture.as_deref(), &memory, &supervisor)?.unzip();
@@ -392,7 +392,8 @@ impl Daemon {
         if let Some(presence) = presence_handle.as_ref().filter(|_| !watches.is_empty()) {
             presence.look_with(listeners.look_at_watched());
         }
-        let mut stopped = predecessor.map(|before| before.await_turn(Keeping::configured(&config))).transpose()?;
+        let mut stopped =
+            predecessor.map(|before| before.await_turn(Keeping::configured(&config), page_url.clone())).transpose()?;
         listeners.begin();
         listeners.adopt(stopped.as_mut().map(Stopped::take_connections).unwrap_or_default());
         let reading_since = Instant::now();
@@ -471,6 +472,7 @@ impl Daemon {
             grace,
             unwanted,
             no_upgrade,
+            page_url,
             is_drained: false,
             state: state.clone(),
             parts: Parts {
@@ -508,6 +510,8 @@ pub struct Running {
     unwanted: Vec<String>,
     /// Why it cannot hand over to another process, if so.
     no_upgrade: Option<&'static str>,
+    /// Where its page is.
+    page_url: Option<String>,
     is_drained: bool,
     state: StateFolder,
     parts: Parts,
@@ -560,11 +564,11 @@ impl Running {
         self.supervisor.0.failed().await;
     }
 
-    /// Starts the program anew, and waits until the new process is ready to read. It ends if this is given up.
+    /// Starts the program anew, says which process that is, and waits until it is ready to read. It ends if this is given up.
     ///
     /// # Errors
     /// In words, why there is no upgrade.
-    pub(crate) async fn start_successor(&self) -> Result<Successor, String> {
+    pub(crate) async fn start_successor(&self, has_started: impl FnOnce(u32)) -> Result<Successor, String> {
         if let Some(obstacle) = self.no_upgrade {
             return Err(obstacle.into());
         }
@@ -574,6 +578,7 @@ impl Running {
         let sockets = listeners.into_iter().chain(ports.into_iter().map(|socket| (String::new(), socket))).collect();
         // Threads for blocking work have a lower priority, which the new process would have, too.
         let successor = Successor::spawn()?;
+        has_started(successor.pid());
         let ending = successor.kill_on_drop();
         let keeping = Keeping::of(&self.state);
         let passed = tokio::task::spawn_blocking(move || successor.pass(sockets, &keeping)).await;
@@ -597,6 +602,11 @@ impl Running {
             tracing::error!("the flusher does not answer: nothing is read any more");
         }
         reads
+    }
+
+    /// What is said of a new process that reads.
+    pub(crate) fn upgrading(&self, successor: &Successor) -> Upgrading {
+        successor.upgrading(self.page_url.as_deref())
     }
 
     /// Names of sockets that the service manager keeps, and that no listener reads since the start.
@@ -623,7 +633,7 @@ impl Running {
     /// # Errors
     /// As of [`Running::stop`].
     pub(crate) async fn hand_over(mut self, successor: &Successor) -> Result<(), StopError> {
-        let Upgrading { pid, program, version, no_state, .. } = successor.upgrading();
+        let Upgrading { pid, program, version, no_state, .. } = self.upgrading(successor);
         let grace = self.grace();
         let patience = match &no_state {
             None => {

@@ -106,7 +106,7 @@ pub use access::{Access, AccessOptions};
 pub use config::{Effective, Origin, Setting};
 pub use history::Past;
 pub use live::Live;
-pub use orders::{HandedOver, Order, Orders, Upgrading};
+pub use orders::{HandedOver, NO_PAGE, Order, Orders, Upgrading};
 pub use snapshot::LastRead;
 pub use stream::{Sources, Streams};
 

@@ -1,7 +1,7 @@
 //! What operators ask of the process itself by the API. Whoever runs the process carries it out.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -11,6 +11,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 use utoipa::ToSchema;
 
+use crate::sys::{now, since};
 use crate::web::{Nothing, Parameters, error, json};
 
 use super::access::Caller;
@@ -21,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Orders at a time.
 const WAITING: usize = 1;
+
+/// What [`Upgrading::page`] says of a process that has none.
+pub const NO_PAGE: &str = "off";
 
 /// An order, and where to say what came of it.
 #[derive(Debug)]
@@ -34,13 +38,63 @@ pub enum Order {
 pub struct Orders {
     sender: mpsc::Sender<Order>,
     free: Arc<Semaphore>,
+    under_way: Arc<Mutex<Option<UnderWay>>>,
+}
+
+/// An upgrade that has begun, and not ended.
+#[derive(Clone, Copy, Debug)]
+struct UnderWay {
+    since: Instant,
+    /// The new process.
+    pid: Option<u32>,
+}
+
+/// An upgrade is under way until this is dropped.
+#[derive(Debug)]
+pub struct BegunUpgrade(Arc<Mutex<Option<UnderWay>>>);
+
+impl BegunUpgrade {
+    /// This is the new process.
+    pub fn runs(&self, pid: u32) {
+        if let Some(under_way) = lock(&self.0).as_mut() {
+            under_way.pid = Some(pid);
+        }
+    }
+}
+
+impl Drop for BegunUpgrade {
+    fn drop(&mut self) {
+        *lock(&self.0) = None;
+    }
+}
+
+fn lock(under_way: &Mutex<Option<UnderWay>>) -> MutexGuard<'_, Option<UnderWay>> {
+    under_way.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Orders {
     /// A channel for orders.
     pub fn channel() -> (Orders, mpsc::Receiver<Order>) {
         let (orders, taken) = mpsc::channel(WAITING);
-        (Orders { sender: orders, free: Arc::new(Semaphore::new(WAITING)) }, taken)
+        (Orders { sender: orders, free: Arc::new(Semaphore::new(WAITING)), under_way: Arc::default() }, taken)
+    }
+
+    /// An upgrade begins, whoever asked for it: others are told so.
+    pub fn begin_upgrade(&self) -> BegunUpgrade {
+        *lock(&self.under_way) = Some(UnderWay { since: now(), pid: None });
+        BegunUpgrade(Arc::clone(&self.under_way))
+    }
+
+    /// Why there can be none now.
+    fn busy(&self) -> Response {
+        let message = match *lock(&self.under_way) {
+            Some(UnderWay { since: begun, pid }) => {
+                let process = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+                format!("an upgrade is under way since {} s{process}", since(begun).as_secs())
+            }
+            None => "an upgrade is under way already, or the process is stopping; ask again".into(),
+        };
+        error(StatusCode::CONFLICT, "busy", &message)
     }
 }
 
@@ -55,6 +109,8 @@ pub struct Upgrading {
     pub version: String,
     /// The version of the one that answers.
     pub from: &'static str,
+    /// Where the page and the API of the new process are, if that is elsewhere: a URL, or `off`; `null` if it is not.
+    pub page: Option<String>,
     /// Why the new process does not go on with the state of the one that answers, which closes and delivers its open interval
     /// itself; `null` if it does.
     pub no_state: Option<String>,
@@ -100,16 +156,15 @@ pub(super) async fn upgrade(
         error(StatusCode::NOT_IMPLEMENTED, "not_supported", message)
     };
     let orders = state.orders.as_ref().ok_or_else(nobody)?;
-    let _own = orders.free.try_acquire().map_err(|_| busy())?;
+    if lock(&orders.under_way).is_some() {
+        return Err(orders.busy());
+    }
+    let _own = orders.free.try_acquire().map_err(|_| orders.busy())?;
     let (reply, outcome) = oneshot::channel();
-    orders.sender.try_send(Order::Upgrade(reply)).map_err(|_| busy())?;
+    orders.sender.try_send(Order::Upgrade(reply)).map_err(|_| orders.busy())?;
     match timeout(PATIENCE, outcome).await {
         Ok(Ok(Ok(upgrading))) => Ok(json(&upgrading)),
         Ok(Ok(Err(problem))) => Err(error(StatusCode::CONFLICT, "no_upgrade", &problem)),
-        Ok(Err(_)) | Err(_) => Err(busy()),
+        Ok(Err(_)) | Err(_) => Err(orders.busy()),
     }
-}
-
-fn busy() -> Response {
-    error(StatusCode::CONFLICT, "busy", "an upgrade is under way already, or the process is stopping; ask again")
 }

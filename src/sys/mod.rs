@@ -37,7 +37,7 @@ pub use files::{read_regular, read_text, read_text_or_pipe};
 pub use memory::{Available, live_bytes, private_bytes, resident_bytes};
 pub use passed::{
     MOST_PASSED, close_untaken, close_unwanted, kept_name, message_pair, message_socket_of_input, offer_socket,
-    receive_with_descriptors, send_with_descriptors, take_bound,
+    receive_with_descriptors, send_with_descriptors, take_bound, wait_for_end,
 };
 pub use raw::{
     BATCH_DATAGRAMS, Batch, Datagram, Outgoing, SocketMemory, realtime_thread, receive_coalesced, return_memory,

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, PoisonError};
 
 use rapidhash::v3::rapidhash_v3;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -135,10 +136,15 @@ pub fn receive_with_descriptors(from: &UnixStream) -> io::Result<(Vec<u8>, Vec<O
 /// # Errors
 /// What the kernel says.
 pub fn message_pair() -> io::Result<(UnixStream, UnixStream)> {
-    let (own, other) = Socket::pair_raw(socket2::Domain::UNIX, Type::SEQPACKET, None)?;
-    own.set_cloexec(true)?;
-    other.set_cloexec(true)?;
+    let (own, other) = Socket::pair(socket2::Domain::UNIX, Type::SEQPACKET, None)?;
     Ok((OwnedFd::from(own).into(), OwnedFd::from(other).into()))
+}
+
+/// Blocks until the other end is closed, by the end of its process as well.
+pub fn wait_for_end(socket: &UnixStream) {
+    // An end is told whatever is asked for.
+    let mut of = [PollFd::new(socket, PollFlags::empty())];
+    while matches!(poll(&mut of, None), Ok(0) | Err(Errno::INTR)) {}
 }
 
 /// The standard input, if it is one end of such a pair.
@@ -177,6 +183,7 @@ mod tests {
         let mut text = [0; 16];
         assert_eq!(socket.recv(&mut text).expect("it is read"), 5);
         drop(own);
+        wait_for_end(&other);
         assert_eq!(receive_with_descriptors(&other).expect("the end").0, b"");
     }
 }

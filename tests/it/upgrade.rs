@@ -1,5 +1,7 @@
 //! Upgrades through the front door: a new process takes over, and nothing that was sent is lost or counted twice.
 
+mod hazards;
+
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, symlink};
