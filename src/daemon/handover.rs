@@ -11,8 +11,11 @@
 //! | waits | reads what the sockets hold, and nothing more: `stopped` |
 //! | asks whether it may read: `ready` | passes the connections on, and lets it: `read` |
 //! | reads the sockets: `reading` | waits a moment; if the new one has ended, it reads on as if nothing had been |
-//! | waits; presence, spools and intervals stand still | saves the open interval and all else, lets its files go: `left` |
+//! | waits; presence, spools and intervals stand still | saves the open interval and all else, lets its files go: `left`, or `unsaved` |
 //! | goes on with what was saved | ends |
+//!
+//! Before it stops reading the old process writes for trial what it is to save, and holds the room for it: if that fails there is no
+//! upgrade.
 //!
 //! Both say first where their state is and which formats they know. If the new one does not find, or cannot read, what the old
 //! one would save, the old one closes the open interval itself, delivers it as at any stop, and both say so.
@@ -39,6 +42,7 @@ use crate::fault;
 use crate::http::{HandedOver, NO_PAGE, Upgrading};
 use crate::net::framing::Begun;
 use crate::net::{NamedConnection, OpenConnection};
+use crate::state::StateFolder;
 use crate::sys::{self, MOST_PASSED};
 
 use super::StartError;
@@ -101,6 +105,8 @@ enum Message {
     Reading,
     /// The old process has saved its state, and ends.
     Left,
+    /// The old process could not save its state, has delivered its interval itself, and ends.
+    Unsaved { why: String },
 }
 
 /// Seconds on a clock that never steps and that all processes of the machine share.
@@ -179,6 +185,8 @@ pub(crate) struct Successor {
     page: Option<String>,
     /// Why it does not go on with the state of this one, if so.
     no_state: Option<String>,
+    /// How long saving that took for trial.
+    pub(super) saving: Duration,
 }
 
 impl Successor {
@@ -198,12 +206,25 @@ impl Successor {
         }
         let child = command.spawn().map_err(|error| format!("cannot run {}: {error}", program.display()))?;
         // With the command goes its copy of the other end: an end of the child is seen.
-        Ok(Successor { link, child, program: named(program), version: String::new(), page: None, no_state: None })
+        Ok(Successor {
+            link,
+            child,
+            program: named(program),
+            version: String::new(),
+            page: None,
+            no_state: None,
+            saving: Duration::ZERO,
+        })
     }
 
     /// Its number.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Whether it goes on with the state of this process.
+    pub(super) fn goes_on_with_state(&self) -> bool {
+        self.no_state.is_none()
     }
 
     /// Ends the new process when this is dropped.
@@ -317,9 +338,15 @@ impl Successor {
         Upgrading { pid: self.child.id(), program, version, from: env!("CARGO_PKG_VERSION"), page, no_state }
     }
 
-    /// Says that this process has saved everything.
-    pub(super) fn leave(&self) {
-        if let Err(error) = send(&self.link, &Message::Left, &[]) {
+    /// Says that this process has saved everything there, or that it could not.
+    pub(super) fn leave(&self, state: &StateFolder) {
+        let message = if state.is_unsaved() {
+            let why = state.status().problem.unwrap_or_else(|| "the state folder does not answer".into());
+            Message::Unsaved { why: format!("the old process could not save it: {why}") }
+        } else {
+            Message::Left
+        };
+        if let Err(error) = send(&self.link, &message, &[]) {
             tracing::error!(%error, "the new process cannot be told that this one has left");
         }
     }
@@ -478,13 +505,17 @@ impl Stopped {
     ///
     /// # Errors
     /// If the old process is gone before, and has saved nothing.
-    pub(super) fn take_over(self) -> Result<HandedOver, StartError> {
+    pub(super) fn take_over(mut self) -> Result<HandedOver, StartError> {
         let (began, pause_secs) = (Instant::now(), shared_clock() - self.at);
         send(&self.link, &Message::Reading, &[]).map_err(|error| StartError(cannot_talk(&error)))?;
         // As long as it lives it has files and locks that this process needs.
         let is_clean = loop {
             match receive(&self.link) {
                 Ok(Some((Message::Left, _))) => break true,
+                Ok(Some((Message::Unsaved { why }, _))) => {
+                    self.no_state.get_or_insert(why);
+                    break true;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => tracing::warn!(
                     waited_secs = began.elapsed().as_secs(),
                     "the process before this one does not leave; intervals are closed when it has"
@@ -518,7 +549,18 @@ mod tests {
         let (link, other) = sys::message_pair().expect("a pair");
         let child = Command::new("sleep").arg("1000").spawn().expect("it starts");
         let program = String::new();
-        (Successor { link, child, program, version: String::new(), page: None, no_state: None }, other)
+        (
+            Successor {
+                link,
+                child,
+                program,
+                version: String::new(),
+                page: None,
+                no_state: None,
+                saving: Duration::ZERO,
+            },
+            other,
+        )
     }
 
     fn says(other: &UnixStream) -> Message {

@@ -67,7 +67,7 @@ use crate::reloads::Reloads;
 use crate::rollup::{Registry, RegistryOptions};
 use crate::senders::Senders;
 use crate::sinks::{DriverOptions, Sink};
-use crate::state::StateFolder;
+use crate::state::{StateFolder, Trial};
 use crate::supervise::{Gate, Readiness, Role, Supervisor};
 use crate::sys::{close_untaken, count_own_descriptors, kept_name, unix_time};
 use crate::tail::Tail;
@@ -587,12 +587,31 @@ impl Running {
         passed
     }
 
-    /// Lets the new process read in place of this one. If it does not, this one reads on.
+    /// Makes sure that what this process knows can be saved for the new one, which takes so long.
+    async fn try_state(&self) -> Result<(Vec<Trial>, Duration), String> {
+        let began = Instant::now();
+        let slow = || format!("the state cannot be saved within {} s", HANDING_OVER.as_secs());
+        let trial = self.flusher.try_state(HANDING_OVER).await.ok_or_else(slow)??;
+        Ok((trial, began.elapsed()))
+    }
+
+    /// Lets the new process read in place of this one. If it does not, or could not go on with what this one would save for it, this
+    /// one reads on.
     ///
     /// # Errors
     /// In words, why there is no upgrade.
-    pub(crate) async fn let_read(&self, successor: Successor) -> Result<Successor, String> {
-        let Some(connections) = self.flusher.pause_reading().await else {
+    pub(crate) async fn let_read(&self, mut successor: Successor) -> Result<Successor, String> {
+        let mut trial = Vec::new();
+        if successor.goes_on_with_state() {
+            match self.try_state().await {
+                Ok((tried, took)) => (trial, successor.saving) = (tried, took),
+                Err(problem) => {
+                    successor.kill();
+                    return Err(problem);
+                }
+            }
+        }
+        let Some(connections) = self.flusher.pause_reading(trial).await else {
             successor.kill();
             return Err("the flusher does not answer".into());
         };
@@ -643,7 +662,8 @@ impl Running {
                     program,
                     "another process reads from now on; this one saves what it has and ends"
                 );
-                HANDING_OVER.min(grace)
+                // Saving takes as long as it took for trial, or somewhat longer.
+                HANDING_OVER.min(grace) + 2 * successor.saving
             }
             Some(why) => {
                 tracing::warn!(
@@ -656,8 +676,9 @@ impl Running {
             }
         };
         self.parts.is_handed_over = no_state.is_none();
+        let state = self.state.clone();
         self.stop(Instant::now() + patience).await?;
-        successor.leave();
+        successor.leave(&state);
         Ok(())
     }
 

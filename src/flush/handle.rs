@@ -16,7 +16,7 @@ use crate::hints::Hints;
 use crate::net::NamedConnection;
 use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
-use crate::state::StateStatus;
+use crate::state::{StateStatus, Trial};
 use crate::sys::{now, unix_time};
 use crate::telemetry::{Concern, Ledger, SinkAccount, Warning};
 
@@ -121,8 +121,10 @@ pub(super) enum Request {
     Sockets(oneshot::Sender<io::Result<Vec<NamedSocket>>>),
     /// Leave them open at the stop: the service manager holds them.
     KeepSockets(oneshot::Sender<()>),
+    /// Write for trial what another process is to go on with.
+    TryState(oneshot::Sender<Result<Vec<Trial>, String>>),
     /// Read what they hold and nothing more, for another process is to read on.
-    PauseReading(oneshot::Sender<Vec<NamedConnection>>),
+    PauseReading(Vec<Trial>, oneshot::Sender<Vec<NamedConnection>>),
     /// Read on after all.
     ResumeReading(oneshot::Sender<()>),
 }
@@ -286,9 +288,15 @@ impl FlusherHandle {
     }
 
     /// Reads what the sockets hold and nothing more, for another process is to read on: the stop leaves them open. Those of the
-    /// connections that it can read on are in the answer.
-    pub async fn pause_reading(&self) -> Option<Vec<NamedConnection>> {
-        self.ask(PATIENCE, Request::PauseReading).await
+    /// connections that it can read on are in the answer. Until the state is saved for that process, or this one reads on, the
+    /// room of the trial is held.
+    pub async fn pause_reading(&self, trial: Vec<Trial>) -> Option<Vec<NamedConnection>> {
+        self.ask(PATIENCE, |reply| Request::PauseReading(trial, reply)).await
+    }
+
+    /// Writes for trial what another process is to go on with; why that cannot be saved. `None` if it takes longer.
+    pub async fn try_state(&self, longest: Duration) -> Option<Result<Vec<Trial>, String>> {
+        self.ask(longest, Request::TryState).await
     }
 
     /// Reads on, for no other process does.

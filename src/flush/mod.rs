@@ -15,6 +15,7 @@ mod requests;
 mod senders;
 mod sources;
 pub mod state;
+mod trial;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -38,6 +39,7 @@ use crate::rollup::{Interval, Registry};
 use crate::senders::Senders;
 use crate::sinks::SinkDriver;
 use crate::snapshot::Snapshot;
+use crate::state::Trial;
 use crate::supervise::{Panic, Part, Role, Supervisor, catch, caught};
 use crate::sys::{self, since, unix_time};
 use crate::telemetry::{Account, Ledger, ListenerAccount, PresenceAccount, Tally};
@@ -154,6 +156,8 @@ pub struct Flusher {
     is_paused: bool,
     /// Keeps what outlives the process.
     keeper: Option<state::StateWriter>,
+    /// Holds the room for what another process is to go on with.
+    trial: Vec<Trial>,
     /// What presence had to say of the open interval before this process.
     carried_presence: state::CarriedPresence,
     /// How the last process ended, until an interval has it.
@@ -258,6 +262,7 @@ impl Flusher {
             waiting_presence: WaitingPresence::default(),
             is_paused: false,
             keeper: None,
+            trial: Vec::new(),
             carried_presence: state::CarriedPresence::default(),
             unclean_stop: None,
             senders: senders::SenderAccount::default(),

@@ -61,8 +61,9 @@ impl Flusher {
                 self.listeners.iter_mut().take(active).for_each(Listener::keep_sockets);
                 let _ = reply.send(());
             }
-            Request::PauseReading(reply) => {
-                self.is_paused = true;
+            Request::TryState(reply) => self.try_state(reply).await,
+            Request::PauseReading(trial, reply) => {
+                (self.is_paused, self.trial) = (true, trial);
                 let connections = self.listeners.pause(now() + PAUSING).await;
                 self.read_drops();
                 self.listeners.end_counting();
@@ -92,6 +93,8 @@ impl Flusher {
     fn resume_reading(&mut self) {
         self.is_paused = false;
         self.listeners.resume();
+        // Nobody waits for that.
+        drop(self.end_trial());
     }
 
     /// Asks every worker; those that do not answer are left out.

@@ -334,7 +334,7 @@ async fn work_back(folder: StateFolder, mut queue: Receiver<TakeBack>) {
     }
 }
 
-fn encode<T: Serialize>(value: &T, out: &mut dyn io::Write) -> io::Result<()> {
+pub(super) fn encode<T: Serialize>(value: &T, out: &mut dyn io::Write) -> io::Result<()> {
     postcard::to_io(value, out).map(|_| ()).map_err(io::Error::other)
 }
 
@@ -531,14 +531,14 @@ impl Flusher {
     }
 
     /// What goes over intervals, as of now.
-    fn kept_registry(&self) -> KeptRegistry {
+    pub(super) fn kept_registry(&self) -> KeptRegistry {
         let last_end = self.keeper.as_ref().map_or(0.0, |keeper| keeper.last_end);
         let registry = self.registry.save(since(self.started).as_secs_f64());
         KeptRegistry { taken: unix_time(), last_end, registry }
     }
 
     /// The open interval so far, as it was cut last.
-    fn kept_interval(&self) -> KeptInterval {
+    pub(super) fn kept_interval(&self) -> KeptInterval {
         let now = unix_time();
         let keeper = self.keeper.as_ref();
         let mut interval = self.registry.save_open();
@@ -558,7 +558,7 @@ impl Flusher {
     }
 
     /// Takes out of the workers what the open interval has so far. A worker that does not answer keeps it.
-    async fn cut_open(&mut self) {
+    pub(super) async fn cut_open(&mut self) {
         let mut pending = Vec::new();
         for listener in self.listeners.iter() {
             for worker in 0..listener.workers() {
@@ -660,6 +660,8 @@ impl Flusher {
             // What is there is not to be replaced before it is read.
             return false;
         }
+        let has_room = self.end_trial();
+        self.patience(LOAD_PATIENCE).wait(has_room).await;
         self.read_drops();
         self.cut_open().await;
         let said = self.take_presence().await;
@@ -709,7 +711,7 @@ impl Flusher {
     }
 
     /// Whether what the last process has left is still to be read.
-    fn is_loading(&self) -> bool {
+    pub(super) fn is_loading(&self) -> bool {
         self.keeper.as_ref().is_some_and(|keeper| keeper.loaded.is_some())
     }
 

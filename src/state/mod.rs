@@ -39,6 +39,9 @@ pub const LOCK_PATIENCE: Duration = Duration::from_millis(200);
 /// The same where that process has handed over: its last write may still be on its way to the disk.
 pub const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(20);
 
+/// The number of a trial: turns have others.
+const TRIAL: u64 = 0;
+
 /// Longest name of a sink that is the name of its part, in bytes after escaping; a longer one is cut, with a hash.
 const MOST_NAME_BYTES: usize = 150;
 
@@ -87,6 +90,28 @@ pub struct StateStatus {
 pub struct Turn {
     part: String,
     number: u64,
+}
+
+/// A part that was written for trial. There is room for it until this is dropped, which blocks.
+#[derive(Debug)]
+pub struct Trial {
+    disk: DiskHandle,
+    file: PathBuf,
+    bytes: u64,
+}
+
+impl Trial {
+    /// Bytes that were written.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Drop for Trial {
+    fn drop(&mut self) {
+        // What stays is removed at the next start.
+        let _ = self.disk.remove(&self.file);
+    }
 }
 
 /// The turns of a part.
@@ -288,6 +313,25 @@ impl StateFolder {
         inner.note(&shared.folder, part, problem)
     }
 
+    /// Writes a part for trial, beside the one that is there, which stays.
+    ///
+    /// # Errors
+    /// Why it cannot be written.
+    pub fn try_part(
+        &self,
+        part: &str,
+        format: u32,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> io::Result<Trial> {
+        let shared = self.0.as_ref().filter(|shared| shared.lock.is_some());
+        let shared = shared.ok_or_else(|| io::Error::other("nothing is kept"))?;
+        shared.check_lock()?;
+        let file = part::fresh(&shared.folder, part, TRIAL);
+        let mut trial = Trial { disk: shared.disk.clone(), file: file.clone(), bytes: 0 };
+        trial.bytes = part::write(&*shared.disk, &file, part, format, write)?;
+        Ok(trial)
+    }
+
     /// Removes a part, so that no later process finds it, also one that is being written. A power cut may bring it back until
     /// [`StateFolder::sync`] says that it does not. `false` if it stays.
     pub fn remove(&self, part: &str) -> bool {
@@ -334,6 +378,11 @@ impl StateFolder {
         if let Some((shared, mut inner)) = self.shared().filter(|(_, inner)| inner.problems.contains_key(part)) {
             inner.note(&shared.folder, part, None);
         }
+    }
+
+    /// Whether what this process knows last could not be saved.
+    pub fn is_unsaved(&self) -> bool {
+        self.shared().is_some_and(|(_, inner)| inner.is_unsaved)
     }
 
     /// What this process knows last cannot be saved: the next one is to say so.

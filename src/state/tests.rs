@@ -455,3 +455,22 @@ fn links_in_the_folder_lead_nowhere() {
         assert_eq!(fs::read_to_string(&victim).expect("text"), "its own");
     }
 }
+
+#[test]
+fn a_trial_says_whether_there_is_room_and_leaves_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let is_full = Arc::new(AtomicBool::new(false));
+    let disk = DiskHandle::new(SmallDisk(DiskHandle::default(), Arc::clone(&is_full)));
+    let folder = StateFolder::open_on(disk, dir.path(), Duration::ZERO);
+    assert!(put(&folder, "a", b"before"));
+    let files = || fs::read_dir(dir.path()).expect("a folder").count();
+    let before = files();
+    let trial = folder.try_part("a", 1, |out| out.write_all(b"for trial")).expect("there is room");
+    assert_eq!((trial.bytes(), files()), (9, before + 1));
+    drop(trial);
+    is_full.store(true, Ordering::Relaxed);
+    let problem = folder.try_part("a", 1, |out| out.write_all(b"for trial")).expect_err("it is full");
+    assert_eq!(problem.kind(), io::ErrorKind::StorageFull);
+    assert_eq!((files(), get(&folder, "a").as_deref(), folder.status().problem), (before, Some(&b"before"[..]), None));
+    assert!(StateFolder::off().try_part("a", 1, |_| Ok(())).is_err());
+}

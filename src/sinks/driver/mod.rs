@@ -556,6 +556,13 @@ impl SinkDriver {
         Handover::new(shared, totals, waiting)
     }
 
+    /// What it would hand over of intervals if it ended now; it has them still. With a spool they go there.
+    pub fn waiting(&self) -> Handover {
+        let (options, state) = (self.shared.options(), self.shared.state());
+        let all = state.delivering.iter().chain(&state.waiting).filter(|_| options.spool.is_none());
+        Handover { kind: options.kind.to_string(), totals: None, waiting: all.cloned().collect(), giver: None }
+    }
+
     /// Goes on where an earlier driver of this sink has stopped. To be called before anything is offered.
     pub fn resume(&self, handover: Handover) {
         let Handover { kind, totals, waiting, .. } = handover;

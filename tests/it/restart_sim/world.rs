@@ -39,6 +39,9 @@ const LONGEST: u64 = 600;
 pub const STATE_EVERY: f64 = 1.5;
 /// How much older than that the state may be.
 const YOUNG: f64 = 0.5;
+
+/// How long a state is tried to be written before an upgrade.
+const TRIAL: Duration = Duration::from_secs(5);
 /// So long after a time in which a disk was not well something of it may still be felt.
 pub const DISK_AFTER: f64 = 3.0;
 /// Longer points end at ticks of so many intervals.
@@ -535,7 +538,8 @@ impl World {
             }),
             What::FailedUpgrade => {
                 self.count("failed upgrades");
-                if process.handle.pause_reading().await.is_some() {
+                let trial = process.handle.try_state(TRIAL).await.and_then(Result::ok);
+                if process.handle.pause_reading(trial.unwrap_or_default()).await.is_some() {
                     sleep(Duration::from_millis(self.random.below(200))).await;
                     process.handle.resume_reading().await;
                 }
@@ -737,12 +741,17 @@ impl World {
 
     async fn hand_over(&mut self, process: Process) -> Result<Process, Option<Ending>> {
         let dies = self.disk.clone();
+        let pause = async {
+            let trial = process.handle.try_state(TRIAL).await.and_then(Result::ok)?;
+            process.handle.pause_reading(trial).await
+        };
         let paused = tokio::select! {
             biased;
             () = dies.death() => return Err(None),
-            paused = process.handle.pause_reading() => paused,
+            paused = pause => paused,
         };
         if paused.is_none() {
+            self.count("refused upgrades");
             return Ok(process);
         }
         // The new one reads on at once, and waits for the rest.

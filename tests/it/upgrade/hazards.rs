@@ -1,7 +1,9 @@
-//! What is in the way of an upgrade: a new process that hangs, an old one that is killed, a page that moves.
+//! What is in the way of an upgrade: a new process that hangs, an old one that is killed, a disk that is full, a page that moves.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use super::*;
 
@@ -96,4 +98,87 @@ fn the_answer_says_where_the_page_is_from_now_on() {
     let last = Heir(number.expect("a process"));
     until("the end of the one before", || !first.is_alive());
     last.stop();
+}
+
+/// Bytes that the processes of the next test may write to a file at first.
+const SMALL: u64 = 400 << 10;
+
+/// Gauges whose state takes more than that.
+const MANY: usize = 8000;
+
+#[test]
+fn there_is_no_upgrade_where_the_state_cannot_be_saved() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = ports();
+    // A receiver that takes connections and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let config = config(dir.path(), &ports).replace("records.jsonl\"\n", "records.jsonl\"\ninclude = [\"one\"]\n");
+    let config = format!(
+        "self_metrics = false\n{config}[[sink]]\ntype = \"influx\"\nname = \"silent\"\nurl = \"http://{}\"\ndatabase = \"d\"\n",
+        silent.local_addr().expect("an address")
+    );
+    let mut daemon = Daemon::start_after(dir.path(), &config, &format!("ulimit -S -f {}", SMALL / 512));
+    let lines = (0..MANY).map(|n| format!("{}.{n}:1|g\n", "long".repeat(25)));
+    let lines: String = lines.chain(std::iter::repeat_n("one:+1|g\n".to_string(), 100)).collect();
+    let mut tcp = TcpStream::connect(("127.0.0.1", ports.statsd)).expect("somebody listens");
+    tcp.write_all(lines.as_bytes()).expect("sent");
+    drop(tcp);
+    let queued = |status: &Value| status["sinks"]["silent"]["queued"].as_u64();
+    let before = daemon.status_when("intervals that wait", |status| {
+        status["lines"]["read"] == 8100 && queued(status) > Some(2 * MANY as u64)
+    });
+    let (code, said) = upgrade(&ports, "secret");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("cannot be saved in ") && said.contains("File too large"), "{said}");
+    daemon.wait_for("the reason", |lines| {
+        lines.iter().any(|line| line.contains("there is no upgrade") && line.contains("File too large"))
+    });
+    let status = daemon.status_when("the reason", |status| status["failed_upgrade"]["error"].is_string());
+    assert_eq!(status["pid"], before["pid"]);
+    assert!(queued(&status) >= queued(&before), "{status}");
+    let state = dir.path().join("systole");
+    let trials = || {
+        std::fs::read_dir(&state)
+            .expect("a folder")
+            .filter(|file| file.as_ref().is_ok_and(|file| file.file_name().to_string_lossy().ends_with(".0.new")))
+    };
+    until("nothing left of the trial", || trials().count() == 0);
+    daemon.send_udp(&[b"one:+1|g"]);
+    daemon.status_when("one more line", |status| status["lines"]["read"] == 8101);
+    // There is room again.
+    let process_before = Pid::from_raw(i32::try_from(daemon.pid()).expect("a number"));
+    prlimit(process_before, Resource::Fsize, Rlimit { current: None, maximum: None }).expect("it is ours");
+    let (code, said) = upgrade(&ports, "secret");
+    assert_eq!(code, Some(0), "{said}");
+    let status = status_when(ports.page, "another process", |status| status["pid"] != before["pid"]);
+    let heir = Heir(process(&status));
+    assert_eq!(daemon.wait(Duration::from_secs(20)), Some(0));
+    assert!(status["upgrade"]["no_state"].is_null() && queued(&status) >= queued(&before), "{status}");
+    assert_eq!(trials().count(), 0);
+    daemon.send_udp(&[b"one:+1|g"]);
+    let read = status_when(ports.page, "a line", |status| status["lines"]["read"].as_u64() >= Some(1));
+    status_when(ports.page, "an interval", |status| status["as_of"].as_f64() > read["as_of"].as_f64());
+    heir.stop();
+    assert_eq!(last_gauge(dir.path(), "one"), 102.0);
+}
+
+#[test]
+fn a_state_that_cannot_be_saved_after_all_is_told() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = ports();
+    let config = config(dir.path(), &ports).replace("interval = \"1s\"", "interval = \"1h\"");
+    let daemon = Daemon::start(dir.path(), &config);
+    daemon.send_udp(&[b"x:3|c"]);
+    daemon.status_when("a line", |status| status["lines"]["read"] == 1);
+    // It can be written for trial, and not put in its place.
+    std::fs::create_dir(dir.path().join("systole/registry.state")).expect("a folder");
+    let (code, said) = upgrade(&ports, "secret");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(
+        said.contains("closed and delivered its interval itself: the old process could not save it: `registry` cannot"),
+        "{said}"
+    );
+    let before = daemon.pid();
+    Heir(process(&status_when(ports.page, "another process", |status| status["pid"] != before))).stop();
+    assert_eq!(sum(dir.path(), "x"), 3.0);
 }
