@@ -256,7 +256,8 @@ fn left_behind(state: &StateStatus, uptime: f64) -> Vec<Warning> {
     let unclean = state.unclean_stop.map(|secs| {
         let short =
             format!("the last process ended without a clean stop, at most {} s unaccounted", amount(secs.ceil()));
-        let why = "what it received after its last sign of life, and had not delivered, is lost";
+        let why =
+            "what it received after its last sign of life is lost, and what sinks without a spool had not delivered";
         says(short.clone(), format!("{short}: {why}"))
     });
     let stale = state.is_stale.then(|| {
@@ -272,9 +273,11 @@ fn left_behind(state: &StateStatus, uptime: f64) -> Vec<Warning> {
             _ => None,
         })?;
         let what = match (part.as_str(), part.strip_prefix("sink-")) {
-            (_, Some(sink)) => format!("what the sink {sink} had not delivered is lost"),
+            (_, Some(sink)) => format!("what the sink {sink} had not delivered is lost, and its totals begin anew"),
             ("registry", _) => "gauges and longer intervals begin anew".into(),
-            ("open" | "open-over", _) => "what the open interval of the last process had is lost".into(),
+            ("open", _) => "what the open interval of the last process had is lost".into(),
+            ("open-over", _) => "what its last interval said of gauges and longer intervals is lost".into(),
+            ("closed", _) => "longer intervals that it has flushed may come again".into(),
             (other, _) => format!("what `{other}` had begins anew"),
         };
         let short = format!("{part} was {reason} and set aside");
