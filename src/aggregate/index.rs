@@ -103,12 +103,12 @@ impl Index {
         hash as usize & (self.slots.len() - 1)
     }
 
-    #[inline]
+    #[inline(always)]
     fn probe(&self, hash: u64, is_same: impl Fn(u32) -> bool) -> Option<u32> {
         self.position(hash, is_same).map(|at| self.slots[at].id & !PLAIN)
     }
 
-    #[inline]
+    #[inline(always)]
     fn position(&self, hash: u64, is_same: impl Fn(u32) -> bool) -> Option<usize> {
         let hash = hash as u32;
         let mut at = self.place(hash);
