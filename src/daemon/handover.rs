@@ -232,7 +232,8 @@ impl Successor {
         Ending(Some(self.child.id()))
     }
 
-    /// Passes sockets on when the new process asks for them, and waits until it is ready to read them. The state of this one is kept like that.
+    /// Passes sockets on when the new process asks for them, and waits until it is ready to read them. The state of this one is kept
+    /// like that.
     ///
     /// # Errors
     /// In words, if it fails, or takes too long; it has ended then.

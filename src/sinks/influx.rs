@@ -1,8 +1,8 @@
 //! InfluxDB over HTTP: line protocol to the write endpoints of versions 1, 2 and 3, gzipped.
 //!
 //! A series is a measurement of its name, with its tags and, as telegraf has it, a tag `metric_type`; fields are those of
-//! [`crate::snapshot::Row`], or with [`Naming::Telegraf`] those of telegraf. Times are in milliseconds. The same interval written twice is the same points, so that a delivery
-//! that failed halfway is repeated as it is. Events, checks and changes of presence are points of `systole_notices`.
+//! [`crate::snapshot::Row`], or with [`Naming::Telegraf`] those of telegraf. Times are in milliseconds. The same interval written
+//! twice is the same points, so that a delivery that failed halfway is repeated as it is. Events, checks and changes of presence are points of `systole_notices`.
 //!
 //! What Influx refuses permanently (a status 4xx other than those that pass or that a change of configuration ends) is dropped and counted
 //! (`refused`), batch by batch; of a partial write what it says that it dropped. A time that nanoseconds since 1970 do not hold, and

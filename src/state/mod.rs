@@ -208,7 +208,7 @@ impl StateFolder {
 
     /// Whether what is written outlives the process.
     pub fn is_kept(&self) -> bool {
-        self.0.as_ref().is_some_and(|shared| shared.lock.is_some())
+        self.kept().is_some()
     }
 
     /// How it is.
@@ -250,8 +250,7 @@ impl StateFolder {
 
     /// Takes a turn for writing or removing a part later: what is begun from now on is later than that. `None` if nothing is kept.
     pub fn begin(&self, part: &str) -> Option<Turn> {
-        let (shared, mut inner) = self.shared()?;
-        shared.lock.as_ref()?;
+        let mut inner = self.kept()?.inner();
         let turns = inner.turns(part);
         turns.taken += 1;
         Some(Turn { part: part.into(), number: turns.taken })
@@ -260,7 +259,8 @@ impl StateFolder {
     /// Ends all turns of a part that were taken so far: what is still to be written of it is not.
     pub fn end_turns(&self, part: &str) {
         if let Some((_, mut inner)) = self.shared() {
-            inner.end_turns(part);
+            let turns = inner.turns(part);
+            turns.end(turns.taken);
         }
     }
 
@@ -323,8 +323,7 @@ impl StateFolder {
         format: u32,
         write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
     ) -> io::Result<Trial> {
-        let shared = self.0.as_ref().filter(|shared| shared.lock.is_some());
-        let shared = shared.ok_or_else(|| io::Error::other("nothing is kept"))?;
+        let shared = self.kept().ok_or_else(|| io::Error::other("nothing is kept"))?;
         shared.check_lock()?;
         let file = part::fresh(&shared.folder, part, TRIAL);
         let mut trial = Trial { disk: shared.disk.clone(), file: file.clone(), bytes: 0 };
@@ -352,13 +351,13 @@ impl StateFolder {
 
     /// Waits until what was removed is gone from the disk, too; whether it is.
     pub fn sync(&self) -> bool {
-        let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) else { return false };
+        let Some(shared) = self.kept() else { return false };
         let synced = shared.disk.sync_folder(&shared.folder);
         shared.inner().note(&shared.folder, REMOVED, synced.err())
     }
 
     fn take_away(&self, turn: Turn, take: impl FnOnce(&Shared, &Path, &str) -> io::Result<()>) -> bool {
-        let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) else { return false };
+        let Some(shared) = self.kept() else { return false };
         let Turn { part, number } = turn;
         // What was to be written before is not, from now on.
         shared.inner().turns(&part).end(number);
@@ -404,7 +403,7 @@ impl StateFolder {
 
     /// Begins a run. If the last one had no clean end, the seconds between its last sign of life and now.
     pub fn begin_run(&self) -> Option<f64> {
-        let shared = self.0.as_ref().filter(|shared| shared.lock.is_some())?;
+        let shared = self.kept()?;
         let last_sign = shared.disk.facts(&shared.folder.join(RUNNING)).ok().map(|known| known.modified);
         let unclean = last_sign.map(|at| (unix_time() - at).max(0.0));
         let is_stale = shared.disk.remove(&shared.folder.join(UNSAVED)).is_ok();
@@ -438,7 +437,7 @@ impl StateFolder {
     }
 
     fn change_running(&self, change: impl FnOnce(&Shared, &Path) -> io::Result<()>) {
-        if let Some(shared) = self.0.as_ref().filter(|shared| shared.lock.is_some()) {
+        if let Some(shared) = self.kept() {
             let changed = shared.check_lock().and_then(|()| change(shared, &shared.folder.join(RUNNING)));
             shared.inner().note(&shared.folder, RUNNING, changed.err());
         }
@@ -453,6 +452,11 @@ impl StateFolder {
                 let _ = shared.disk.remove(&path);
             }
         }
+    }
+
+    /// The folder, if this process may write there.
+    fn kept(&self) -> Option<&Shared> {
+        self.0.as_deref().filter(|shared| shared.lock.is_some())
     }
 
     fn shared(&self) -> Option<(&Shared, MutexGuard<'_, Inner>)> {
@@ -499,11 +503,6 @@ impl Inner {
     /// The turns of a part.
     fn turns(&mut self, part: &str) -> &mut Turns {
         self.turns.entry(part.into()).or_default()
-    }
-
-    fn end_turns(&mut self, part: &str) {
-        let turns = self.turns(part);
-        turns.over = turns.taken;
     }
 
     /// Notes what came of a write; whether all is well. A problem is over when what failed is written.
