@@ -36,6 +36,15 @@ async fn end_leaving(flusher: FlusherHandle, names: Vec<String>) -> Vec<Handover
     handovers
 }
 
+/// Names of sinks that there are none of.
+fn new_names(sinks: &[NextOpen]) -> Vec<String> {
+    let names = sinks.iter().filter_map(|next| match next {
+        NextOpen::New(open) => Some(open.options.name.clone()),
+        NextOpen::Same(_) | NextOpen::Changed(..) => None,
+    });
+    names.collect()
+}
+
 impl Reloader {
     /// Opens what is new of the sinks.
     pub(super) fn open_sinks(&self, next: &Config) -> Result<Vec<NextOpen>, StartError> {
@@ -107,26 +116,16 @@ impl Reloader {
         all.map(Some)
     }
 
-    /// Names of sinks that there are none of.
-    fn new_names(&self, sinks: &[NextOpen]) -> Vec<String> {
-        let names = sinks.iter().filter_map(|next| match next {
-            NextOpen::New(open) => Some(open.options.name.clone()),
-            NextOpen::Same(_) | NextOpen::Changed(..) => None,
-        });
-        names.filter(|name| self.config.sinks.iter().all(|known| known.name != *name)).collect()
-    }
-
     fn start_new(&self, sinks: Vec<NextOpen>, gate: &Gate) -> Result<Vec<NextDriver>, StartError> {
         let runtime = Handle::current();
-        let names = self.new_names(&sinks);
+        let names = new_names(&sinks);
         let held = if names.is_empty() { Vec::new() } else { runtime.block_on(self.flusher.spools()) };
         let start = |open| {
             let driver = started::start_one(open, &self.memory, &self.supervisor, gate)?;
             Ok(NextDriver::New(self.flusher.hold(driver, self.config.shutdown_grace)))
         };
         let is_held = |OpenSink { options: DriverOptions { name, spool, .. }, .. }: &OpenSink| {
-            names.contains(name)
-                && spool.as_ref().is_some_and(|spool| held.contains(&(name.clone(), spool.path.clone())))
+            spool.as_ref().is_some_and(|spool| held.contains(&(name.clone(), spool.path.clone())))
         };
         let (mut all, mut waiting) = (Vec::new(), Vec::new());
         for one in sinks {

@@ -222,8 +222,7 @@ impl Shared {
     fn has_next_spool(&self) -> bool {
         let options = self.options();
         let state = self.state();
-        let is_other = state.spool.as_ref() != options.spool.as_ref().map(|spool| &spool.path);
-        is_other && state.spooled_intervals == 0 && !state.is_leaving && state.deadline.is_none()
+        !state.has_spool_of(&options) && state.spooled_intervals == 0 && !state.is_leaving && state.deadline.is_none()
     }
 
     /// Another sink is to take its place, or it is to have another spool.
@@ -342,8 +341,7 @@ impl Shared {
         }
         if state.account.spooled > 0 {
             let (intervals, records, waited_secs) = (state.spooled_intervals, state.account.spooled, state.waited_secs);
-            let options = self.options();
-            if state.spool.as_ref() == options.spool.as_ref().map(|spool| &spool.path) {
+            if state.has_spool_of(&self.options()) {
                 tracing::info!(sink, intervals, records, waited_secs, "left on disk for the next start");
             } else {
                 let folder = state.spool.clone().unwrap_or_default();
@@ -378,6 +376,11 @@ impl SinkStats {
 }
 
 impl State {
+    /// Whether it has the spool that the options say, or, as they say, none.
+    fn has_spool_of(&self, options: &DriverOptions) -> bool {
+        self.spool.as_ref() == options.spool.as_ref().map(|spool| &spool.path)
+    }
+
     /// Whether the time for deliveries is over.
     fn is_over(&self) -> bool {
         self.is_over || self.deadline.is_some_and(|deadline| now() >= deadline)
