@@ -784,6 +784,14 @@ mod tests {
         (flusher, queue, loaded)
     }
 
+    /// The same, when it has read that nothing was left.
+    async fn begun(folder: &StateFolder) -> (Flusher, Receiver<Job>) {
+        let (mut flusher, queue, loaded) = flusher(folder);
+        loaded.send(Loaded::default()).expect("it waits");
+        flusher.await_state().await;
+        (flusher, queue)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn ticks_wait_once_for_a_state_that_takes_long_to_read() {
         let (mut flusher, _queue, _loaded) = flusher(&StateFolder::off());
@@ -798,9 +806,7 @@ mod tests {
     async fn a_registry_that_was_taken_before_its_removal_is_not_written_after_it() {
         let dir = tempfile::tempdir().expect("a folder");
         let folder = StateFolder::open(dir.path(), Duration::ZERO);
-        let (mut flusher, queue, loaded) = flusher(&folder);
-        loaded.send(Loaded::default()).expect("it waits");
-        flusher.await_state().await;
+        let (mut flusher, queue) = begun(&folder).await;
         flusher.save_state().await;
         assert!(folder.remove(REGISTRY));
         drop(flusher);
@@ -812,9 +818,7 @@ mod tests {
     async fn what_is_saved_while_the_disk_is_slow_to_take_back_what_was_before_stays() {
         let dir = tempfile::tempdir().expect("a folder");
         let folder = StateFolder::open(dir.path(), Duration::ZERO);
-        let (mut flusher, queue, loaded) = flusher(&folder);
-        loaded.send(Loaded::default()).expect("it waits");
-        flusher.await_state().await;
+        let (mut flusher, queue) = begun(&folder).await;
         let (take_back, late) = channel(1);
         let keeper = flusher.keeper.as_mut().expect("it keeps");
         keeper.take_back = Some(take_back);

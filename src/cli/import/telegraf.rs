@@ -4,6 +4,9 @@ use toml::{Table, Value};
 
 use super::{Entry, Import, table, telegraf_outputs};
 
+/// Types of fields, which decide what the sink influx writes.
+const FLOATS: [&str; 3] = ["float_counters", "float_timings", "float_sets"];
+
 pub(super) fn read(text: &str) -> Result<Import, String> {
     let file: Table = text.parse().map_err(|error: toml::de::Error| error.to_string().trim().replace('\n', ", "))?;
     let inputs = file.get("inputs").and_then(|inputs| inputs.get("statsd")).and_then(Value::as_array);
@@ -39,7 +42,6 @@ pub(super) fn read(text: &str) -> Result<Import, String> {
 
 /// Lets a database of telegraf's go on under its names and types, where they are those that the sink has.
 fn database(inputs: &[Value], import: &mut Import) {
-    const FLOATS: [&str; 3] = ["float_counters", "float_timings", "float_sets"];
     let is_influx = |entry: &&mut Entry| entry.table.get("type").and_then(Value::as_str) == Some("influx");
     let mut sinks = import.entries.iter_mut().filter(is_influx).peekable();
     if sinks.peek().is_none() {
@@ -232,8 +234,7 @@ fn formats(keys: &mut Table, import: &mut Import) {
     if keys.remove("datadog_keep_container_tag").and_then(|value| value.as_bool()) == Some(true) {
         import.leave("datadog_keep_container_tag", "the container tells senders apart, and is no tag");
     }
-    for key in ["float_counters", "float_timings", "float_sets"] {
-        // They decide what the sink influx writes.
+    for key in FLOATS {
         keys.remove(key);
     }
     if keys.remove("convert_names").and_then(|value| value.as_bool()) == Some(true) {
