@@ -45,6 +45,9 @@ use intake::Intake;
 use spool::Spooler;
 use task::run;
 
+/// Why records are dropped that were not delivered before the end.
+pub const SHUTDOWN: &str = "shutdown";
+
 /// First pause after a failure; it doubles from failure to failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 /// Longest pause that is our own choice.
@@ -170,6 +173,8 @@ struct State {
     is_failing: bool,
     /// The folder of the spool that it has: another one than the options say until that is empty.
     spool: Option<PathBuf>,
+    /// Before that the next one is not tried: it could not be opened.
+    next_spool_due: Option<Instant>,
     /// Intervals in the spool.
     spooled_intervals: usize,
     /// What was dropped until the last delivery.
@@ -222,7 +227,9 @@ impl Shared {
     fn has_next_spool(&self) -> bool {
         let options = self.options();
         let state = self.state();
-        !state.has_spool_of(&options) && state.spooled_intervals == 0 && !state.is_leaving && state.deadline.is_none()
+        let is_due = state.next_spool_due.is_none_or(|due| now() >= due);
+        let is_ending = state.is_leaving || state.deadline.is_some();
+        !state.has_spool_of(&options) && state.spooled_intervals == 0 && is_due && !is_ending
     }
 
     /// Another sink is to take its place, or it is to have another spool.
@@ -319,7 +326,7 @@ impl Shared {
         }
         let mut state = self.state();
         state.account.queued = state.account.queued.saturating_sub(records);
-        state.account.dropped.count("shutdown", records);
+        state.account.dropped.count(SHUTDOWN, records);
         let (sink, waited_secs) = (&self.name, state.waited_secs);
         tracing::warn!(sink, intervals, records, waited_secs, "not delivered before the end; given up");
     }
@@ -330,7 +337,7 @@ impl Shared {
         let mut state = self.state();
         let fresh = state.account.dropped.since(&state.dropped_before);
         // What is lost with the stop is said by itself.
-        if fresh.lost() > fresh.of("shutdown") {
+        if fresh.lost() > fresh.of(SHUTDOWN) {
             tracing::warn!(sink, dropped = fresh.text(), "records were dropped since the last delivery");
         }
         let evicted = std::mem::take(&mut state.evicted);
@@ -477,7 +484,7 @@ impl SinkDriver {
     /// # Errors
     /// If it cannot be used, or another sink or process uses it.
     pub fn check_spool(spool: &SpoolOptions) -> io::Result<()> {
-        Spool::open(spool.clone()).map(drop)
+        Spool::check(spool)
     }
 
     /// Is as `change` says from now on. What is being delivered is delivered, or fails, as before.
@@ -486,6 +493,7 @@ impl SinkDriver {
         if let Some(next) = change.sink {
             *self.shared.next.lock().unwrap_or_else(PoisonError::into_inner) = Some(Next(next));
         }
+        self.shared.state().next_spool_due = None;
         self.shared.change_intake();
         self.shared.changed.notify_one();
     }
@@ -564,6 +572,23 @@ impl SinkDriver {
         let (options, state) = (self.shared.options(), self.shared.state());
         let all = state.delivering.iter().chain(&state.waiting).filter(|_| options.spool.is_none());
         Handover { kind: options.kind.to_string(), totals: None, waiting: all.cloned().collect(), giver: None }
+    }
+
+    /// Counts records that an earlier driver of this sink has lost with its end, when no interval could say so any more.
+    pub fn count_lost(&self, records: u64) {
+        if records == 0 {
+            return;
+        }
+        let mut state = self.shared.state();
+        state.account.offered += records;
+        state.account.dropped.count(SHUTDOWN, records);
+        let sink = &self.shared.name;
+        tracing::warn!(
+            sink,
+            records,
+            reason = SHUTDOWN,
+            "the last process could not keep what it had not delivered: it counts as dropped"
+        );
     }
 
     /// Goes on where an earlier driver of this sink has stopped. To be called before anything is offered.

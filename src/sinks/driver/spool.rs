@@ -12,6 +12,9 @@ use crate::sys::{now, since, unix_time};
 use super::super::spool::{Changes, Lost, Order, Spool, SpoolOptions};
 use super::{EXPOSED, Shared};
 
+/// How long a spool that cannot be opened is left alone.
+const SPOOL_PAUSE: Duration = Duration::from_secs(5);
+
 /// What is to be delivered next.
 pub(super) struct Item {
     pub(super) snapshot: Arc<Snapshot>,
@@ -106,14 +109,19 @@ impl Spooler {
         (self.options, self.spool) = (Some(spool.options().clone()), Some(spool));
     }
 
-    /// Has the spool that the sink's options have by now, or none, once the one so far is empty.
-    ///
-    /// # Errors
-    /// Why the next one cannot be opened.
-    pub(super) async fn change(&mut self) -> Result<(), String> {
+    /// Has the spool that the sink's options have by now, or none, once the one so far is empty. While the next one cannot be opened
+    /// it has the one so far.
+    pub(super) async fn change(&mut self) {
         if self.has_failed || !self.shared.has_next_spool() {
-            return Ok(());
+            return;
         }
+        let next = match self.shared.options().spool.clone() {
+            Some(options) => match open(options).await {
+                Ok(opened) => Some(opened),
+                Err(problem) => return self.put_off_change(&problem),
+            },
+            None => None,
+        };
         self.spool = None;
         if let Some(options) = self.options.take() {
             let folder = options.path.display();
@@ -121,9 +129,19 @@ impl Spooler {
             let mut state = self.shared.state();
             (state.spool, state.account.spool_bytes, state.account.oldest_waiting) = (None, 0, None);
         }
-        let Some(options) = self.shared.options().spool.clone() else { return Ok(()) };
-        self.put(open(options).await?);
-        Ok(())
+        if let Some(next) = next {
+            self.put(next);
+        }
+    }
+
+    /// The next spool cannot be opened, and is tried again later.
+    fn put_off_change(&mut self, problem: &str) {
+        let sink = &self.shared.name;
+        tracing::warn!(sink, "the spool that it is to have cannot be used yet: {problem}");
+        let mut state = self.shared.state();
+        state.next_spool_due = Some(now() + SPOOL_PAUSE);
+        state.account.last_error = Some(problem.to_string());
+        state.account.last_failure = unix_time();
     }
 
     /// Whether it panicked, and [`Spooler::reopen`] has to make it anew.
@@ -313,8 +331,16 @@ impl Spooler {
         if !is_failing {
             tokio::time::sleep_until(since + EXPOSED).await;
         }
-        while !in_memory && self.shared.state().waiting.is_empty() {
+        while !in_memory && !self.takes_waiting(is_failing) {
             self.shared.changed.notified().await;
         }
+    }
+
+    /// Whether what waits in memory is to go to disk. One that is given up has to be empty some day: while its receiver takes what
+    /// lies there, it takes no more of what is new than memory has no room for.
+    pub(super) fn takes_waiting(&self, is_failing: bool) -> bool {
+        let (options, state) = (self.shared.options(), self.shared.state());
+        let is_needed = is_failing || state.has_spool_of(&options) || state.waiting.len() * 2 >= options.queue;
+        is_needed && !state.waiting.is_empty()
     }
 }

@@ -38,7 +38,7 @@ pub(super) async fn run(shared: Arc<Shared>, sink: Box<dyn Sink>, mut reopen: Op
                     give_up(&shared, &mut spooler, &item).await;
                 }
             }
-            spooler.change().await?;
+            spooler.change().await;
             if let Some(next) = shared.take_next() {
                 take_place(&shared, &mut sink, next, &mut reopen).await;
                 driver.begin_anew();
@@ -207,7 +207,7 @@ impl Driver {
                 let mut state = shared.state();
                 next = state.waiting.pop_front().map(|snapshot| Item { snapshot, position: None, is_done: false });
                 state.delivering = next.as_ref().map(|item| Arc::clone(&item.snapshot));
-            } else {
+            } else if spooler.takes_waiting(self.is_failing) {
                 spooler.save(None).await;
             }
             if next.is_none() && backlog {

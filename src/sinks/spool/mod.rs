@@ -194,19 +194,37 @@ pub(super) struct Spool {
     _lock: Box<dyn DiskFile>,
 }
 
+/// Bytes of intervals that wait in a folder, whoever spools there; 0 if there are none, or it cannot be read.
+pub fn spooled_bytes(folder: &Path) -> u64 {
+    let disk = DiskHandle::default();
+    let segments = segments(&*disk, folder).unwrap_or_default();
+    segments.iter().filter_map(|(_, path)| disk.facts(path).ok()).map(|found| found.bytes).sum()
+}
+
+/// The segments in a folder, in order, each with the position of its first frame.
+fn segments(disk: &dyn Disk, folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
+    let mut found = Vec::new();
+    for path in disk.list(folder)? {
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("");
+        let is_ours = stem.len() == 16 && stem.bytes().all(|b| b.is_ascii_hexdigit());
+        if let Ok(first) = u64::from_str_radix(stem, 16)
+            && is_ours
+            && path.extension().is_some_and(|extension| extension == "segment")
+        {
+            found.push((first, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 impl Spool {
     /// Opens a folder, made if it is not there, with what it holds from before; what of it is lost.
     ///
     /// # Errors
     /// If the folder cannot be used, or another process uses it.
     pub(super) fn open(options: SpoolOptions) -> io::Result<(Spool, Lost)> {
-        let disk = &options.disk;
-        disk.make_folder(&options.path, false)?;
-        let lock = disk.open(&options.path.join("lock"), Opened::Made)?;
-        if !lock.try_lock()? {
-            return Err(io::Error::other("another process or sink uses it"));
-        }
-        let cursor = disk.open(&options.path.join("cursor"), Opened::Made)?;
+        let (lock, cursor) = Spool::claim(&options)?;
         let start = read_cursor(&*cursor);
         let mut spool = Spool {
             options,
@@ -229,20 +247,28 @@ impl Spool {
         Ok((spool, if damaged > 0 { vec![("spool_damaged", damaged)] } else { Vec::new() }))
     }
 
+    /// Makes sure that a folder can be opened; what it holds stays as it is.
+    ///
+    /// # Errors
+    /// As of [`Spool::open`].
+    pub(super) fn check(options: &SpoolOptions) -> io::Result<()> {
+        Spool::claim(options).map(drop)
+    }
+
+    /// Makes the folder if it is not there, and takes it for one spool: its lock, and its cursor.
+    fn claim(options: &SpoolOptions) -> io::Result<(Box<dyn DiskFile>, Box<dyn DiskFile>)> {
+        let disk = &options.disk;
+        disk.make_folder(&options.path, false)?;
+        let lock = disk.open(&options.path.join("lock"), Opened::Made)?;
+        if !lock.try_lock()? {
+            return Err(io::Error::other("another process or sink uses it"));
+        }
+        Ok((lock, disk.open(&options.path.join("cursor"), Opened::Made)?))
+    }
+
     /// Finds the frames that are to be delivered; how many records are missing between them.
     fn scan(&mut self, start: Option<(u64, u64)>) -> io::Result<u64> {
-        let mut paths: Vec<(u64, PathBuf)> = Vec::new();
-        for path in self.options.disk.list(&self.options.path)? {
-            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or("");
-            let is_ours = stem.len() == 16 && stem.bytes().all(|b| b.is_ascii_hexdigit());
-            if let Ok(first) = u64::from_str_radix(stem, 16)
-                && is_ours
-                && path.extension().is_some_and(|extension| extension == "segment")
-            {
-                paths.push((first, path));
-            }
-        }
-        paths.sort();
+        let paths = segments(&*self.options.disk, &self.options.path)?;
         let mut damaged = 0;
         // Records that should stand before the next frame.
         let mut due: Option<u64> = start.map(|(_, before)| before);
