@@ -4,6 +4,8 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -14,7 +16,7 @@ use crate::assemble;
 use crate::config::{self, Config};
 use crate::memory::Memory;
 use crate::ports::Ports;
-use crate::sinks::{DriverOptions, Handover, Reopen, Sink, SinkContext, SinkDriver};
+use crate::sinks::{DriverOptions, Handover, Reopen, SHUTDOWN, Sink, SinkContext, SinkDriver};
 use crate::state::{Discarded, Limits, StateFolder, sink_part};
 use crate::supervise::{Gate, Supervisor};
 use crate::sys::now;
@@ -139,6 +141,7 @@ pub(super) fn resume_each<'a>(drivers: impl Iterator<Item = &'a SinkDriver>, mem
 
 /// The same for one; whether there was anything.
 fn resume_one(driver: &SinkDriver, memory: &Memory, state: &StateFolder) -> bool {
+    driver.count_lost(state.take_lost(driver.name()));
     let part = sink_part(driver.name());
     let Some(saved) = state.read(&part, Handover::FORMAT, Limits::default()) else { return false };
     match Handover::read(&saved.bytes, memory) {
@@ -181,35 +184,50 @@ impl Sinks {
         let Ok(drivers) = self.drivers.await else { return };
         let (mut stopping, mut names) = (JoinSet::new(), HashSet::new());
         for driver in drivers {
+            let state = self.state.clone();
             // One that left for another one of its name comes later.
-            let is_first = names.insert(driver.name().to_string());
-            let state = if is_first { self.state.clone() } else { StateFolder::off() };
-            stopping.spawn(end(driver, state, deadline));
+            if names.insert(driver.name().to_string()) {
+                stopping.spawn(end(driver, state, deadline));
+            } else {
+                stopping.spawn(give_up(driver, state, deadline));
+            }
         }
         stopping.join_all().await;
     }
 }
 
-/// Ends a sink. What it has not delivered is kept for the next start, if that is possible.
+/// Ends a sink. What it has not delivered is kept for the next start, if that is possible; what is lost is counted there.
 pub async fn end(driver: SinkDriver, state: StateFolder, deadline: Instant) {
     if !state.is_kept() {
         driver.finish(deadline).await;
         return;
     }
+    let (stats, before) = (driver.stats(), driver.account());
     let handover = driver.hand_over(deadline).await;
+    state.leave_lost(stats.name(), stats.account().dropped.since(&before.dropped).of(SHUTDOWN));
     keep(handover, &state, deadline.max(now())).await;
 }
 
-/// Keeps what a sink has not delivered for the next one of its name, if that is possible soon after the deadline.
+/// Ends a sink that keeps nothing.
+async fn give_up(driver: SinkDriver, state: StateFolder, deadline: Instant) {
+    let (name, before) = (driver.name().to_string(), driver.account());
+    let after = driver.finish(deadline).await;
+    state.leave_lost(&name, after.dropped.since(&before.dropped).of(SHUTDOWN));
+}
+
+/// Keeps what a sink has not delivered for the next one of its name, if that is possible soon after the deadline. If it is not, the
+/// next process counts it.
 pub(super) async fn keep(handover: Handover, state: &StateFolder, deadline: Instant) {
     if handover.is_empty() {
         return;
     }
     let (own, disk) = (state.clone(), state.disk());
     let (sink, intervals, records) = (handover.name().to_string(), handover.intervals(), handover.records());
-    let name = sink.clone();
+    let (name, part, is_kept) = (sink.clone(), sink_part(&sink), Arc::new(AtomicBool::new(false)));
+    let (its_part, was_kept) = (part.clone(), Arc::clone(&is_kept));
     let write = move || {
-        if !own.write(&sink_part(&name), Handover::FORMAT, |out| handover.write(out)) {
+        was_kept.store(own.write(&its_part, Handover::FORMAT, |out| handover.write(out)), Ordering::Relaxed);
+        if !was_kept.load(Ordering::Relaxed) {
             handover.give_up();
         } else if intervals > 0 {
             let (sink, waited_secs) = (name, handover.waited_secs());
@@ -231,5 +249,10 @@ pub(super) async fn keep(handover: Handover, state: &StateFolder, deadline: Inst
             records,
             "the state folder does not answer: what a sink has not delivered is given up"
         ),
+    }
+    // What is late does not take its place any more.
+    state.end_turns(&part);
+    if !is_kept.load(Ordering::Relaxed) {
+        state.leave_lost(&sink, records);
     }
 }

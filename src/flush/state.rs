@@ -22,6 +22,7 @@ use tokio::sync::mpsc::{OwnedPermit, Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
 use crate::aggregate::Partial;
+use crate::fault;
 use crate::presence::{Event, UnixTime};
 use crate::presence_driver::PresenceState;
 use crate::rollup::{Interval, Registry, Restored, SavedInterval, SavedRegistry};
@@ -50,7 +51,7 @@ mod names {
 /// Format of all of them.
 pub const FORMAT: u32 = 1;
 
-/// How long ticks wait for what the last process has left, from the start on.
+/// How long ticks wait together for what the last process has left.
 const LOAD_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a tick waits until no later process finds what it closes.
@@ -211,7 +212,8 @@ struct Job {
 #[derive(Debug)]
 pub(super) struct StateWriter {
     options: StateOptions,
-    started: Instant,
+    /// How long ticks still wait for what the last process has left.
+    patience: Duration,
     loaded: Option<oneshot::Receiver<Loaded>>,
     jobs: Option<Sender<Job>>,
     take_back: Option<Sender<TakeBack>>,
@@ -251,7 +253,7 @@ impl StateWriter {
             tracing::warn!(%error, "a thread for the state folder cannot be started");
         }
         StateWriter {
-            started: sys::now(),
+            patience: LOAD_PATIENCE,
             loaded: Some(is_loaded),
             jobs: writes.is_ok().then_some(jobs),
             take_back: closes.is_ok().then_some(take_back),
@@ -293,6 +295,7 @@ impl StateWriter {
 /// Writes what is handed to it.
 async fn work(folder: StateFolder, mut queue: Receiver<Job>) {
     while let Some(Job { registry, open, done }) = queue.recv().await {
+        fault::pass("state:write");
         let (mut is_written, began) = (true, sys::now());
         if let Some((turn, kept)) = registry {
             // It may have been removed meanwhile.
@@ -434,20 +437,21 @@ impl Flusher {
 
     /// Waits for what the last process has left, which comes before the interval that is closed now.
     pub(super) async fn await_state(&mut self) {
-        let Some(started) = self.keeper.as_ref().filter(|keeper| keeper.loaded.is_some()).map(|keeper| keeper.started)
+        let Some(left) = self.keeper.as_ref().filter(|keeper| keeper.loaded.is_some()).map(|keeper| keeper.patience)
         else {
             return;
         };
-        // Ticks wait no longer than that together.
-        let mut patience = self.patience(LOAD_PATIENCE.saturating_sub(since(started)));
+        let (began, mut patience) = (sys::now(), self.patience(left));
         let Some(keeper) = &mut self.keeper else { return };
         match patience.wait(keeper.loaded()).await {
             Some(Some(loaded)) => self.take_in(*loaded),
             Some(None) => {}
-            None => tracing::warn!(
-                waited = ?LOAD_PATIENCE,
-                "what the last process knew is not read yet: an interval goes without it"
-            ),
+            None => {
+                let waited = since(began);
+                keeper.patience = left.saturating_sub(waited);
+                let waited_secs = waited.as_secs_f64();
+                tracing::warn!(waited_secs, "what the last process knew is not read yet: an interval goes without it");
+            }
         }
     }
 
@@ -632,6 +636,8 @@ impl Flusher {
         if self.is_loading() {
             tracing::warn!("what the last process knew was not read in time: it stays as it is");
             self.leave_unsaved();
+            // What is on the disk stays, and is flushed by the next process.
+            self.flush_longer().await;
             return;
         }
         let kept = self.kept_registry();
@@ -639,14 +645,19 @@ impl Flusher {
         if !self.write_last(kept, None).await {
             tracing::error!("the state is not saved: gauges are as they were when it was written last");
             self.leave_unsaved();
-            if has_longer {
-                self.registry.keep_longer(false);
-                // What is on the disk has points of them, or will: the writer may only be late.
-                if let Some(keeper) = &mut self.keeper {
-                    (keeper.has_longer, keeper.ends_longer) = (true, true);
-                }
-                self.close(unix_time(), 0.0, true).await;
+            // What is on the disk has points of them, or will: the writer may only be late.
+            if let Some(keeper) = self.keeper.as_mut().filter(|_| has_longer) {
+                (keeper.has_longer, keeper.ends_longer) = (true, true);
             }
+            self.flush_longer().await;
+        }
+    }
+
+    /// Flushes points of longer intervals before their time, if there are any.
+    async fn flush_longer(&mut self) {
+        if self.kept_registry().registry.has_longer() {
+            self.registry.keep_longer(false);
+            self.close(unix_time(), 0.0, true).await;
         }
     }
 
@@ -761,7 +772,7 @@ mod tests {
         let (jobs, queue) = channel(1);
         let (loaded, is_loaded) = oneshot::channel();
         flusher.keeper = Some(StateWriter {
-            started: sys::now(),
+            patience: LOAD_PATIENCE,
             loaded: Some(is_loaded),
             jobs: Some(jobs),
             take_back: None,

@@ -76,8 +76,14 @@ fn try_all(folder: &StateFolder, Tried { registry, open, sinks }: &Tried) -> io:
         folder.try_part(REGISTRY, FORMAT, |out| encode(registry, out))?,
         folder.try_part(OPEN, FORMAT, |out| encode(open, out))?,
     ];
-    for (name, waiting) in sinks.iter().filter(|(_, waiting)| !waiting.is_empty()) {
-        all.push(folder.try_part(&sink_part(name), Handover::FORMAT, |out| waiting.write(out))?);
+    for (name, waiting) in sinks {
+        let part = sink_part(name);
+        if waiting.is_empty() {
+            // At the end it may have something, in the spare room.
+            folder.try_place(&part)?;
+        } else {
+            all.push(folder.try_part(&part, Handover::FORMAT, |out| waiting.write(out))?);
+        }
     }
     let is_other = |part: &str| ![REGISTRY, OPEN, OPEN_OVER, CLOSED].contains(&part) && !part.starts_with("sink-");
     let others = folder.status().parts.into_iter().filter(|(part, _)| is_other(part)).map(|(_, known)| known.bytes);

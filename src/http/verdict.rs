@@ -4,6 +4,7 @@
 //! silent at once, down, degraded or say that they fail; a limit is reached or near; all is well.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -206,6 +207,7 @@ pub(super) async fn look_at(
         .chain(not_in_force(about, &published.behind))
         .chain(failed)
         .chain(left_behind(&published.state(), about.uptime_secs()))
+        .chain(left_spools(&published.state()))
         .collect();
     let explosion = warnings
         .iter()
@@ -283,7 +285,22 @@ fn left_behind(state: &StateStatus, uptime: f64) -> Vec<Warning> {
         let short = format!("{part} was {reason} and set aside");
         Some(says(short.clone(), format!("{short}: {what}; the file is beside it, as .bad")))
     });
-    unclean.into_iter().chain(stale).chain(aside).collect()
+    let lost = state.lost.iter().map(|(sink, records)| {
+        let short = format!("the last process could not keep all that the sink {sink} had not delivered");
+        says(short.clone(), format!("{short}: {records} of its records are lost, and counted as dropped (shutdown)"))
+    });
+    unclean.into_iter().chain(stale).chain(aside).chain(lost).collect()
+}
+
+/// Where intervals wait that no sink delivers.
+fn left_spools(state: &StateStatus) -> Vec<Warning> {
+    let says = |(sink, folder): &(String, PathBuf)| {
+        let short = format!("intervals wait in {}, where no sink spools any more", folder.display());
+        let text =
+            format!("{short}; the sink {sink} did: they are delivered when a sink has the folder for its spool again");
+        Warning { short: Some(short), ..Concern::LastProcess.says(text) }
+    };
+    state.left_spools.iter().map(says).collect()
 }
 
 /// That the file says something that is not in force.

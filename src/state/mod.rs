@@ -6,8 +6,8 @@
 //! folder everything works, and nothing outlives the process.
 //!
 //! A file `running` is there from the start of a process to its clean end, and touched with each state: what is found at a start
-//! says that the last process ended without one, and when it last gave a sign of life. If a process cannot save what it knows
-//! when it ends, the file gets the name `unsaved`.
+//! says that the last process ended without one, and when it last gave a sign of life. A process that cannot save all that it knows
+//! when it ends leaves `unsaved` instead, which says what the next one counts as lost.
 //!
 //! Before anything is written the lock is looked at: a folder that was moved away is not ours any more, and one that is in its
 //! place is taken only if nobody has it.
@@ -26,8 +26,9 @@ use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use rapidhash::v3::rapidhash_v3;
+use serde::{Deserialize, Serialize};
 
-use crate::disk::{DiskFile, DiskHandle, Opened};
+use crate::disk::{Disk, DiskFile, DiskHandle, Opened};
 use crate::sys::unix_time;
 
 pub use part::{Discarded, Limits, SavedPart};
@@ -51,8 +52,11 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 /// The file that says that a process has not ended cleanly.
 pub const RUNNING: &str = "running";
 
-/// The file that says that a process ended cleanly, but could not save what it knew.
+/// The file that says what a process that ended cleanly could not save.
 const UNSAVED: &str = "unsaved";
+
+/// Most bytes of it that are read.
+const MOST_UNSAVED_BYTES: u64 = 1 << 20;
 
 /// What the log and the status call removals that are not on the disk.
 const REMOVED: &str = "removals";
@@ -83,6 +87,33 @@ pub struct StateStatus {
     pub unclean_stop: Option<f64>,
     /// The last process ended cleanly, but could not save what it knew.
     pub is_stale: bool,
+    /// Records by sink that it had not delivered, and could not keep either.
+    pub lost: BTreeMap<String, u64>,
+    /// Folders that no sink spools to any more, with the sink that did, and in which intervals wait.
+    pub left_spools: Vec<(String, PathBuf)>,
+}
+
+/// What a process leaves unsaved when it ends: the file [`UNSAVED`], as JSON.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Unsaved {
+    /// The state itself.
+    state: bool,
+    /// Records by sink.
+    lost: BTreeMap<String, u64>,
+}
+
+impl Unsaved {
+    /// What the last process has left so; `None` if it saved everything.
+    fn read(disk: &dyn Disk, folder: &Path) -> Option<Unsaved> {
+        let path = folder.join(UNSAVED);
+        let bytes = disk.facts(&path).ok()?.bytes.min(MOST_UNSAVED_BYTES);
+        let mut text = vec![0; bytes as usize];
+        let read = disk.open(&path, Opened::ToRead).and_then(|file| file.read_at(&mut text, 0));
+        let unsaved = read.ok().and_then(|()| serde_json::from_slice(&text).ok());
+        // An earlier version says nothing in it.
+        Some(unsaved.unwrap_or(Unsaved { state: true, lost: BTreeMap::new() }))
+    }
 }
 
 /// The turn of somebody who writes or removes a part.
@@ -155,8 +186,10 @@ struct Inner {
     turns: BTreeMap<String, Turns>,
     /// Why parts are not up to date.
     problems: BTreeMap<String, String>,
-    /// What this process knows last cannot be saved.
-    is_unsaved: bool,
+    /// What this process cannot save when it ends.
+    unsaved: Unsaved,
+    /// What the last one could not, by sink, until it is counted.
+    uncounted: BTreeMap<String, u64>,
 }
 
 impl StateFolder {
@@ -232,9 +265,7 @@ impl StateFolder {
     pub fn set_aside(&self, part: &str, reason: Discarded, problem: &str) {
         let Some(shared) = &self.0 else { return };
         let path = part::path(&shared.folder, part);
-        let mut aside = path.clone().into_os_string();
-        aside.push(".bad");
-        let moved = if shared.lock.is_some() { shared.disk.rename(&path, Path::new(&aside)).is_ok() } else { false };
+        let moved = shared.lock.is_some() && shared.disk.rename(&path, &aside(&path)).is_ok();
         let file = path.display();
         let kept = if moved { "it is kept as .bad beside it" } else { "it stays where it is" };
         tracing::warn!(part, file = %file, reason = reason.name(), "a saved state is not used: {problem}; {kept}");
@@ -283,6 +314,7 @@ impl StateFolder {
         let is_due = shared.inner().turns(part).over < turn;
         let placed = written.and_then(|bytes| {
             if is_due {
+                shared.clear_place(part)?;
                 shared.disk.rename(&fresh, &part::path(&shared.folder, part))?;
             }
             Ok(bytes)
@@ -296,8 +328,13 @@ impl StateFolder {
         }
         drop(placing);
         // A rename is on the disk when its folder is.
-        let synced = if placed.is_ok() && is_due { shared.disk.sync_folder(&shared.folder) } else { Ok(()) };
+        let is_placed = placed.is_ok() && is_due;
+        let synced = if is_placed { shared.disk.sync_folder(&shared.folder) } else { Ok(()) };
         let mut inner = shared.inner();
+        if is_placed && synced.is_ok() {
+            // So are removals that came before.
+            inner.note(&shared.folder, REMOVED, None);
+        }
         let known = inner.status.parts.entry(part.into()).or_default();
         let problem = match placed {
             Ok(bytes) if is_due => {
@@ -313,10 +350,20 @@ impl StateFolder {
         inner.note(&shared.folder, part, problem)
     }
 
+    /// Makes sure that a part can take its place, if it can be written.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn try_place(&self, part: &str) -> io::Result<()> {
+        let shared = self.kept().ok_or_else(|| io::Error::other("nothing is kept"))?;
+        let _placing = shared.placing();
+        shared.clear_place(part)
+    }
+
     /// Writes a part for trial, beside the one that is there, which stays.
     ///
     /// # Errors
-    /// Why it cannot be written.
+    /// Why it cannot be written, or could not take its place.
     pub fn try_part(
         &self,
         part: &str,
@@ -325,6 +372,7 @@ impl StateFolder {
     ) -> io::Result<Trial> {
         let shared = self.kept().ok_or_else(|| io::Error::other("nothing is kept"))?;
         shared.check_lock()?;
+        self.try_place(part)?;
         let file = part::fresh(&shared.folder, part, TRIAL);
         let mut trial = Trial { disk: shared.disk.clone(), file: file.clone(), bytes: 0 };
         trial.bytes = part::write(&*shared.disk, &file, part, format, write)?;
@@ -381,13 +429,32 @@ impl StateFolder {
 
     /// Whether what this process knows last could not be saved.
     pub fn is_unsaved(&self) -> bool {
-        self.shared().is_some_and(|(_, inner)| inner.is_unsaved)
+        self.shared().is_some_and(|(_, inner)| inner.unsaved.state)
     }
 
     /// What this process knows last cannot be saved: the next one is to say so.
     pub fn leave_unsaved(&self) {
         if let Some((_, mut inner)) = self.shared() {
-            inner.is_unsaved = true;
+            inner.unsaved.state = true;
+        }
+    }
+
+    /// Records that a sink had not delivered when it ended are not kept either: the next process is to count them.
+    pub fn leave_lost(&self, sink: &str, records: u64) {
+        if let Some((_, mut inner)) = self.shared().filter(|_| records > 0) {
+            *inner.unsaved.lost.entry(sink.into()).or_default() += records;
+        }
+    }
+
+    /// What the last process has left so of a sink; it is counted now.
+    pub fn take_lost(&self, sink: &str) -> u64 {
+        self.shared().and_then(|(_, mut inner)| inner.uncounted.remove(sink)).unwrap_or(0)
+    }
+
+    /// Folders with intervals that no sink spools to any more, as the status is to have them.
+    pub fn set_left_spools(&self, left: Vec<(String, PathBuf)>) {
+        if let Some((_, mut inner)) = self.shared() {
+            inner.status.left_spools = left;
         }
     }
 
@@ -406,11 +473,15 @@ impl StateFolder {
         let shared = self.kept()?;
         let last_sign = shared.disk.facts(&shared.folder.join(RUNNING)).ok().map(|known| known.modified);
         let unclean = last_sign.map(|at| (unix_time() - at).max(0.0));
-        let is_stale = shared.disk.remove(&shared.folder.join(UNSAVED)).is_ok();
+        let unsaved = Unsaved::read(&*shared.disk, &shared.folder).unwrap_or_default();
+        // What stays is read once more: it says that more is lost than is.
+        let _ = shared.disk.remove(&shared.folder.join(UNSAVED));
         let begun = shared.begin_running();
         let mut inner = shared.inner();
         inner.note(&shared.folder, RUNNING, begun.err());
-        (inner.status.unclean_stop, inner.status.is_stale) = (unclean, is_stale);
+        inner.uncounted.clone_from(&unsaved.lost);
+        let status = &mut inner.status;
+        (status.unclean_stop, status.is_stale, status.lost) = (unclean, unsaved.state, unsaved.lost);
         unclean
     }
 
@@ -426,9 +497,16 @@ impl StateFolder {
     /// Ends a run cleanly.
     pub fn end_run(&self) {
         self.change_running(|shared, path| {
-            let is_unsaved = shared.inner().is_unsaved;
-            if is_unsaved {
-                shared.disk.rename(path, &shared.folder.join(UNSAVED))?;
+            let unsaved = {
+                let inner = shared.inner();
+                let has_all = !inner.unsaved.state && inner.unsaved.lost.is_empty();
+                (!has_all).then(|| serde_json::to_vec(&inner.unsaved)).transpose()?
+            };
+            if let Some(text) = unsaved {
+                let file = shared.disk.open(path, Opened::Emptied)?;
+                // Also if it cannot be written: the name alone says that something is missing.
+                let written = file.write_at(&text, 0).and_then(|()| file.sync());
+                shared.disk.rename(path, &shared.folder.join(UNSAVED)).and(written)?;
             } else {
                 shared.disk.remove(path)?;
             }
@@ -471,6 +549,22 @@ impl Shared {
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Moves what is no file out of the place of a part: none could take it. To be called by whoever places.
+    ///
+    /// # Errors
+    /// If it stays there.
+    fn clear_place(&self, part: &str) -> io::Result<()> {
+        let path = part::path(&self.folder, part);
+        if self.disk.facts(&path).is_ok_and(|found| !found.is_regular) {
+            let moved = self.disk.rename(&path, &aside(&path));
+            moved.map_err(|error| {
+                io::Error::other(format!("{} is no regular file, and cannot be moved away: {error}", path.display()))
+            })?;
+            tracing::warn!(part, file = %path.display(), "in the place of a state was no regular file: it is kept as .bad beside it");
+        }
+        Ok(())
     }
 
     /// Makes sure that the folder is the one that is locked. One that is in its place is taken if nobody has it.
@@ -523,6 +617,13 @@ impl Inner {
         self.status.problem = self.problems.values().next().cloned();
         is_written
     }
+}
+
+/// Where a file is moved that is not used.
+fn aside(path: &Path) -> PathBuf {
+    let mut aside = path.as_os_str().to_os_string();
+    aside.push(".bad");
+    aside.into()
 }
 
 /// The part of a sink, whose name may be any text: safe as the name of a file, and another one for every other name.

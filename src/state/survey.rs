@@ -10,7 +10,7 @@ use crate::disk::{Disk, DiskHandle, Opened};
 
 use super::lock::LOCK;
 use super::part::{self, Limits, SUFFIX, SavedPart};
-use super::{RUNNING, UNSAVED};
+use super::{RUNNING, Unsaved};
 
 /// Longest text of `running` that is read, in bytes.
 const MOST_PID_BYTES: u64 = 32;
@@ -75,9 +75,9 @@ pub fn begun_by(folder: &Path) -> Option<u32> {
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
 }
 
-/// Whether the last process there could not save what it knew when it ended.
+/// Whether the last process there could not save its state when it ended.
 pub fn is_unsaved(folder: &Path) -> bool {
-    folder.join(UNSAVED).symlink_metadata().is_ok()
+    Unsaved::read(&*DiskHandle::default(), folder).is_some_and(|unsaved| unsaved.state)
 }
 
 /// Whether a process has the folder. To know that, its lock is shared for a moment, which a daemon that starts waits for.

@@ -328,7 +328,9 @@ fn what_cannot_be_saved_is_said_until_it_is() {
     daemon.stop();
     let file = state(dir.path()).join("registry.state");
     let kept = fs::read(&file).expect("a part");
-    // No file takes the place of a folder.
+    // No file takes the place of a folder, and it cannot be moved away either.
+    let aside = file.with_extension("state.bad");
+    fs::create_dir(&aside).and_then(|()| fs::write(aside.join("x"), "")).expect("a folder");
     let block = || {
         poll("a folder in its place", || {
             _ = fs::remove_file(&file);

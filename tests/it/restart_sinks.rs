@@ -256,7 +256,7 @@ fn a_disk_that_hangs_holds_the_end_of_a_sink_up_no_longer_than_for_a_moment() {
     disk.hangs.store(true, Ordering::Relaxed);
     let ended = runtime.block_on(async {
         let end = end_sink(remembering(), folder.clone(), Instant::now());
-        tokio::time::timeout(Duration::from_secs(60), end).await
+        tokio::time::timeout(Duration::from_secs(20), end).await
     });
     disk.hangs.store(false, Ordering::Relaxed);
     assert!(ended.is_ok());
@@ -316,4 +316,38 @@ async fn a_sink_that_leaves_is_still_there_when_whoever_asked_for_it_has_gone() 
     };
     let ((drivers, _), ()) = tokio::join!(flusher.run(), asking);
     assert_eq!(drivers.len(), 1);
+}
+
+#[test]
+fn what_a_sink_cannot_keep_is_counted_by_the_next_process() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let away =
+        config(&format!("[[sink]]\ntype = \"graphite\"\nname = \"away\"\naddress = \"{}\"\nqueue = 1000\n", free()));
+    let daemon = Daemon::start(dir.path(), &away);
+    daemon.send_udp(&[b"x:3|c"]);
+    daemon.status_when("an interval that waits", |status| status["sinks"]["away"]["queued"].as_u64() > Some(0));
+    let in_the_way = ["sink-away.state", "sink-away.state.bad"].map(|name| dir.path().join("systole").join(name));
+    for folder in &in_the_way {
+        std::fs::create_dir(folder).expect("a folder");
+        std::fs::write(folder.join("x"), "").expect("a file");
+    }
+    let log = daemon.stop();
+    let told = log.iter().find(|line| line.contains("given up") && line.contains("records=")).expect("it is logged");
+    let records = told.split_once("records=").and_then(|(_, rest)| rest.split_whitespace().next()).expect("a number");
+    let records: u64 = records.parse().expect("a number");
+    let daemon = Daemon::start(dir.path(), &away);
+    let counted = |status: &Value| status["sinks"]["away"]["dropped"]["shutdown"].as_u64() == Some(records);
+    let status = daemon.status_when("what was lost", counted);
+    let sink = &status["sinks"]["away"];
+    let sum: u64 = ["delivered", "queued", "spooled"].iter().filter_map(|key| sink[key].as_u64()).sum();
+    assert_eq!(sink["offered"].as_u64(), Some(records + sum), "{sink}");
+    let warning = format!("the sink away had not delivered: {records} of its records are lost");
+    daemon.status_when("a warning", |status| status["warnings"].to_string().contains(&warning));
+    in_the_way.iter().for_each(|folder| std::fs::remove_dir_all(folder).expect("removed"));
+    daemon.stop();
+    // It is counted once.
+    let daemon = Daemon::start(dir.path(), &away);
+    daemon.next_flush();
+    assert_eq!(daemon.status()["sinks"]["away"]["dropped"], serde_json::json!({}));
+    daemon.stop();
 }
