@@ -44,6 +44,7 @@ use crate::net::framing::Begun;
 use crate::net::{NamedConnection, OpenConnection};
 use crate::state::StateFolder;
 use crate::sys::{self, MOST_PASSED};
+use crate::untrusted::excerpt;
 
 use super::StartError;
 use super::state::Keeping;
@@ -61,6 +62,9 @@ pub(super) const TURN: Duration = Duration::from_secs(5);
 /// What is said of a new process whose end of the link is closed.
 const ENDED: &str = "the new process has ended; its messages are in the log";
 
+/// What is said before the reason why a new process cannot start.
+const CANNOT_START: &str = "the new process cannot start: ";
+
 /// What is said of a new process that does not keep to its turns.
 const UNEXPECTED: &str = "the new process says something else than expected";
 
@@ -69,6 +73,9 @@ const ENDING: Duration = Duration::from_millis(500);
 
 /// Variables that the service manager has made for this process alone.
 const OF_THIS_PROCESS: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+
+/// No descriptors go with a message.
+const NOTHING: [OwnedFd; 0] = [];
 
 /// What the processes say to each other, as JSON, one in each message. Fields that are unknown are skipped, so that versions
 /// can differ.
@@ -103,6 +110,8 @@ enum Message {
     Read,
     /// The new process reads.
     Reading,
+    /// The new process cannot start, and ends.
+    Failed { why: String },
     /// The old process has saved its state, and ends.
     Left,
     /// The old process could not save its state, has delivered its interval itself, and ends.
@@ -115,7 +124,7 @@ fn shared_clock() -> f64 {
     now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }
 
-fn send(link: &UnixStream, message: &Message, descriptors: &[OwnedFd]) -> io::Result<()> {
+fn send(link: &UnixStream, message: &Message, descriptors: &[impl AsFd]) -> io::Result<()> {
     let borrowed: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
     sys::send_with_descriptors(link, &serde_json::to_vec(message)?, &borrowed)
 }
@@ -239,7 +248,7 @@ impl Successor {
     /// In words, if it fails, or takes too long; it has ended then.
     pub(super) fn pass(mut self, mut sockets: Vec<(String, OwnedFd)>, keeping: &Keeping) -> Result<Successor, String> {
         let mut pass = || {
-            let Message::Hello = self.next()? else { return Err(UNEXPECTED.into()) };
+            let Message::Hello = self.next()? else { return Err(UNEXPECTED.to_string()) };
             while !sockets.is_empty() {
                 let some = sockets.split_off(sockets.len().saturating_sub(MOST_PASSED));
                 let (names, descriptors): (Vec<_>, Vec<_>) = some.into_iter().unzip();
@@ -247,7 +256,7 @@ impl Successor {
             }
             let version = env!("CARGO_PKG_VERSION").to_string();
             let begin = Message::Begin { version, keeping: keeping.clone() };
-            send(&self.link, &begin, &[]).map_err(|error| cannot_talk(&error))?;
+            send(&self.link, &begin, &NOTHING).map_err(|error| cannot_talk(&error))?;
             match self.next()? {
                 Message::Bound { version, keeping: next, page } => Ok((version, page, keeping.obstacle(&next))),
                 _ => Err(UNEXPECTED.into()),
@@ -261,7 +270,7 @@ impl Successor {
             Err(problem) => {
                 let how = self.how_it_ended();
                 self.kill();
-                Err(how.unwrap_or(problem))
+                Err(how.filter(|_| !problem.starts_with(CANNOT_START)).unwrap_or(problem))
             }
         }
     }
@@ -284,6 +293,7 @@ impl Successor {
     /// What the new process says next.
     fn next(&self) -> Result<Message, String> {
         match receive(&self.link) {
+            Ok(Some((Message::Failed { why }, _))) => Err(format!("{CANNOT_START}{why}")),
             Ok(Some((message, _))) => Ok(message),
             Ok(None) => Err(ENDED.into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -301,14 +311,14 @@ impl Successor {
     pub(super) fn let_read(self, connections: Vec<NamedConnection>, patience: Duration) -> Result<Successor, String> {
         // Nobody reads meanwhile.
         let timeouts = self.link.set_read_timeout(Some(patience)).and(self.link.set_write_timeout(Some(patience)));
-        let said = timeouts.and_then(|()| send(&self.link, &Message::Stopped { at: shared_clock() }, &[]));
+        let said = timeouts.and_then(|()| send(&self.link, &Message::Stopped { at: shared_clock() }, &NOTHING));
         let lets = said.map_err(|error| cannot_talk(&error)).and_then(|()| match self.next()? {
             Message::Ready => {
                 let pass = |(url, OpenConnection { socket, begun })| {
                     send(&self.link, &Message::Connection { url, begun }, &[socket])
                 };
                 let passed = connections.into_iter().try_for_each(pass);
-                let lets = passed.and_then(|()| send(&self.link, &Message::Read, &[]));
+                let lets = passed.and_then(|()| send(&self.link, &Message::Read, &NOTHING));
                 lets.map_err(|error| cannot_talk(&error))
             }
             _ => Err(UNEXPECTED.into()),
@@ -347,7 +357,7 @@ impl Successor {
         } else {
             Message::Left
         };
-        if let Err(error) = send(&self.link, &message, &[]) {
+        if let Err(error) = send(&self.link, &message, &NOTHING) {
             tracing::error!(%error, "the new process cannot be told that this one has left");
         }
     }
@@ -411,6 +421,20 @@ fn end_with(link: &UnixStream, end: impl FnOnce() + Send + 'static) -> io::Resul
     Ok(is_waiting)
 }
 
+/// Longest reason why a new process cannot start, in characters.
+const MOST_WHY: usize = 2000;
+
+/// The link to the old process, for a new one that cannot start.
+static LINK: OnceLock<UnixStream> = OnceLock::new();
+
+/// Says to whoever hands over to this process, if somebody does, why it cannot start.
+pub(crate) fn say_failure(why: &str) {
+    if let Some(link) = LINK.get() {
+        // If it is gone nobody waits for that; its log has it anyway.
+        let _ = send(link, &Message::Failed { why: excerpt(why.as_bytes(), MOST_WHY) }, &NOTHING);
+    }
+}
+
 /// The old process, as the new one sees it.
 #[derive(Debug)]
 pub(crate) struct Predecessor {
@@ -446,8 +470,10 @@ impl Predecessor {
         }
         let link = sys::message_socket_of_input().map_err(|error| cannot_talk(&error))?;
         link.set_read_timeout(Some(STARTING)).map_err(|error| cannot_talk(&error))?;
+        // There is one predecessor.
+        let _ = LINK.set(link.try_clone().map_err(|error| cannot_talk(&error))?);
         let is_waiting = end_with(&link, end).map_err(|error| format!("cannot start a thread: {error}"))?;
-        send(&link, &Message::Hello, &[]).map_err(|error| cannot_talk(&error))?;
+        send(&link, &Message::Hello, &NOTHING).map_err(|error| cannot_talk(&error))?;
         loop {
             match receive(&link).map_err(|error| cannot_talk(&error))? {
                 Some((Message::Sockets { names }, sockets)) => {
@@ -476,7 +502,7 @@ impl Predecessor {
         let (mut answer, mut connections) = (self.ask(&Message::Ready)?, Vec::new());
         while let (Message::Connection { url, begun }, socket) = answer {
             let socket = socket.into_iter().next().ok_or_else(goes_on)?;
-            connections.push((url, OpenConnection { socket, begun }));
+            connections.push((url, OpenConnection { socket: Arc::new(socket), begun }));
             answer = self.message()?;
         }
         let (Message::Read, _) = answer else { return Err(goes_on()) };
@@ -486,7 +512,7 @@ impl Predecessor {
 
     /// Says something; what the old process says to it.
     fn ask(&self, message: &Message) -> Result<(Message, Vec<OwnedFd>), StartError> {
-        send(&self.link, message, &[]).map_err(|error| StartError(cannot_talk(&error)))?;
+        send(&self.link, message, &NOTHING).map_err(|error| StartError(cannot_talk(&error)))?;
         self.message()
     }
 
@@ -508,7 +534,7 @@ impl Stopped {
     /// If the old process is gone before, and has saved nothing.
     pub(super) fn take_over(mut self) -> Result<HandedOver, StartError> {
         let (began, pause_secs) = (Instant::now(), shared_clock() - self.at);
-        send(&self.link, &Message::Reading, &[]).map_err(|error| StartError(cannot_talk(&error)))?;
+        send(&self.link, &Message::Reading, &NOTHING).map_err(|error| StartError(cannot_talk(&error)))?;
         // As long as it lives it has files and locks that this process needs.
         let is_clean = loop {
             match receive(&self.link) {
@@ -580,7 +606,7 @@ mod tests {
             let pid = successor.child.id();
             if !is_silent {
                 // As one of which nothing is known.
-                send(&other, &Message::Reading, &[]).expect("sent");
+                send(&other, &Message::Reading, &NOTHING).expect("sent");
             }
             assert!(successor.let_read(Vec::new(), PATIENCE).is_err());
             assert!(!is_alive(pid));
@@ -592,7 +618,7 @@ mod tests {
     #[test]
     fn a_new_process_that_was_let_read_is_not_ended_however_slow_it_is() {
         let (successor, other) = successor();
-        send(&other, &Message::Ready, &[]).expect("sent");
+        send(&other, &Message::Ready, &NOTHING).expect("sent");
         let mut successor = successor.let_read(Vec::new(), PATIENCE).expect("it may have read");
         assert!(matches!(says(&other), Message::Stopped { .. }));
         assert!(matches!(says(&other), Message::Read));
@@ -603,7 +629,7 @@ mod tests {
     #[test]
     fn a_new_process_that_ends_when_it_was_let_read_gives_the_sockets_back() {
         let (successor, other) = successor();
-        send(&other, &Message::Ready, &[]).expect("sent");
+        send(&other, &Message::Ready, &NOTHING).expect("sent");
         let ends = std::thread::spawn(move || {
             assert!(matches!(says(&other), Message::Stopped { .. }));
             assert!(matches!(says(&other), Message::Read));

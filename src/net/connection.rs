@@ -43,30 +43,25 @@ pub(super) enum Acceptor {
 /// An open connection, for another process that reads on.
 #[derive(Debug)]
 pub struct OpenConnection {
-    /// The same socket.
-    pub socket: OwnedFd,
+    /// The socket. Nobody reads it, and whoever may go on with it shares it: there may be no descriptor for another one.
+    pub socket: Arc<OwnedFd>,
     /// What it has sent of a line that is not whole.
     pub begun: Begun,
 }
 
 impl OpenConnection {
-    /// Of this one; `None` if nobody else could read on: of TLS this process alone has the keys, and a line of which so much has
-    /// come is too long to be passed on.
-    pub(super) fn of(connection: &Connection, begun: Begun) -> Option<OpenConnection> {
-        if matches!(connection, Connection::Tls(_)) || begun.bytes.len() > MOST_BEGUN {
-            return None;
-        }
-        // Without a descriptor more it is read to its end here.
-        let socket = connection.as_fd().try_clone_to_owned().ok()?;
-        Some(OpenConnection { socket, begun })
+    /// The same, without what has begun.
+    pub(super) fn socket_alone(&self) -> OpenConnection {
+        OpenConnection { socket: Arc::clone(&self.socket), begun: Begun::default() }
     }
 
-    /// To be read here, with where it comes from and what has come of a line.
+    /// To be read here, with where it comes from and what has come of a line. Nobody else is to have it any more.
     ///
     /// # Errors
     /// What the kernel says.
     pub(super) fn open(self, transport: Transport) -> io::Result<(Connection, Option<SocketAddr>, Begun)> {
-        let socket = Socket::from(self.socket);
+        let socket = Arc::try_unwrap(self.socket).or_else(|shared| shared.try_clone())?;
+        let socket = Socket::from(socket);
         // A client that has gone has none any more.
         let from = socket.peer_addr().ok().and_then(|from| from.as_socket());
         Ok((Connection::new(socket, transport)?, from, self.begun))
@@ -157,6 +152,25 @@ impl Connection {
             }),
             (Connection::Tcp(_) | Connection::Tls(_), None) => Origin::Unknown,
         }
+    }
+
+    /// Whether another process could read on after these bytes of a line: of TLS this one alone has the keys, and a line of which
+    /// much has come is too long to be passed on.
+    pub(super) fn is_passable(&self, begun: &Begun) -> bool {
+        !matches!(self, Connection::Tls(_)) && begun.bytes.len() <= MOST_BEGUN
+    }
+
+    /// Reads nothing more, so that another process can read on.
+    ///
+    /// # Errors
+    /// What the kernel says, and of a connection with TLS.
+    pub(super) fn into_open(self, begun: Begun) -> io::Result<OpenConnection> {
+        let socket: OwnedFd = match self {
+            Connection::Tcp(stream) => stream.into_std()?.into(),
+            Connection::Unix(stream) => stream.into_std()?.into(),
+            Connection::Tls(_) => return Err(io::ErrorKind::Unsupported.into()),
+        };
+        Ok(OpenConnection { socket: Arc::new(socket), begun })
     }
 
     /// Whether nothing can be read before [`Connection::shake_hands`].

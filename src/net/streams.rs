@@ -110,6 +110,12 @@ pub(super) struct Shared {
     is_passed_on: Cell<bool>,
 }
 
+/// Waits until a pause is over; whether that is the end.
+async fn over(phase: &mut watch::Receiver<Phase>) -> bool {
+    // If nobody can end the pause any more, that is the end as well, but nobody has anything.
+    phase.wait_for(|phase| *phase != Phase::Pause).await.is_ok_and(|phase| *phase == Phase::End)
+}
+
 /// Counts a connection among those that do not wait.
 struct Busy<'a>(&'a Shared);
 
@@ -153,15 +159,31 @@ impl Shared {
         })
     }
 
-    /// Waits until the pause is over; whether another process reads the connection then.
-    async fn pause(&self, stream: &Connection, begun: Begun, phase: &mut watch::Receiver<Phase>) -> bool {
-        let open = OpenConnection::of(stream, begun);
-        let is_passable = open.is_some();
-        let passable = Passable::new(Cell::new(open));
-        self.passable.borrow_mut().push(Rc::clone(&passable));
-        // If nobody can end the pause any more, that is the end.
-        let is_end = phase.wait_for(|phase| *phase != Phase::Pause).await.is_ok_and(|phase| *phase == Phase::End);
-        is_end && is_passable && self.is_passed_on.get() && passable.take().is_none()
+    /// Waits until the pause is over; the connection, unless another process reads it from then on.
+    async fn pause(&self, stream: Connection, begun: Begun, phase: &mut watch::Receiver<Phase>) -> Option<Connection> {
+        if !stream.is_passable(&begun) {
+            over(phase).await;
+            return Some(stream);
+        }
+        let wait = async {
+            let open = stream.into_open(begun)?;
+            let own = open.socket_alone();
+            let passable = Passable::new(Cell::new(Some(open)));
+            self.passable.borrow_mut().push(Rc::clone(&passable));
+            let is_end = over(phase).await;
+            if passable.take().is_none() && is_end && self.is_passed_on.get() {
+                return Ok(None);
+            }
+            own.open(self.options().transport).map(|(stream, ..)| Some(stream))
+        };
+        match wait.await {
+            Ok(stream) => stream,
+            Err(error) => {
+                tracing::error!(%error, "a connection cannot be read on after a pause");
+                self.failures.borrow_mut().lose_connection(&mut self.shard.borrow_mut());
+                None
+            }
+        }
     }
 
     /// Waits until all connections wait, and takes those that can be passed on.
@@ -440,7 +462,10 @@ impl Connections {
                 self.shared.shard.borrow_mut().tally().listener.connections_taken_over += 1;
                 self.admit(accepted, slot, begun);
             }
-            Err(why) => self.shared.refuse(why),
+            Err(why) => {
+                self.shared.count_unread(&accepted.0);
+                self.shared.refuse(why);
+            }
         }
     }
 
@@ -639,9 +664,8 @@ async fn serve(
             let is = *phase.borrow_and_update();
             if is == Phase::Pause {
                 drop(busy.take());
-                if shared.pause(&stream, cutter.begun(), &mut phase).await {
-                    return;
-                }
+                let Some(again) = shared.pause(stream, cutter.begun(), &mut phase).await else { return };
+                stream = again;
                 busy = Some(Busy::new(&shared));
                 continue;
             }

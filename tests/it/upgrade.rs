@@ -240,8 +240,8 @@ fn a_new_process_that_cannot_bind_or_open_leaves_everything_as_it_was() {
     let path = dir.path().display();
     let bad = [
         format!("{good}[management]\naddress = \"{taken}\"\n"),
-        format!("[[sink]]\ntype = \"prometheus\"\naddress = \"{taken}\"\n{good}"),
-        format!("[[sink]]\ntype = \"sqlite\"\npath = \"{path}\"\n{good}"),
+        format!("{good}[[sink]]\ntype = \"prometheus\"\naddress = \"{taken}\"\n"),
+        format!("{good}[[sink]]\ntype = \"sqlite\"\npath = \"{path}\"\n"),
         good.replace("records.jsonl", "none/records.jsonl"),
     ];
     let unix = UnixDatagram::unbound().expect("a socket");
@@ -249,6 +249,8 @@ fn a_new_process_that_cannot_bind_or_open_leaves_everything_as_it_was() {
         std::fs::write(dir.path().join("systole.toml"), config).expect("written");
         let (code, said) = upgrade(&ports, "secret");
         assert_eq!(code, Some(1), "{said}{config}");
+        let at = [taken.to_string(), taken.to_string(), path.to_string(), "none/records.jsonl".into()];
+        assert!(said.contains("the new process cannot start: ") && said.contains(&at[n]), "{said}");
         unix.send_to(b"x:1|c", dir.path().join("s.sock")).expect("somebody has the socket");
         daemon.status_when("a line", |status| status["lines"]["read"] == n as u64 + 1);
     }
@@ -328,7 +330,7 @@ fn a_new_process_that_fails_costs_nothing() {
     std::fs::write(dir.path().join("systole.toml"), format!("{good}nonsense = 1\n")).expect("written");
     let (code, said) = upgrade(&ports, "secret");
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("the new process has ended before it said that it is ready (exit status: 2)"), "{said}");
+    assert!(said.contains("the new process cannot start: ") && said.contains("nonsense: unknown key"), "{said}");
     let status = status_when(ports.page, "the failure", |status| status["failed_upgrade"]["error"].is_string());
     assert!(status["verdict"].to_string().contains("the last upgrade failed"), "{}", status["verdict"]);
     daemon.wait_for("what is wrong", |lines| lines.iter().any(|line| line.contains("nonsense")));

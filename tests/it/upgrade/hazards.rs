@@ -167,18 +167,88 @@ fn a_state_that_cannot_be_saved_after_all_is_told() {
     let dir = tempfile::tempdir().expect("a folder");
     let ports = ports();
     let config = config(dir.path(), &ports).replace("interval = \"1s\"", "interval = \"1h\"");
-    let daemon = Daemon::start(dir.path(), &config);
+    // It can be written for trial, and not at the end.
+    let daemon = Daemon::start_faulty(dir.path(), &config, &[], "state:write@1");
     daemon.send_udp(&[b"x:3|c"]);
     daemon.status_when("a line", |status| status["lines"]["read"] == 1);
-    // It can be written for trial, and not put in its place.
-    std::fs::create_dir(dir.path().join("systole/registry.state")).expect("a folder");
     let (code, said) = upgrade(&ports, "secret");
     assert_eq!(code, Some(0), "{said}");
     assert!(
-        said.contains("closed and delivered its interval itself: the old process could not save it: `registry` cannot"),
+        said.contains(
+            "closed and delivered its interval itself: the old process could not save it: the state folder does"
+        ),
         "{said}"
     );
     let before = daemon.pid();
     Heir(process(&status_when(ports.page, "another process", |status| status["pid"] != before))).stop();
     assert_eq!(sum(dir.path(), "x"), 3.0);
+}
+
+/// A folder, with something in it, at a path: no file can take its place, nor another folder.
+fn put_folder(path: &Path) {
+    std::fs::create_dir(path).expect("a folder");
+    std::fs::write(path.join("x"), "").expect("a file");
+}
+
+#[test]
+fn what_is_in_the_place_of_a_state_is_moved_away_or_there_is_no_upgrade() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = ports();
+    // Nobody is there.
+    let away = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("an address");
+    let config = format!(
+        "{}[[sink]]\ntype = \"graphite\"\nname = \"away\"\naddress = \"{away}\"\nqueue = 1000\n",
+        config(dir.path(), &ports)
+    );
+    let mut daemon = Daemon::start(dir.path(), &config);
+    daemon.send_udp(&[b"x:3|c"]);
+    let queued = |status: &Value| status["sinks"]["away"]["queued"].as_u64();
+    let before = daemon.status_when("an interval that waits", |status| queued(status) > Some(0));
+    let place = |name: &str| dir.path().join("systole").join(name);
+    put_folder(&place("sink-away.state"));
+    put_folder(&place("registry.state"));
+    put_folder(&place("registry.state.bad"));
+    let (code, said) = upgrade(&ports, "secret");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("cannot be saved in ") && said.contains("not empty"), "{said}");
+    std::fs::remove_dir_all(place("registry.state.bad")).expect("removed");
+    let (code, said) = upgrade(&ports, "secret");
+    assert_eq!(code, Some(0), "{said}");
+    let status = status_when(ports.page, "another process", |status| status["pid"] != before["pid"]);
+    let heir = Heir(process(&status));
+    assert_eq!(daemon.wait(Duration::from_secs(20)), Some(0));
+    assert!(status["upgrade"]["no_state"].is_null() && queued(&status) >= queued(&before), "{status}");
+    assert!(place("sink-away.state.bad").is_dir() && place("registry.state.bad").is_dir());
+    heir.stop();
+}
+
+/// Most descriptors of a process, and connections, of which it cannot have two descriptors each.
+const FEW: usize = 400;
+const CONNECTIONS: usize = 200;
+
+#[test]
+fn connections_are_passed_on_where_there_are_no_more_descriptors_than_connections() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = ports();
+    let config = config(dir.path(), &ports).replace("interval = \"1s\"", "interval = \"1h\"");
+    let mut daemon = Daemon::start_after(dir.path(), &config, &format!("ulimit -n {FEW}"));
+    let mut open: Vec<_> =
+        (0..CONNECTIONS).map(|_| TcpStream::connect(("127.0.0.1", ports.statsd)).expect("somebody listens")).collect();
+    let send =
+        |open: &mut Vec<TcpStream>, bytes: &[u8]| open.iter_mut().for_each(|one| one.write_all(bytes).expect("sent"));
+    send(&mut open, b"x:1|c\nx:");
+    daemon.status_when("a line of each", |status| status["lines"]["read"] == CONNECTIONS);
+    let mut last = None;
+    for n in 1..=2 {
+        let (code, said) = upgrade(&ports, "secret");
+        assert_eq!(code, Some(0), "{said}");
+        send(&mut open, b"1|c\nx:");
+        let before = last.as_ref().map_or(daemon.pid(), |heir: &Heir| heir.0);
+        let next = |status: &Value| status["pid"] != before && status["lines"]["read"] == CONNECTIONS;
+        last = Some(Heir(process(&status_when(ports.page, &format!("a line of each after upgrade {n}"), next))));
+    }
+    assert_eq!(daemon.wait(Duration::from_secs(20)), Some(0));
+    drop(open);
+    last.expect("two took over").stop();
+    assert_eq!(sum(dir.path(), "x"), 3.0 * CONNECTIONS as f64);
 }
