@@ -103,7 +103,12 @@ pub(super) fn run(args: RunArgs) -> u8 {
     });
     let (config, origins, unknown) = match loaded {
         Ok(loaded) => loaded,
-        Err(code) => return code,
+        Err(code) => {
+            if let Some(first) = predecessor.as_ref().and_then(|_| flags.load().err()?.into_iter().next()) {
+                daemon::say_failure(&first);
+            }
+            return code;
+        }
     };
     let log = match Log::start(level(&config, verbose), config.log.format == LogFormat::Json) {
         Ok(log) => log,
@@ -157,6 +162,9 @@ pub(super) fn run(args: RunArgs) -> u8 {
         Ok(()) => 0,
         Err(error) => {
             log.say(&format!("systole: {error}\n"));
+            if error.is::<StartError>() {
+                daemon::say_failure(&error.to_string());
+            }
             if error.is::<StopError>() { SOFTWARE } else { FAILED }
         }
     }

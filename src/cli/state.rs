@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::assemble;
+use crate::daemon::{SPOOLS, decode_spools};
 use crate::flush::state::describe;
 use crate::presence::UnixTime;
 use crate::presence_driver::{self, Held};
@@ -131,6 +132,10 @@ fn content(part: &str, bytes: &[u8]) -> Option<Value> {
             "type": kind, "intervals": intervals, "records": records, "oldest": oldest, "totals_bytes": totals_bytes,
         });
         return Some(all);
+    }
+    if part == SPOOLS {
+        let folders: Vec<String> = decode_spools(bytes)?.keys().map(|folder| folder.display().to_string()).collect();
+        return Some(json!({ "folders": folders }));
     }
     describe(part, bytes)
 }

@@ -34,6 +34,7 @@ mod relays;
 mod reload;
 mod server;
 mod sinks;
+mod spools;
 mod state;
 mod summary;
 mod thread;
@@ -87,11 +88,12 @@ use sinks::{OpenSink, Sinks};
 use state::Keeping;
 
 pub(crate) use cluster::connect as connect_bus;
-pub(crate) use handover::{Predecessor, Successor, program};
+pub(crate) use handover::{Predecessor, Successor, program, say_failure};
 pub use health::Health;
 pub(crate) use reload::{Loaded, Reloading, Step};
 #[cfg(feature = "internals")]
 pub use sinks::{end as end_sink, resume as resume_sinks};
+pub(crate) use spools::{PART as SPOOLS, decode as decode_spools};
 
 /// Why the daemon cannot start: one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -408,6 +410,7 @@ impl Daemon {
         gate.open();
         state::begin_run(&state, &journal);
         let drivers = sinks::start(sinks, &memory, &supervisor, &state)?;
+        spools::begin(&config, &state);
 
         let (history, history_queue) = History::start(&config, &memory, &supervisor, &state)?;
         let registry = registry(&config, links.edge.is_some(), shards).in_memory(&memory);

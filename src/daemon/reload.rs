@@ -38,6 +38,7 @@ use super::StartError;
 use super::listeners::cannot_listen;
 use super::relays::SharedRelays;
 use super::server::Shown;
+use super::spools;
 
 /// Longest wait of a stop for a reload that is on its way.
 const ENDING: Duration = Duration::from_millis(500);
@@ -266,7 +267,7 @@ impl Reloader {
                 return Some(self.refuse(None, vec![problem]));
             }
         };
-        let Loaded { config, origins, warnings } = loaded;
+        let Loaded { config, origins, mut warnings } = loaded;
         let file = origins.file.clone();
         let plan = match config::compare(&self.config, assemble::of_role(config)) {
             Ok(plan) => plan,
@@ -284,6 +285,7 @@ impl Reloader {
         };
         let Prepared { change, listening, relaying, threads, targets } = prepared;
         let result = Outcome::Accepted;
+        warnings.extend(block_in_place(|| spools::change(&self.config, &config, &self.state)));
         let due = next_tick(unix_time(), config.interval);
         let (waiting_for, problems) = (Vec::new(), Vec::new());
         let in_force_at = Some(due).filter(|due| change.needs_tick() && due - unix_time() > SOON.as_secs_f64());

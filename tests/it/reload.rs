@@ -749,6 +749,42 @@ fn what_lies_in_a_spool_that_was_taken_out_is_not_forgotten_at_a_stop() {
 }
 
 #[test]
+fn a_spool_that_was_taken_out_is_told_after_a_crash_until_a_sink_has_it_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let daemon = with_something_waiting(dir.path(), &spool("one"));
+    daemon.status_when("it is on disk", |status| status["sinks"]["out"]["spooled"].as_u64() > Some(0));
+    let without = configuration(dir.path(), &graphite(free(), ""));
+    let (is_applied, report) = reload_with(&daemon, TOKEN);
+    let warned = report["warnings"].to_string();
+    assert!(
+        is_applied && warned.contains("sink out: intervals wait in its spool") && warned.contains("/one"),
+        "{report}"
+    );
+    poll("a note of both", || {
+        let shown = systole(&["state", "show", "--dir", &dir.path().join("state").display().to_string()], b"");
+        let shown = text(&shown.stdout);
+        if shown.contains("folders") && shown.contains("/one") { Ok(()) } else { Err(shown) }
+    });
+    drop(daemon);
+    for _ in 0..2 {
+        let mut daemon = Daemon::start(dir.path(), &without);
+        daemon.wait_for("the folder", |lines| {
+            lines.iter().any(|line| line.contains("no sink spools to any more") && line.contains("/one"))
+        });
+        let is_there = |status: &Value| status["warnings"].to_string().contains("where no sink spools any more");
+        daemon.status_when("a warning", is_there);
+    }
+    let mut daemon = Daemon::start(dir.path(), &without);
+    configuration(dir.path(), &graphite(receiver.local_addr().expect("an address"), &spool("one")));
+    reload(&daemon);
+    received(&receiver, "kept");
+    daemon.status_when("no warning", |status| !status["warnings"].to_string().contains("spools any more"));
+    daemon.signal("-TERM");
+    assert_eq!(daemon.wait(Duration::from_secs(20)), Some(0));
+}
+
+#[test]
 fn a_folder_for_a_spool_goes_to_a_sink_of_another_name_when_it_is_free() {
     let dir = tempfile::tempdir().expect("a folder");
     let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
