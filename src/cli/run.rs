@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::assemble;
-use crate::config::{self, Config, LogFormat, Problem, Sources};
+use crate::config::{self, Config, LogFormat, Origins, Problem, Sources};
 use crate::daemon::{self, Daemon, Loaded, Predecessor, Reloading, Running, StartError, Step, StopError};
 use crate::http::{Order, Orders};
 use crate::log::Log;
@@ -93,15 +93,7 @@ pub(super) fn run(args: RunArgs) -> u8 {
     };
     let RunArgs { config, listen, sink, interval, http, verbose, status_interval, capture } = args;
     let flags = Flags { config, listen, sink, interval, http };
-    let loaded = sources(&flags.config).and_then(|sources| {
-        let sources = flags.above(sources);
-        let unknown = config::unknown_variables(&sources);
-        let (config, origins) = load_with_origins(&sources).inspect_err(|_| {
-            unknown.iter().for_each(|unknown| print_error(format_args!("warning: {unknown}")));
-        })?;
-        Ok((config, origins, unknown))
-    });
-    let (config, origins, unknown) = match loaded {
+    let (config, origins, unknown) = match flags.load_first() {
         Ok(loaded) => loaded,
         Err(code) => {
             if let Some(first) = predecessor.as_ref().and_then(|_| flags.load().err()?.into_iter().next()) {
@@ -189,6 +181,16 @@ impl Flags {
     fn above(&self, sources: Sources) -> Sources {
         let (listen, sink, http) = (self.listen.clone(), self.sink.clone(), self.http.clone());
         Sources { listen, sink, interval: self.interval, http, ..sources }
+    }
+
+    /// Reads all at the start, with what is unknown in the environment; the exit code, if that cannot be used.
+    fn load_first(&self) -> Result<(Config, Origins, Vec<Problem>), u8> {
+        let sources = self.above(sources(&self.config)?);
+        let unknown = config::unknown_variables(&sources);
+        let (config, origins) = load_with_origins(&sources).inspect_err(|_| {
+            unknown.iter().for_each(|unknown| print_error(format_args!("warning: {unknown}")));
+        })?;
+        Ok((config, origins, unknown))
     }
 
     /// Reads all again. Files of TLS are read, too: a bad one is a mistake at its place.
