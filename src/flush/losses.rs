@@ -55,10 +55,24 @@ impl Losses {
         self.warnings.extend(more);
     }
 
-    /// Adds what sinks and ports lost between two readings.
-    pub(super) fn of_sources(&mut self, now: &Ledger, before: &Ledger) {
+    /// Adds what sinks and ports lost between two readings. A receiver that takes everything, and too slowly, is logged: one that
+    /// fails is in the log already.
+    pub(super) fn of_sources(&mut self, now: &Ledger, before: &Ledger, repeats: &mut Repeats) {
         for (name, sink) in &now.sinks {
             let fresh = before.sinks.get(name).map_or_else(|| sink.clone(), |before| sink.since(before));
+            let late = fresh.dropped.of("queue_full");
+            let what = || {
+                format!("records that the sink {name} dropped, for its receiver takes them more slowly than they come")
+            };
+            if late > 0 && sink.last_error.is_none() && repeats.is_new(&what(), late) {
+                let took = format!("{:.0} ms", sink.delivery_ms);
+                tracing::warn!(
+                    sink = name,
+                    records = late,
+                    took,
+                    "the receiver takes intervals more slowly than they come: the oldest that waited are dropped"
+                );
+            }
             let mut lost = fresh.dropped;
             // It is not meant for it, and no loss.
             lost.clear("unsupported");
@@ -220,7 +234,7 @@ mod tests {
         let mut losses = Losses::default();
         let mut said = states.windows(2).map(|two| {
             losses.begin(&[], &[], &mut Repeats::default());
-            losses.of_sources(&two[1], &two[0]);
+            losses.of_sources(&two[1], &two[0], &mut Repeats::default());
             losses.warnings().iter().map(|warning| warning.text.clone()).collect::<Vec<_>>()
         });
         let first = said.next().expect("sentences");

@@ -612,7 +612,7 @@ impl Flusher {
         debug_assert_eq!(ledger.check(), Ok(()));
         let before = collected.before.insert(before);
         log_refusals(ledger, before, repeats);
-        losses.of_sources(ledger, before);
+        losses.of_sources(ledger, before, repeats);
         recent.add(ledger, before, collected.interval.end, collected.interval.length_secs);
         if ledger.management.http_requests > 0 {
             let requests = ledger.management.http_requests;

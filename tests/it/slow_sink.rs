@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 
+use crate::support::receiver::{Reply, serve};
 use crate::support::{Daemon, alone, least_of_three, pause_ms, records, size};
 
 #[test]
@@ -12,6 +13,27 @@ fn a_sink_that_never_reads_delays_and_costs_nobody_else() {
     let intervals = size("SYSTOLE_TEST_SLOW_INTERVALS", 40);
     let worst = least_of_three(0.1, || beside_a_hung_sink(intervals));
     assert!(worst <= 0.1, "a tick was {worst} s late");
+}
+
+#[test]
+fn a_receiver_that_takes_everything_too_slowly_is_logged() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let address = serve("127.0.0.1:0".parse().expect("an address"), |_| {
+        pause_ms(500);
+        Reply::Says(204, "")
+    });
+    let mut daemon = Daemon::start(
+        dir.path(),
+        &format!(
+            "interval = \"100ms\"\n[[listen]]\nurl = \"udp://127.0.0.1:0\"\n[http]\naddress = \"127.0.0.1:0\"\n\
+             [[sink]]\ntype = \"influx\"\nname = \"slow\"\nurl = \"http://{address}\"\ndatabase = \"d\"\nqueue = 1\n"
+        ),
+    );
+    daemon.wait_for("what it drops", |lines| {
+        lines.iter().any(|line| line.contains("takes intervals more slowly than they come") && line.contains("slow"))
+    });
+    assert_eq!(daemon.status()["sinks"]["slow"]["last_error"], serde_json::Value::Null);
+    daemon.stop();
 }
 
 /// How late the worst of so many ticks is, in seconds.
