@@ -263,7 +263,9 @@ impl Judge<'_> {
             }
         }
         let own = &lives[closed_in];
-        if self.has_bad_disk(datagram.at - 2.0, closed + gathered + 3.0) {
+        let near = (datagram.at - 2.0, closed + gathered + 3.0);
+        // A bad disk costs nothing that is in memory while its process lives; what is to be in a spool may have to leave.
+        if self.has_bad_disk(near.0, near.1) && (sink.has_spool || own.ended < near.1 + 10.0) {
             return true;
         }
         if self.has_bad_disk(own.ended - 10.0, own.ended + 4.0) {
