@@ -32,7 +32,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -326,6 +326,7 @@ impl Successor {
         // From here on it may read: only its end gives the sockets back.
         let reads = lets.and_then(|()| match receive(&self.link) {
             Ok(None) => Err(ENDED.into()),
+            Ok(Some((Message::Failed { why }, _))) => Err(format!("{CANNOT_START}{why}")),
             Ok(Some(_)) => Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "the new process does not say that it reads; the sockets are its own all the same");
@@ -424,14 +425,14 @@ fn end_with(link: &UnixStream, end: impl FnOnce() + Send + 'static) -> io::Resul
 /// Longest reason why a new process cannot start, in characters.
 const MOST_WHY: usize = 2000;
 
-/// The link to the old process, for a new one that cannot start.
-static LINK: OnceLock<UnixStream> = OnceLock::new();
+/// The link to the old process, for a new one that cannot start, until it may read.
+static LINK: Mutex<Option<UnixStream>> = Mutex::new(None);
 
 /// Says to whoever hands over to this process, if somebody does, why it cannot start.
 pub(crate) fn say_failure(why: &str) {
-    if let Some(link) = LINK.get() {
+    if let Some(link) = LINK.lock().unwrap_or_else(PoisonError::into_inner).take() {
         // If it is gone nobody waits for that; its log has it anyway.
-        let _ = send(link, &Message::Failed { why: excerpt(why.as_bytes(), MOST_WHY) }, &NOTHING);
+        let _ = send(&link, &Message::Failed { why: excerpt(why.as_bytes(), MOST_WHY) }, &NOTHING);
     }
 }
 
@@ -470,8 +471,8 @@ impl Predecessor {
         }
         let link = sys::message_socket_of_input().map_err(|error| cannot_talk(&error))?;
         link.set_read_timeout(Some(STARTING)).map_err(|error| cannot_talk(&error))?;
-        // There is one predecessor.
-        let _ = LINK.set(link.try_clone().map_err(|error| cannot_talk(&error))?);
+        let own = link.try_clone().map_err(|error| cannot_talk(&error))?;
+        *LINK.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
         let is_waiting = end_with(&link, end).map_err(|error| format!("cannot start a thread: {error}"))?;
         send(&link, &Message::Hello, &NOTHING).map_err(|error| cannot_talk(&error))?;
         loop {
@@ -499,6 +500,8 @@ impl Predecessor {
         let no_state = self.keeping.obstacle(&keeping);
         let bound = Message::Bound { version, keeping, page };
         let (Message::Stopped { at }, _) = self.ask(&bound)? else { return Err(goes_on()) };
+        // From here on its end alone says that it does not read.
+        LINK.lock().unwrap_or_else(PoisonError::into_inner).take();
         let (mut answer, mut connections) = (self.ask(&Message::Ready)?, Vec::new());
         while let (Message::Connection { url, begun }, socket) = answer {
             let socket = socket.into_iter().next().ok_or_else(goes_on)?;
@@ -624,6 +627,15 @@ mod tests {
         assert!(matches!(says(&other), Message::Read));
         assert!(successor.child.try_wait().expect("a child").is_none(), "it lives");
         successor.kill();
+    }
+
+    #[test]
+    fn a_new_process_that_fails_when_it_was_let_read_gives_the_sockets_back() {
+        let (successor, other) = successor();
+        send(&other, &Message::Ready, &NOTHING).expect("sent");
+        send(&other, &Message::Failed { why: "of this".into() }, &NOTHING).expect("sent");
+        let problem = successor.let_read(Vec::new(), Duration::from_secs(20)).err();
+        assert_eq!(problem.as_deref(), Some("the new process cannot start: of this"));
     }
 
     #[test]

@@ -85,6 +85,7 @@ use relays::Relays;
 use reload::{Notifying, Receiving, ReloadTask, Reloader, Showing, Whole};
 use server::{BoundServer, Page, Server};
 use sinks::{OpenSink, Sinks};
+use spools::KnownSpools;
 use state::Keeping;
 
 pub(crate) use cluster::connect as connect_bus;
@@ -234,6 +235,9 @@ impl Daemon {
         let gate = if predecessor.is_some() { Gate::closed() } else { Gate::default() };
         let ports = Ports::new(&memory, &supervisor).behind(gate);
         let sinks = sinks::open(&config, &memory, &ports)?;
+        if predecessor.is_some() {
+            sinks::check_spools(&config)?;
+        }
         let unwanted = BoundListeners::close_others(&config);
         let listeners = BoundListeners::bind(&config, &supervisor)?;
         let http = BoundServer::http(&config, &ports)?;
@@ -410,7 +414,8 @@ impl Daemon {
         gate.open();
         state::begin_run(&state, &journal);
         let drivers = sinks::start(sinks, &memory, &supervisor, &state)?;
-        spools::begin(&config, &state);
+        let known_spools = KnownSpools::start(&config, &state);
+        state.forget_unsaved();
 
         let (history, history_queue) = History::start(&config, &memory, &supervisor, &state)?;
         let registry = registry(&config, links.edge.is_some(), shards).in_memory(&memory);
@@ -452,6 +457,7 @@ impl Daemon {
             supervisor: supervisor.clone(),
             flusher: handle,
             state: state.clone(),
+            known_spools,
             notifying,
         };
         let receiving = Receiving { quota, seed, listening, relaying, relays: relays.shared() };

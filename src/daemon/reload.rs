@@ -38,7 +38,7 @@ use super::StartError;
 use super::listeners::cannot_listen;
 use super::relays::SharedRelays;
 use super::server::Shown;
-use super::spools;
+use super::spools::{self, KnownSpools};
 
 /// Longest wait of a stop for a reload that is on its way.
 const ENDING: Duration = Duration::from_millis(500);
@@ -116,6 +116,7 @@ pub(super) struct Whole {
     pub(super) supervisor: Supervisor,
     pub(super) flusher: FlusherHandle,
     pub(super) state: StateFolder,
+    pub(super) known_spools: KnownSpools,
     pub(super) notifying: Notifying,
 }
 
@@ -160,6 +161,7 @@ pub(super) struct Reloader {
     reloads: Reloads,
     flusher: FlusherHandle,
     state: StateFolder,
+    known_spools: KnownSpools,
     notifying: Notifying,
     memory: Memory,
     ports: Ports,
@@ -195,7 +197,7 @@ impl Reloader {
         receiving: Receiving,
         showing: Showing,
     ) -> Reloader {
-        let Whole { config, own_sinks, memory, ports, supervisor, flusher, state, notifying } = whole;
+        let Whole { config, own_sinks, memory, ports, supervisor, flusher, state, known_spools, notifying } = whole;
         let Receiving { quota, seed, listening, relaying, relays } = receiving;
         let Showing { reloads, journal, page, shown, grace } = showing;
         Reloader {
@@ -204,6 +206,7 @@ impl Reloader {
             reloads,
             flusher,
             state,
+            known_spools,
             notifying,
             memory,
             ports,
@@ -285,7 +288,11 @@ impl Reloader {
         };
         let Prepared { change, listening, relaying, threads, targets } = prepared;
         let result = Outcome::Accepted;
-        warnings.extend(block_in_place(|| spools::change(&self.config, &config, &self.state)));
+        let (held, ledger) = (self.flusher.spools().await, self.flusher.published().ledger());
+        let spooled = |sink: &str| ledger.sinks.get(sink).map_or(0, |sink| sink.spooled);
+        warnings.extend(spools::taken(&config, &held, spooled));
+        // Before any interval goes to one of them.
+        self.known_spools.change(&config);
         let due = next_tick(unix_time(), config.interval);
         let (waiting_for, problems) = (Vec::new(), Vec::new());
         let in_force_at = Some(due).filter(|due| change.needs_tick() && due - unix_time() > SOON.as_secs_f64());

@@ -4,10 +4,9 @@ use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::timeout_at;
@@ -70,6 +69,14 @@ pub(super) fn driver_options(config: &Config, sink: &config::Sink) -> DriverOpti
     }
 }
 
+/// Makes sure that spools can be opened once the process that has them hands over to this one.
+pub(super) fn check_spools(config: &Config) -> Result<(), StartError> {
+    let spools = config.sinks.iter().filter_map(|sink| Some((&sink.name, sink.spool.as_ref()?)));
+    spools.into_iter().try_for_each(|(name, spool)| {
+        SinkDriver::check_held_spool(spool).map_err(|error| cannot_spool(name, &spool.path, &error))
+    })
+}
+
 /// What opens a sink, at any time.
 pub(super) fn reopen(config: &Config, sink: &config::Sink, memory: &Memory, ports: &Ports) -> Reopen {
     let context = assemble::sink_context(config, &sink.name, sink.timeout);
@@ -129,6 +136,13 @@ pub fn resume(drivers: &[SinkDriver], memory: &Memory, state: &StateFolder) {
     for part in state.others("sink-", &parts, Handover::FORMAT, Limits::default()) {
         tracing::warn!(part, "what a sink had not delivered is kept for a day, but no sink of that name is configured");
     }
+    for (sink, records) in state.uncounted() {
+        tracing::warn!(
+            sink,
+            records,
+            "the last process could not keep what a sink had not delivered, and no sink of that name is configured"
+        );
+    }
 }
 
 /// The same for some, which deliver nothing yet.
@@ -141,9 +155,10 @@ pub(super) fn resume_each<'a>(drivers: impl Iterator<Item = &'a SinkDriver>, mem
 
 /// The same for one; whether there was anything.
 fn resume_one(driver: &SinkDriver, memory: &Memory, state: &StateFolder) -> bool {
-    driver.count_lost(state.take_lost(driver.name()));
     let part = sink_part(driver.name());
-    let Some(saved) = state.read(&part, Handover::FORMAT, Limits::default()) else { return false };
+    let saved = state.read(&part, Handover::FORMAT, Limits::default());
+    driver.count_lost(state.take_lost(driver.name(), saved.is_some()));
+    let Some(saved) = saved else { return false };
     match Handover::read(&saved.bytes, memory) {
         // It counts once: what cannot be removed would be delivered again after each start.
         Ok(handover) if state.remove(&part) => {
@@ -223,11 +238,12 @@ pub(super) async fn keep(handover: Handover, state: &StateFolder, deadline: Inst
     }
     let (own, disk) = (state.clone(), state.disk());
     let (sink, intervals, records) = (handover.name().to_string(), handover.intervals(), handover.records());
-    let (name, part, is_kept) = (sink.clone(), sink_part(&sink), Arc::new(AtomicBool::new(false)));
-    let (its_part, was_kept) = (part.clone(), Arc::clone(&is_kept));
+    let (name, (tell, is_kept)) = (sink.clone(), oneshot::channel());
     let write = move || {
-        was_kept.store(own.write(&its_part, Handover::FORMAT, |out| handover.write(out)), Ordering::Relaxed);
-        if !was_kept.load(Ordering::Relaxed) {
+        let is_written = own.write(&sink_part(&name), Handover::FORMAT, |out| handover.write(out));
+        // Nobody may wait for it any more.
+        let _ = tell.send(is_written);
+        if !is_written {
             handover.give_up();
         } else if intervals > 0 {
             let (sink, waited_secs) = (name, handover.waited_secs());
@@ -250,9 +266,7 @@ pub(super) async fn keep(handover: Handover, state: &StateFolder, deadline: Inst
             "the state folder does not answer: what a sink has not delivered is given up"
         ),
     }
-    // What is late does not take its place any more.
-    state.end_turns(&part);
-    if !is_kept.load(Ordering::Relaxed) {
-        state.leave_lost(&sink, records);
+    if !matches!(is_kept.now_or_never(), Some(Ok(true))) {
+        state.leave_unkept(&sink, records);
     }
 }

@@ -2,16 +2,20 @@
 //! must not make anybody forget what lies in the folder so far. The process that empties it may end before that is done, and the next
 //! one knows nothing of that folder.
 //!
-//! The part `spools` is JSON: folders, each with the sink that spools there, or did last. A folder stays there while intervals wait
-//! in it.
+//! The part `spools` is JSON: folders, each with the sink that spools there, or did last. A folder leaves it when no sink is to have it
+//! and nothing waits there. All that asks a disk is done by a thread that nobody waits for: the disk of a folder that was given up
+//! may be the reason for that.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
 
 use crate::config::Config;
-use crate::sinks::spooled_bytes;
+use crate::sinks::{is_spool_held, spooled_bytes};
 use crate::state::{Discarded, Limits, StateFolder};
+use crate::sys::yielding_thread;
 
 /// The part.
 pub(crate) const PART: &str = "spools";
@@ -19,8 +23,16 @@ pub(crate) const PART: &str = "spools";
 /// Its format.
 const FORMAT: u32 = 1;
 
+/// How often the folders are looked at that no sink is to have.
+const AGAIN: Duration = Duration::from_secs(10);
+
 /// Sinks by folder.
 type Folders = BTreeMap<PathBuf, String>;
+
+/// What is in the bytes of the part.
+pub(crate) fn decode(bytes: &[u8]) -> Option<BTreeMap<PathBuf, String>> {
+    serde_json::from_slice(bytes).ok()
+}
 
 /// Those of a configuration.
 fn configured(config: &Config) -> Folders {
@@ -28,69 +40,139 @@ fn configured(config: &Config) -> Folders {
     config.sinks.iter().filter_map(of).collect()
 }
 
-/// What is in the bytes of the part.
-pub(crate) fn decode(bytes: &[u8]) -> Option<BTreeMap<PathBuf, String>> {
-    serde_json::from_slice(bytes).ok()
-}
+/// Notes the folders of a daemon; it ends with this.
+#[derive(Debug)]
+pub(super) struct KnownSpools(Sender<Folders>);
 
-fn write(state: &StateFolder, folders: &Folders) {
-    // A problem is logged, and in the status.
-    state.write(PART, FORMAT, |out| serde_json::to_writer(out, folders).map_err(io::Error::from));
-}
-
-/// Says at a start in which folders intervals wait that no sink spools to any more, and notes those of this configuration.
-pub(super) fn begin(config: &Config, state: &StateFolder) {
-    let any_age = Limits { age: std::time::Duration::MAX, ..Limits::default() };
-    let noted = state.read(PART, FORMAT, any_age);
-    let mut folders = noted.map_or_else(Folders::new, |saved| {
-        decode(&saved.bytes).unwrap_or_else(|| {
-            state.set_aside(PART, Discarded::Damaged, "it cannot be read");
-            Folders::new()
-        })
-    });
-    let own = configured(config);
-    folders.retain(|folder, _| !own.contains_key(folder) && spooled_bytes(folder) > 0);
-    for (folder, sink) in &folders {
-        tracing::warn!(
-            sink,
-            folder = %folder.display(),
-            bytes = spooled_bytes(folder),
-            "intervals wait in a folder that no sink spools to any more: they are delivered when a sink has it for its spool again"
-        );
+impl KnownSpools {
+    /// Begins with those of this configuration, and those that are known from before.
+    pub(super) fn start(config: &Config, state: &StateFolder) -> KnownSpools {
+        let (configurations, changes) = channel();
+        let (own, state) = (configured(config), state.clone());
+        let watch = move || {
+            yielding_thread();
+            Watch::new(state, own).run(&changes);
+        };
+        if let Err(error) = std::thread::Builder::new().name("spools".into()).spawn(watch) {
+            tracing::warn!(%error, "a thread for the folders of spools cannot be started");
+        }
+        KnownSpools(configurations)
     }
-    state.set_left_spools(folders.iter().map(|(folder, sink)| (sink.clone(), folder.clone())).collect());
-    folders.extend(own);
-    if !folders.is_empty() {
-        write(state, &folders);
+
+    /// Goes on with those of this configuration.
+    pub(super) fn change(&self, next: &Config) {
+        // Without the thread nothing is noted, which is logged.
+        let _ = self.0.send(configured(next));
     }
 }
 
-/// Notes the folders of the next configuration beside those of the one so far, without waiting for the disk. What is to be said of
-/// those that lose their sinks, and have not been emptied.
-pub(super) fn change(was: &Config, next: &Config, state: &StateFolder) -> Vec<String> {
-    let (before, after) = (configured(was), configured(next));
-    if before == after {
-        return Vec::new();
-    }
-    let mut left = state.status().left_spools;
-    left.retain(|(_, folder)| !after.contains_key(folder));
-    state.set_left_spools(left.clone());
-    let mut folders: Folders = left.into_iter().map(|(sink, folder)| (folder, sink)).collect();
-    folders.extend(before.clone());
-    folders.extend(after.clone());
-    let own = state.clone();
-    let noting = async move { write(&own, &folders) };
-    if let Err(error) = state.disk().go_aside("state-spools", Box::pin(noting)) {
-        tracing::warn!(%error, "a thread for the state folder cannot be started");
-    }
-    let waits = |folder: &Path| spooled_bytes(folder) > 0;
-    let losing = before.into_iter().filter(|(folder, sink)| after.get(folder) != Some(sink) && waits(folder));
-    let says = |(folder, sink): (PathBuf, String)| {
+/// What is to be said of a reload that takes folders, which these sinks have, from them while intervals wait there.
+pub(super) fn taken(
+    next: &Config,
+    held: &[(String, PathBuf)],
+    spooled: impl Fn(&str) -> u64,
+) -> impl Iterator<Item = String> {
+    let after = configured(next);
+    let losing = held.iter().filter(move |(sink, folder)| after.get(folder) != Some(sink) && spooled(sink) > 0);
+    losing.map(|(sink, folder)| {
+        let is_there = next.sinks.iter().any(|one| one.name == *sink);
+        let until = if is_there {
+            "they are delivered before the sink does without that folder".into()
+        } else {
+            format!("the sink has {} s to deliver them", next.shutdown_grace.as_secs_f64())
+        };
         format!(
-            "sink {sink}: intervals wait in its spool {}: they are delivered before that is not used any more; what is left there \
-             when the daemon ends is delivered once a sink has the folder for its spool again",
+            "sink {sink}: intervals wait in its spool {}: {until}; what is left there, or when the daemon ends before, is delivered once a \
+             sink has the folder for its spool again",
             folder.display()
         )
-    };
-    losing.map(says).collect()
+    })
+}
+
+/// The thread.
+struct Watch {
+    state: StateFolder,
+    configured: Folders,
+    /// As they are in the part.
+    known: Folders,
+    /// Those in which intervals wait though no sink has them, as it was logged.
+    left: Folders,
+}
+
+impl Watch {
+    fn new(state: StateFolder, configured: Folders) -> Watch {
+        let any_age = Limits { age: Duration::MAX, ..Limits::default() };
+        let saved = state.read(PART, FORMAT, any_age);
+        let known = saved.map_or_else(Folders::new, |saved| {
+            decode(&saved.bytes).unwrap_or_else(|| {
+                state.set_aside(PART, Discarded::Damaged, "it cannot be read");
+                Folders::new()
+            })
+        });
+        Watch { state, configured, known, left: Folders::new() }
+    }
+
+    /// Until nobody can change the configuration any more.
+    fn run(mut self, changes: &Receiver<Folders>) {
+        loop {
+            self.look();
+            match changes.recv_timeout(AGAIN) {
+                Ok(next) => self.configured = next,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Notes what is configured, before any disk of a spool is asked, and says where intervals wait that no sink delivers.
+    fn look(&mut self) {
+        let mut known = self.known.clone();
+        known.extend(self.configured.clone());
+        self.write(known);
+        let others = self.known.iter().filter(|(folder, _)| !self.configured.contains_key(*folder));
+        let others: Vec<_> = others.map(|(folder, sink)| (folder.clone(), sink.clone())).collect();
+        let (mut known, mut left) = (self.known.clone(), Folders::new());
+        for (folder, sink) in others {
+            match waits(&folder) {
+                Ok(None) => {}
+                Ok(Some(0)) => _ = known.remove(&folder),
+                Ok(Some(bytes)) => {
+                    if !self.left.contains_key(&folder) {
+                        tracing::warn!(
+                            sink,
+                            folder = %folder.display(),
+                            bytes,
+                            "intervals wait in a folder that no sink spools to any more: they are delivered when a sink has it for its \
+                             spool again"
+                        );
+                    }
+                    left.insert(folder, sink);
+                }
+                // It may be back later.
+                Err(error) => tracing::debug!(folder = %folder.display(), %error, "a folder of a spool cannot be read"),
+            }
+        }
+        self.write(known);
+        self.left.clone_from(&left);
+        self.state.set_left_spools(left.into_iter().map(|(folder, sink)| (sink, folder)).collect());
+    }
+
+    fn write(&mut self, known: Folders) {
+        if known == self.known {
+            return;
+        }
+        // A problem is logged, and in the status.
+        self.state.write(PART, FORMAT, |out| serde_json::to_writer(out, &known).map_err(io::Error::from));
+        self.known = known;
+    }
+}
+
+/// Bytes of intervals that wait in a folder; `None` while a sink, which is to leave it, has it still.
+fn waits(folder: &Path) -> io::Result<Option<u64>> {
+    match is_spool_held(folder) {
+        Ok(true) => Ok(None),
+        Ok(false) => spooled_bytes(folder).map(Some),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Some(0)),
+        Err(error) => Err(error),
+    }
 }

@@ -64,7 +64,8 @@ impl Losses {
             let what = || {
                 format!("records that the sink {name} dropped, for its receiver takes them more slowly than they come")
             };
-            if late > 0 && sink.last_error.is_none() && repeats.is_new(&what(), late) {
+            // What is on disk may wait for that.
+            if late > 0 && sink.last_error.is_none() && sink.spooled == 0 && repeats.is_new(&what(), late) {
                 let took = format!("{:.0} ms", sink.delivery_ms);
                 tracing::warn!(
                     sink = name,

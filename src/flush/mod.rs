@@ -593,6 +593,9 @@ impl Flusher {
         let restored = std::mem::replace(&mut ledger.listeners, collected.listeners.clone());
         ledger.unite_listeners(&restored);
         ledger.unclean_stop = self.unclean_stop.take();
+        if let Some(keeper) = self.keeper.as_mut().filter(|_| ledger.unclean_stop.is_some()) {
+            keeper.save_soon();
+        }
         ledger.flush.duration_secs = since(collected.began).as_secs_f64();
         ledger.flush.late_secs = collected.late.max(0.0);
         ledger.flush.failed = u64::from(has_failed);

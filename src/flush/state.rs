@@ -205,6 +205,8 @@ impl Loaded {
 struct Job {
     registry: Option<(Turn, Box<KeptRegistry>)>,
     open: Option<(Turn, Box<KeptInterval>)>,
+    /// It is told, or will be, how the last process ended.
+    is_told: bool,
     done: Option<oneshot::Sender<bool>>,
 }
 
@@ -286,6 +288,11 @@ impl StateWriter {
         loaded.map(Box::new)
     }
 
+    /// An interval tells how the last process ended: with the next state that is over.
+    pub(super) fn save_soon(&mut self) {
+        self.next = sys::now();
+    }
+
     /// Seconds that an interval had before this process.
     pub(super) fn take_carried(&mut self) -> f64 {
         std::mem::take(&mut self.carried_secs)
@@ -294,7 +301,7 @@ impl StateWriter {
 
 /// Writes what is handed to it.
 async fn work(folder: StateFolder, mut queue: Receiver<Job>) {
-    while let Some(Job { registry, open, done }) = queue.recv().await {
+    while let Some(Job { registry, open, is_told, done }) = queue.recv().await {
         fault::pass("state:write");
         let (mut is_written, began) = (true, sys::now());
         if let Some((turn, kept)) = registry {
@@ -312,7 +319,9 @@ async fn work(folder: StateFolder, mut queue: Receiver<Job>) {
             // It may have been closed meanwhile.
             is_written &= folder.write_turn(turn, FORMAT, |out| encode(&kept, out));
         }
-        folder.touch();
+        if is_told {
+            folder.touch();
+        }
         tracing::debug!(took_secs = since(began).as_secs_f64(), "wrote the state");
         if let Some(done) = done {
             let _ = done.send(is_written);
@@ -531,7 +540,9 @@ impl Flusher {
         let open = open.and_then(|open| Some((keeper.options.folder.begin(OPEN)?, Box::new(open))));
         keeper.has_open |= open.is_some();
         keeper.has_longer |= has_longer;
-        room.send(Job { registry, open, done: None });
+        // The open interval has it, too.
+        let is_told = self.unclean_stop.is_none() || open.is_some();
+        room.send(Job { registry, open, is_told, done: None });
     }
 
     /// What goes over intervals, as of now.
@@ -636,7 +647,8 @@ impl Flusher {
         if self.is_loading() {
             tracing::warn!("what the last process knew was not read in time: it stays as it is");
             self.leave_unsaved();
-            // What is on the disk stays, and is flushed by the next process.
+            // What is on the disk stays, and is flushed by the next process: it does not come in any more.
+            self.keeper.iter_mut().for_each(|keeper| keeper.loaded = None);
             self.flush_longer().await;
             return;
         }
@@ -733,7 +745,7 @@ impl Flusher {
         let (Some(turn), Some(jobs)) = (keeper.options.folder.begin(REGISTRY), keeper.jobs.clone()) else {
             return false;
         };
-        let job = Job { registry: Some((turn, Box::new(kept))), open, done: Some(done) };
+        let job = Job { registry: Some((turn, Box::new(kept))), open, is_told: true, done: Some(done) };
         let mut patience = self.patience(LOAD_PATIENCE);
         let written = patience.wait(async move {
             let mut waiting = Some(job);

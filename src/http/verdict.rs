@@ -24,7 +24,7 @@ use crate::sys::unix_time;
 use crate::telemetry::{
     Concern, Ledger, ListenerAccount, NotifierAccount, QUEUE_WARNING, Refusal, SinkAccount, Warning,
 };
-use crate::untrusted::excerpt;
+use crate::untrusted::{Escaped, excerpt};
 
 use super::pages::board::unheard;
 use super::pages::{amount, count, grouped, percent, rfc3339};
@@ -279,6 +279,7 @@ fn left_behind(state: &StateStatus, uptime: f64) -> Vec<Warning> {
             ("registry", _) => "gauges and longer intervals begin anew".into(),
             ("open", _) => "what the open interval of the last process had is lost".into(),
             ("open-over", _) => "what its last interval said of gauges and longer intervals is lost".into(),
+            ("spools", _) => "intervals may wait in folders of spools that nobody knows any more".into(),
             ("closed", _) => "longer intervals that it has flushed may come again".into(),
             (other, _) => format!("what `{other}` had begins anew"),
         };
@@ -286,8 +287,9 @@ fn left_behind(state: &StateStatus, uptime: f64) -> Vec<Warning> {
         Some(says(short.clone(), format!("{short}: {what}; the file is beside it, as .bad")))
     });
     let lost = state.lost.iter().map(|(sink, records)| {
+        let sink = Escaped(sink);
         let short = format!("the last process could not keep all that the sink {sink} had not delivered");
-        says(short.clone(), format!("{short}: {records} of its records are lost, and counted as dropped (shutdown)"))
+        says(short.clone(), format!("{short}: {records} of its records are lost (`shutdown`)"))
     });
     unclean.into_iter().chain(stale).chain(aside).chain(lost).collect()
 }
@@ -295,7 +297,8 @@ fn left_behind(state: &StateStatus, uptime: f64) -> Vec<Warning> {
 /// Where intervals wait that no sink delivers.
 fn left_spools(state: &StateStatus) -> Vec<Warning> {
     let says = |(sink, folder): &(String, PathBuf)| {
-        let short = format!("intervals wait in {}, where no sink spools any more", folder.display());
+        let (folder, sink) = (folder.display().to_string(), Escaped(sink));
+        let short = format!("intervals wait in {}, where no sink spools any more", Escaped(&folder));
         let text =
             format!("{short}; the sink {sink} did: they are delivered when a sink has the folder for its spool again");
         Warning { short: Some(short), ..Concern::LastProcess.says(text) }

@@ -179,8 +179,8 @@ impl Shared {
         match wait.await {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::error!(%error, "a connection cannot be read on after a pause");
-                self.failures.borrow_mut().lose_connection(&mut self.shard.borrow_mut());
+                tracing::error!(%error, "a connection cannot be read on after a pause: it is closed");
+                self.refuse(Refusal::Full);
                 None
             }
         }
@@ -455,6 +455,7 @@ impl Connections {
         };
         let accepted = (stream, from);
         if !self.admits(&accepted) {
+            self.shared.count_unread(&accepted.0);
             return self.shared.refuse(Refusal::NotAllowed);
         }
         match self.slots.take(from.map(|from| from.ip()), Instant::now()) {

@@ -49,7 +49,7 @@ pub use crate::settings::{Opt, OptionVisitor};
 pub use driver::{Contents, DriverOptions, Handover, NextSink, Reopen, SHUTDOWN, SinkChange, SinkDriver, SinkStats};
 pub(crate) use http::nats_login as nats_login_options;
 pub use spec::{SinkContext, SinkKind, Spec};
-pub use spool::{Order, SpoolOptions, spooled_bytes};
+pub use spool::{Order, SpoolOptions, is_spool_held, spooled_bytes};
 
 /// The longest of any duration that is configured: a year.
 pub(crate) const LONG: Duration = Duration::from_secs(366 * 86_400);

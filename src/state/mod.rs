@@ -52,8 +52,14 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_');
 /// The file that says that a process has not ended cleanly.
 pub const RUNNING: &str = "running";
 
+/// The same before it takes its place.
+const BEGUN: &str = "running.new";
+
 /// The file that says what a process that ended cleanly could not save.
 const UNSAVED: &str = "unsaved";
+
+/// Most records of a sink that it may have: more is nonsense.
+const MOST_LOST: u64 = 1 << 40;
 
 /// Most bytes of it that are read.
 const MOST_UNSAVED_BYTES: u64 = 1 << 20;
@@ -99,20 +105,33 @@ pub struct StateStatus {
 struct Unsaved {
     /// The state itself.
     state: bool,
-    /// Records by sink.
+    /// Records by sink that are lost.
     lost: BTreeMap<String, u64>,
+    /// Those that are lost unless the part of the sink is there after all: the disk was asked for that, and did not answer in time.
+    unkept: BTreeMap<String, u64>,
 }
 
 impl Unsaved {
+    /// All records by sink, as if none were kept after all.
+    fn of_all(&self) -> BTreeMap<String, u64> {
+        let mut all = self.lost.clone();
+        for (sink, records) in &self.unkept {
+            let sum = all.entry(sink.clone()).or_default();
+            *sum = sum.saturating_add(*records);
+        }
+        all
+    }
+
     /// What the last process has left so; `None` if it saved everything.
     fn read(disk: &dyn Disk, folder: &Path) -> Option<Unsaved> {
         let path = folder.join(UNSAVED);
-        let bytes = disk.facts(&path).ok()?.bytes.min(MOST_UNSAVED_BYTES);
+        let found = disk.facts(&path).ok().filter(|found| found.is_regular)?;
+        let bytes = found.bytes.min(MOST_UNSAVED_BYTES);
         let mut text = vec![0; bytes as usize];
         let read = disk.open(&path, Opened::ToRead).and_then(|file| file.read_at(&mut text, 0));
         let unsaved = read.ok().and_then(|()| serde_json::from_slice(&text).ok());
         // An earlier version says nothing in it.
-        Some(unsaved.unwrap_or(Unsaved { state: true, lost: BTreeMap::new() }))
+        Some(unsaved.unwrap_or(Unsaved { state: true, ..Unsaved::default() }))
     }
 }
 
@@ -188,8 +207,8 @@ struct Inner {
     problems: BTreeMap<String, String>,
     /// What this process cannot save when it ends.
     unsaved: Unsaved,
-    /// What the last one could not, by sink, until it is counted.
-    uncounted: BTreeMap<String, u64>,
+    /// What the last one could not, until it is counted.
+    uncounted: Unsaved,
 }
 
 impl StateFolder {
@@ -375,7 +394,11 @@ impl StateFolder {
         self.try_place(part)?;
         let file = part::fresh(&shared.folder, part, TRIAL);
         let mut trial = Trial { disk: shared.disk.clone(), file: file.clone(), bytes: 0 };
-        trial.bytes = part::write(&*shared.disk, &file, part, format, write)?;
+        let written = part::write(&*shared.disk, &file, part, format, write);
+        trial.bytes = written.map_err(|error| match error.kind() {
+            io::ErrorKind::IsADirectory => io::Error::other(format!("{} is a folder; remove it", file.display())),
+            _ => error,
+        })?;
         Ok(trial)
     }
 
@@ -446,9 +469,40 @@ impl StateFolder {
         }
     }
 
-    /// What the last process has left so of a sink; it is counted now.
-    pub fn take_lost(&self, sink: &str) -> u64 {
-        self.shared().and_then(|(_, mut inner)| inner.uncounted.remove(sink)).unwrap_or(0)
+    /// The same of records that may be kept after all: the disk did not answer in time.
+    pub fn leave_unkept(&self, sink: &str, records: u64) {
+        if let Some((_, mut inner)) = self.shared().filter(|_| records > 0) {
+            *inner.unsaved.unkept.entry(sink.into()).or_default() += records;
+        }
+    }
+
+    /// What the last process has left so of a sink, whose part is there or not; it is counted now.
+    pub fn take_lost(&self, sink: &str, has_part: bool) -> u64 {
+        let Some((_, mut inner)) = self.shared() else { return 0 };
+        let lost = inner.uncounted.lost.remove(sink).unwrap_or(0);
+        let unkept = inner.uncounted.unkept.remove(sink).filter(|_| !has_part).unwrap_or(0);
+        if has_part {
+            inner.status.lost.remove(sink);
+        }
+        let all = lost.saturating_add(unkept).min(MOST_LOST);
+        if all > 0 {
+            inner.status.lost.insert(sink.into(), all);
+        }
+        all
+    }
+
+    /// What nobody has taken of that.
+    pub fn uncounted(&self) -> BTreeMap<String, u64> {
+        let Some((_, inner)) = self.shared() else { return BTreeMap::new() };
+        inner.uncounted.of_all()
+    }
+
+    /// What the last process could not save is known, and counted: no later start reads of it.
+    pub fn forget_unsaved(&self) {
+        if let Some(shared) = self.kept() {
+            // There may be none. What stays is counted once more.
+            let _ = shared.disk.remove(&shared.folder.join(UNSAVED));
+        }
     }
 
     /// Folders with intervals that no sink spools to any more, as the status is to have them.
@@ -468,20 +522,21 @@ impl StateFolder {
         others.filter(|part| self.read(part, newest_format, limits).is_some()).collect()
     }
 
-    /// Begins a run. If the last one had no clean end, the seconds between its last sign of life and now.
+    /// Begins a run. If the last one had no clean end, the seconds between its last sign of life and now; that stays the last one
+    /// until [`StateFolder::touch`].
     pub fn begin_run(&self) -> Option<f64> {
         let shared = self.kept()?;
-        let last_sign = shared.disk.facts(&shared.folder.join(RUNNING)).ok().map(|known| known.modified);
+        let begun = shared.disk.facts(&shared.folder.join(RUNNING)).ok().filter(|found| found.is_regular);
+        let last_sign = begun.map(|found| found.modified);
         let unclean = last_sign.map(|at| (unix_time() - at).max(0.0));
         let unsaved = Unsaved::read(&*shared.disk, &shared.folder).unwrap_or_default();
-        // What stays is read once more: it says that more is lost than is.
-        let _ = shared.disk.remove(&shared.folder.join(UNSAVED));
-        let begun = shared.begin_running();
+        // A process that ends before it has told of this leaves it to the next one.
+        let begun = shared.begin_running(last_sign);
         let mut inner = shared.inner();
         inner.note(&shared.folder, RUNNING, begun.err());
-        inner.uncounted.clone_from(&unsaved.lost);
         let status = &mut inner.status;
-        (status.unclean_stop, status.is_stale, status.lost) = (unclean, unsaved.state, unsaved.lost);
+        (status.unclean_stop, status.is_stale, status.lost) = (unclean, unsaved.state, unsaved.of_all());
+        inner.uncounted = unsaved;
         unclean
     }
 
@@ -499,7 +554,7 @@ impl StateFolder {
         self.change_running(|shared, path| {
             let unsaved = {
                 let inner = shared.inner();
-                let has_all = !inner.unsaved.state && inner.unsaved.lost.is_empty();
+                let has_all = !inner.unsaved.state && inner.unsaved.of_all().is_empty();
                 (!has_all).then(|| serde_json::to_vec(&inner.unsaved)).transpose()?
             };
             if let Some(text) = unsaved {
@@ -558,6 +613,10 @@ impl Shared {
     fn clear_place(&self, part: &str) -> io::Result<()> {
         let path = part::path(&self.folder, part);
         if self.disk.facts(&path).is_ok_and(|found| !found.is_regular) {
+            // A folder takes the place of no file.
+            if self.disk.facts(&aside(&path)).is_ok_and(|found| found.is_regular) {
+                self.disk.remove(&aside(&path))?;
+            }
             let moved = self.disk.rename(&path, &aside(&path));
             moved.map_err(|error| {
                 io::Error::other(format!("{} is no regular file, and cannot be moved away: {error}", path.display()))
@@ -582,13 +641,16 @@ impl Shared {
         };
         tracing::warn!(folder = %self.folder.display(), "the state folder, or its lock, was moved away or removed: it is written anew");
         *lock = claimed;
-        self.begin_running()
+        self.begin_running(None)
     }
 
-    /// Says that this process runs.
-    fn begin_running(&self) -> io::Result<()> {
-        let file = self.disk.open(&self.folder.join(RUNNING), Opened::Emptied)?;
+    /// Says that this process runs, and gave its last sign of life at this time, or now.
+    fn begin_running(&self, last_sign: Option<f64>) -> io::Result<()> {
+        let (path, fresh) = (self.folder.join(RUNNING), self.folder.join(BEGUN));
+        let file = self.disk.open(&fresh, Opened::Emptied)?;
         file.write_at(format!("{}\n", std::process::id()).as_bytes(), 0)?;
+        last_sign.map_or(Ok(()), |at| file.touch(at))?;
+        self.disk.rename(&fresh, &path)?;
         self.disk.sync_folder(&self.folder)
     }
 }

@@ -231,7 +231,10 @@ pub(super) fn read(
         // A pipe would hold up the start until somebody writes to it.
         Ok(found) if !found.is_regular => return Err(damaged("it is no regular file".into())),
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        // The folder may be none at all.
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         Err(error) => return Err(damaged(error.to_string())),
     }
     let file = disk.open(&path, Opened::ToRead).map_err(|error| damaged(error.to_string()))?;

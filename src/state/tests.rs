@@ -268,6 +268,10 @@ fn a_run_without_a_clean_end_is_known_with_its_last_sign_of_life() {
     let folder = open(dir.path());
     let unclean = folder.begin_run().expect("it did not end");
     assert!((100.0..130.0).contains(&unclean) && folder.status().unclean_stop == Some(unclean), "{unclean}");
+    // It ended before it could tell that.
+    drop(folder);
+    let folder = open(dir.path());
+    assert!(folder.begin_run().is_some_and(|since| since >= unclean));
     folder.touch();
     drop(folder);
     assert!(open(dir.path()).begin_run().is_some_and(|since| since < 30.0));

@@ -95,7 +95,7 @@ class Chaos:
         self.udp.bind(("127.0.0.1", 0))
         self.mode, self.received, self.lock = "takes", {}, threading.Lock()
         self.receiver = Receiver(self.take)
-        self.kills, self.done, self.pid, self.process = [], {}, None, None
+        self.kills, self.deaths, self.done, self.pid, self.process = [], [], {}, None, None
         self.keeps_open = self.rng.random() < 0.5
         self.write(self.good())
         self.start()
@@ -192,6 +192,7 @@ state_file = "{self.folder}/presence.json"
     def kill(self):
         self.kills.append(time.time())
         self.end(signal.SIGKILL)
+        self.deaths.append(time.time())
         time.sleep(self.rng.choice([0, 0.5, 2]))
         self.start()
 
@@ -298,9 +299,16 @@ state_file = "{self.folder}/presence.json"
             if not sender.sent - may_miss <= got <= sender.sent + sender.unsure():
                 problems.append(f"{sender.name}: {sender.sent} sent ({sender.unsure()} more perhaps), {got:.0f} in the records; "
                                 f"{len(self.kills)} kills may cost {may_miss}, {drops} dropped by the kernel")
-        said = [record["unclean_stop"] for record in ledgers if record.get("unclean_stop") is not None]
-        if len(said) != len(self.kills):
-            problems.append(f"{len(self.kills)} kills, but {len(said)} of the ledgers say unclean_stop")
+        said = {record["time"]: record["unclean_stop"] for record in ledgers if record.get("unclean_stop") is not None}
+        # The first interval after a kill tells of it; of two kills before an interval is closed, it tells of both.
+        told = {}
+        for death in self.deaths:
+            told.setdefault(min((end for end in ends if end > death), default=None), []).append(death)
+        if set(said) != set(told):
+            problems.append(f"kills are to be told at {sorted(set(told) - set(said))}, and are at {sorted(set(said) - set(told))}")
+        for end, kills in told.items():
+            if said.get(end, 0) < kills[-1] - kills[0]:
+                problems.append(f"the interval of {end} says unclean_stop {said[end]}, of kills until {kills}")
         gauges = {record["time"]: record["value"] for record in found if record["type"] == "gauge" and record["name"] == "standing"}
         missing = [end for end in ends[1:] if gauges.get(end) != 7]
         if missing:

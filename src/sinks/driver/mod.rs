@@ -105,7 +105,7 @@ pub type Reopen = Box<dyn FnMut() -> Result<Box<dyn Sink>, String> + Send>;
 /// What is different for a sink from some interval on: what waits for it, and its account, stay.
 pub struct SinkChange {
     /// How it is driven. Its name is the same. If the folder of its spool is another one, or there is none, what lies in the one so
-    /// far is delivered first, and new intervals go there, too, until then.
+    /// far is delivered first, and new intervals go there, too, if memory has no room for them.
     pub options: DriverOptions,
     /// Another sink in its place, if that is another one.
     pub sink: Option<NextSink>,
@@ -274,8 +274,8 @@ impl Shared {
         self.memory.level() >= Level::Events || self.memory.is_over(Holder::ClosedIntervals)
     }
 
-    /// Drops what waits but the newest, the oldest first, while closed intervals have to leave memory. With a spool that works
-    /// no more than one waits for longer than [`EXPOSED`].
+    /// Drops what waits but the newest, the oldest first, while closed intervals have to leave memory. With a spool that works, and
+    /// is to stay, no more than one waits for longer than [`EXPOSED`].
     fn give_way(&self) {
         if !self.is_short() {
             return;
@@ -487,6 +487,14 @@ impl SinkDriver {
         Spool::check(spool)
     }
 
+    /// Makes sure that a spool can be opened once the process that has it hands over to this one.
+    ///
+    /// # Errors
+    /// If it cannot be used.
+    pub fn check_held_spool(spool: &SpoolOptions) -> io::Result<()> {
+        Spool::check_held(spool)
+    }
+
     /// Is as `change` says from now on. What is being delivered is delivered, or fails, as before.
     pub fn change(&self, change: SinkChange) {
         *self.shared.options.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(change.options);
@@ -580,7 +588,7 @@ impl SinkDriver {
             return;
         }
         let mut state = self.shared.state();
-        state.account.offered += records;
+        state.account.offered = state.account.offered.saturating_add(records);
         state.account.dropped.count(SHUTDOWN, records);
         let sink = &self.shared.name;
         tracing::warn!(

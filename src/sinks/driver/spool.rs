@@ -12,6 +12,9 @@ use crate::sys::{now, since, unix_time};
 use super::super::spool::{Changes, Lost, Order, Spool, SpoolOptions};
 use super::{EXPOSED, Shared};
 
+/// So few intervals are not put to disk any more where a spool gives way to another one.
+const LAST: usize = 3;
+
 /// How long a spool that cannot be opened is left alone.
 const SPOOL_PAUSE: Duration = Duration::from_secs(5);
 
@@ -139,7 +142,7 @@ impl Spooler {
         let sink = &self.shared.name;
         tracing::warn!(sink, "the spool that it is to have cannot be used yet: {problem}");
         let mut state = self.shared.state();
-        state.next_spool_due = Some(now() + SPOOL_PAUSE);
+        state.next_spool_due = Some(now() + SPOOL_PAUSE.max(self.shared.options().interval));
         state.account.last_error = Some(problem.to_string());
         state.account.last_failure = unix_time();
     }
@@ -297,7 +300,9 @@ impl Spooler {
                 None => return false,
             }
         }
-        loop {
+        // What comes meanwhile has its turn later: a disk may be slower than an interval.
+        let waiting = self.shared.state().waiting.len();
+        for _ in 0..waiting {
             // Out of the queue meanwhile, so that it is not dropped when the queue is full.
             let Some(next) = self.shared.state().waiting.pop_front() else { return true };
             if self.append(&next).await.is_none() {
@@ -305,6 +310,7 @@ impl Spooler {
                 return false;
             }
         }
+        true
     }
 
     /// The oldest on disk.
@@ -340,7 +346,13 @@ impl Spooler {
     /// lies there, it takes no more of what is new than memory has no room for.
     pub(super) fn takes_waiting(&self, is_failing: bool) -> bool {
         let (options, state) = (self.shared.options(), self.shared.state());
-        let is_needed = is_failing || state.has_spool_of(&options) || state.waiting.len() * 2 >= options.queue;
-        is_needed && !state.waiting.is_empty()
+        if state.waiting.is_empty() || is_failing || state.has_spool_of(&options) {
+            return !state.waiting.is_empty();
+        }
+        match options.spool {
+            // What waits in memory is to be safe in a crash: it is few.
+            Some(_) => state.spooled_intervals + state.waiting.len() > LAST || state.waiting.len() >= options.queue,
+            None => state.waiting.len() * 2 >= options.queue,
+        }
     }
 }

@@ -313,7 +313,7 @@ impl Driver {
                         state.waiting.iter().for_each(|waiting| shared.let_go_of(waiting));
                         (state.waiting.len() + 1, state.deadline.is_some())
                     };
-                    self.failure_log.failed(&options, &error, waiting);
+                    self.failure_log.failed(&options, &error, waiting, shared.state().spooled_intervals);
                     spooler.save(Some(item)).await;
                     shared.let_go_of(&item.snapshot);
                     // What is on disk can wait for the next start; what the disk did not take cannot.
@@ -439,7 +439,7 @@ struct FailureLog {
 }
 
 impl FailureLog {
-    fn failed(&mut self, options: &DriverOptions, error: &SinkError, waiting: usize) {
+    fn failed(&mut self, options: &DriverOptions, error: &SinkError, waiting: usize, on_disk: usize) {
         self.failures += 1;
         if self.last.is_some_and(|last| sys::since(last) < options.interval) {
             return;
@@ -450,6 +450,7 @@ impl FailureLog {
             error = %error,
             failures = self.failures,
             intervals_waiting = waiting,
+            intervals_on_disk = on_disk,
             queue = options.queue,
             "delivery failed; trying again"
         );

@@ -24,6 +24,9 @@ use crate::disk::{Disk, DiskFile, DiskHandle, Opened};
 use crate::snapshot::Snapshot;
 
 const HEAD: usize = 40;
+/// Its names in the folder.
+const LOCK: &str = "lock";
+const CURSOR: &str = "cursor";
 /// Bytes from which on a new segment is begun.
 const SEGMENT_BYTES: u64 = 8 << 20;
 /// Bytes that are searched for a head at once.
@@ -194,11 +197,22 @@ pub(super) struct Spool {
     _lock: Box<dyn DiskFile>,
 }
 
-/// Bytes of intervals that wait in a folder, whoever spools there; 0 if there are none, or it cannot be read.
-pub fn spooled_bytes(folder: &Path) -> u64 {
+/// Bytes of intervals that wait in a folder, whoever spools there.
+///
+/// # Errors
+/// If it cannot be read.
+pub fn spooled_bytes(folder: &Path) -> io::Result<u64> {
     let disk = DiskHandle::default();
-    let segments = segments(&*disk, folder).unwrap_or_default();
-    segments.iter().filter_map(|(_, path)| disk.facts(path).ok()).map(|found| found.bytes).sum()
+    segments(&*disk, folder)?.iter().map(|(_, path)| Ok(disk.facts(path)?.bytes)).sum()
+}
+
+/// Whether a sink, of this process or another one, spools to a folder.
+///
+/// # Errors
+/// `NotFound` if nobody has spooled there, and what the disk says.
+pub fn is_spool_held(folder: &Path) -> io::Result<bool> {
+    let lock = DiskHandle::default().open(&folder.join(LOCK), Opened::ToRead)?;
+    lock.try_lock().map(|is_ours| !is_ours)
 }
 
 /// The segments in a folder, in order, each with the position of its first frame.
@@ -255,15 +269,33 @@ impl Spool {
         Spool::claim(options).map(drop)
     }
 
+    /// The same of a folder that another process has until it hands over to this one.
+    ///
+    /// # Errors
+    /// As of [`Spool::open`], but that it is used.
+    pub(super) fn check_held(options: &SpoolOptions) -> io::Result<()> {
+        let disk = &options.disk;
+        disk.make_folder(&options.path, false)?;
+        for name in [LOCK, CURSOR] {
+            disk.open(&options.path.join(name), Opened::Made)?;
+        }
+        let segments = segments(&**disk, &options.path)?;
+        segments.iter().try_for_each(|(_, path)| match disk.open(path, Opened::ToRead) {
+            // It was delivered meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            opened => opened.map(drop),
+        })
+    }
+
     /// Makes the folder if it is not there, and takes it for one spool: its lock, and its cursor.
     fn claim(options: &SpoolOptions) -> io::Result<(Box<dyn DiskFile>, Box<dyn DiskFile>)> {
         let disk = &options.disk;
         disk.make_folder(&options.path, false)?;
-        let lock = disk.open(&options.path.join("lock"), Opened::Made)?;
+        let lock = disk.open(&options.path.join(LOCK), Opened::Made)?;
         if !lock.try_lock()? {
             return Err(io::Error::other("another process or sink uses it"));
         }
-        Ok((lock, disk.open(&options.path.join("cursor"), Opened::Made)?))
+        Ok((lock, disk.open(&options.path.join(CURSOR), Opened::Made)?))
     }
 
     /// Finds the frames that are to be delivered; how many records are missing between them.

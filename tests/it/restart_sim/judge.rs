@@ -387,8 +387,18 @@ impl Judge<'_> {
             return;
         }
         let mut due = BTreeSet::new();
+        // The first of some crashes that were not told, perhaps; and the same where it is certain.
+        let (mut perhaps, mut surely): (Option<&Life>, Option<&Life>) = (None, None);
         for pair in lives.windows(2) {
             let (last, next) = (&pair[0], &pair[1]);
+            // By its first interval, which a stop may close.
+            let told = tick_after(last.born, shape.interval).min(stop_of(last).0);
+            let is_late = last.ended < told + 1.0 || self.has_bad_disk(last.born - 1.0, last.ended);
+            let first_life = perhaps.filter(|_| is_late).unwrap_or(last);
+            // One that was killed in its last moment has stopped, perhaps.
+            let is_untold = |first: &&Life| first.stops.is_none() && last.ended < told - SLACK;
+            let first_untold = surely.filter(is_untold).unwrap_or(last);
+            (perhaps, surely) = (is_crash(last).then_some(first_life), is_crash(last).then_some(first_untold));
             if !is_crash(last) || self.has_bad_disk(last.born - 1.0, next.born + 1.0) {
                 continue;
             }
@@ -407,9 +417,15 @@ impl Judge<'_> {
                 |first: &&&Packet| (last.stops.is_some() || last.ended - last.born < 1e-3) && first.unclean.is_none();
             let Some(first) = first.filter(|first| !is_unknown(first)) else { continue };
             due.insert(first.id);
-            let most = next.born - last.born + 0.5;
-            if !first.unclean.is_some_and(|secs| (0.0..most).contains(&secs)) {
-                self.wrong.push(format!("{name}: {} tells {:?} of a crash", shown(first), first.unclean));
+            let most = next.born - first_life.born + 0.5;
+            let is_certain = !std::ptr::eq(first_untold, last);
+            let least = if is_certain { next.born - first_untold.ended - SLACK } else { 0.0 };
+            if !first.unclean.is_some_and(|secs| (least..most).contains(&secs)) {
+                self.wrong.push(format!(
+                    "{name}: {} tells {:?} of a crash, and not {least:.3} to {most:.3}",
+                    shown(first),
+                    first.unclean
+                ));
             }
         }
         for packet in distinct.iter().filter(|packet| packet.unclean.is_some() && !due.contains(&packet.id)) {
