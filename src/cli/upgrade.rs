@@ -23,7 +23,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 #[derive(Args)]
 #[command(
-    after_help = "Exit codes: 0 the new process reads; 1 there is no upgrade, for the reason that is given, and the old process goes on; 2 bad usage."
+    after_help = "Exit codes: 0 the new process reads; 1 there is no upgrade, for the reason that is given, and the old process goes on, or the new one does not answer; 2 bad usage."
 )]
 pub(super) struct UpgradeArgs {
     #[command(flatten)]
@@ -43,7 +43,10 @@ async fn upgrade(daemon: &ClientArgs) -> Result<String, String> {
         return Err(format!("{}, or send SIGUSR2 to the process", client.refused(answered, &begun)));
     }
     if answered != 200 {
-        return Err(client.refused(answered, &begun));
+        return Err(format!(
+            "there is no upgrade, and the process so far goes on: {}",
+            client.refused(answered, &begun)
+        ));
     }
     let (pid, version) = (&begun["pid"], text(&begun["version"]));
     // A process of an older version does not say what it has started.
@@ -68,7 +71,7 @@ async fn upgrade(daemon: &ClientArgs) -> Result<String, String> {
             return Ok(report(&status, &version, &program) + &page.unwrap_or_default());
         }
         if began.elapsed() >= LEAVING {
-            return Ok(format!("{reads}, but does not answer at {}.\n", Escaped(&without_login(&next.url))));
+            return Err(format!("{reads}, but does not answer at {}", Escaped(&without_login(&next.url))));
         }
         tokio::time::sleep(AGAIN).await;
     }

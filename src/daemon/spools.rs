@@ -51,7 +51,7 @@ impl KnownSpools {
         let (own, state) = (configured(config), state.clone());
         let watch = move || {
             yielding_thread();
-            Watch::new(state, own).run(&changes);
+            Noting::new(state, own).run(&changes);
         };
         if let Err(error) = std::thread::Builder::new().name("spools".into()).spawn(watch) {
             tracing::warn!(%error, "a thread for the folders of spools cannot be started");
@@ -90,7 +90,7 @@ pub(super) fn taken(
 }
 
 /// The thread.
-struct Watch {
+struct Noting {
     state: StateFolder,
     configured: Folders,
     /// As they are in the part.
@@ -99,8 +99,8 @@ struct Watch {
     left: Folders,
 }
 
-impl Watch {
-    fn new(state: StateFolder, configured: Folders) -> Watch {
+impl Noting {
+    fn new(state: StateFolder, configured: Folders) -> Noting {
         let any_age = Limits { age: Duration::MAX, ..Limits::default() };
         let saved = state.read(PART, FORMAT, any_age);
         let known = saved.map_or_else(Folders::new, |saved| {
@@ -109,7 +109,7 @@ impl Watch {
                 Folders::new()
             })
         });
-        Watch { state, configured, known, left: Folders::new() }
+        Noting { state, configured, known, left: Folders::new() }
     }
 
     /// Until nobody can change the configuration any more.

@@ -206,7 +206,7 @@ pub(super) async fn look_at(
         .chain(unsaved)
         .chain(not_in_force(about, &published.behind))
         .chain(failed)
-        .chain(left_behind(&published.state(), about.uptime_secs()))
+        .chain(left_behind(&published.state(), about.uptime_secs(), about.interval))
         .chain(left_spools(&published.state()))
         .collect();
     let explosion = warnings
@@ -250,16 +250,17 @@ fn not_saved(unsaved: &Unsaved) -> Warning {
 }
 
 /// What the process before did not leave behind, for an hour after the start.
-fn left_behind(state: &StateStatus, uptime: f64) -> Vec<Warning> {
+fn left_behind(state: &StateStatus, uptime: f64, interval: Duration) -> Vec<Warning> {
     if uptime >= LEFT_STAYS {
         return Vec::new();
     }
     let says = |short: String, text: String| Warning { short: Some(short), ..Concern::LastProcess.says(text) };
     let unclean = state.unclean_stop.map(|secs| {
-        let short =
-            format!("the last process ended without a clean stop, at most {} s unaccounted", amount(secs.ceil()));
-        let why =
-            "what it received after its last sign of life is lost, and what sinks without a spool had not delivered";
+        // The interval that was open when it gave the last one is lost, too.
+        let secs = (secs + interval.as_secs_f64()).ceil();
+        let short = format!("the last process ended without a clean stop, at most {} s unaccounted", amount(secs));
+        let why = "what it had received since its last interval is lost (with `keep_open_interval`, since its last state), and what sinks \
+                   without a spool had not delivered";
         says(short.clone(), format!("{short}: {why}"))
     });
     let stale = state.is_stale.then(|| {

@@ -754,7 +754,7 @@ fn a_spool_that_was_taken_out_is_told_after_a_crash_until_a_sink_has_it_again() 
     let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
     let daemon = with_something_waiting(dir.path(), &spool("one"));
     daemon.status_when("it is on disk", |status| status["sinks"]["out"]["spooled"].as_u64() > Some(0));
-    let without = configuration(dir.path(), &graphite(free(), ""));
+    configuration(dir.path(), &graphite(free(), ""));
     let (is_applied, report) = reload_with(&daemon, TOKEN);
     let warned = report["warnings"].to_string();
     assert!(
@@ -766,6 +766,9 @@ fn a_spool_that_was_taken_out_is_told_after_a_crash_until_a_sink_has_it_again() 
         let shown = text(&shown.stdout);
         if shown.contains("folders") && shown.contains("/one") { Ok(()) } else { Err(shown) }
     });
+    // A reload after that forgets nothing.
+    let without = configuration(dir.path(), &graphite(free(), &spool("two")));
+    reload(&daemon);
     drop(daemon);
     for _ in 0..2 {
         let mut daemon = Daemon::start(dir.path(), &without);

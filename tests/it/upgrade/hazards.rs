@@ -252,3 +252,32 @@ fn connections_are_passed_on_where_there_are_no_more_descriptors_than_connection
     last.expect("two took over").stop();
     assert_eq!(sum(dir.path(), "x"), 3.0 * CONNECTIONS as f64);
 }
+
+#[test]
+fn there_is_no_upgrade_where_a_spool_cannot_be_opened() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let ports = ports();
+    let spool = dir.path().join("spool");
+    let away = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("an address");
+    let config = format!(
+        "{}[[sink]]\ntype = \"graphite\"\naddress = \"{away}\"\nspool = {{ path = \"{}\" }}\n",
+        config(dir.path(), &ports),
+        spool.display()
+    );
+    let mut daemon = Daemon::start(dir.path(), &config);
+    until("a spool", || spool.join("cursor").exists());
+    std::fs::rename(&spool, dir.path().join("moved")).expect("moved");
+    std::fs::write(&spool, "").expect("a file in its place");
+    let (code, said) = upgrade(&ports, "secret");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("there is no upgrade") && said.contains("cannot spool to"), "{said}");
+    daemon.send_udp(&[b"x:1|c"]);
+    daemon.status_when("a line", |status| status["lines"]["read"] == 1);
+    std::fs::remove_file(&spool).and_then(|()| std::fs::rename(dir.path().join("moved"), &spool)).expect("put back");
+    let (code, said) = upgrade(&ports, "secret");
+    assert_eq!(code, Some(0), "{said}");
+    let before = daemon.pid();
+    Heir(process(&status_when(ports.page, "another process", |status| status["pid"] != before))).stop();
+    assert_eq!(daemon.wait(Duration::from_secs(20)), Some(0));
+    assert_eq!(sum(dir.path(), "x"), 1.0);
+}
