@@ -112,7 +112,8 @@ pub(super) fn begin_run(folder: &StateFolder, journal: &Journal) {
         journal.add_start(unix_time(), "the last process ended without a clean stop", &last);
         tracing::warn!(
             last_sign_of_life = format!("{since} s ago"),
-            "the last process ended without a clean stop; what it had received since its last interval (with `keep_open_interval`, since its last state) is lost, and what sinks without a spool had not delivered"
+            "the last process ended without a clean stop; what it had received since its last interval (with `keep_open_interval`, \
+             since its last state) is lost, and what sinks without a spool had not delivered"
         );
     }
 }

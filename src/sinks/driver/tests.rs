@@ -233,6 +233,28 @@ async fn with_a_spool_nothing_is_given_up_and_the_next_start_delivers_what_is_le
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_its_next_spool_cannot_be_opened_a_sink_has_the_one_so_far() {
+    let (one, other, fake) =
+        (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"), Fake::default());
+    let driver = spooled(&fake, one.path(), Order::Strict);
+    offer(&driver, 1).await;
+    let next = other.path().join("next");
+    std::fs::write(&next, "no folder").expect("written");
+    let spool = SpoolOptions { path: next.clone(), ..SpoolOptions::default() };
+    let options = DriverOptions { spool: Some(spool), ..DriverOptions::new("fake", "fake", Duration::from_secs(10)) };
+    driver.change(SinkChange { options, sink: None });
+    *fake.mode.lock().expect("no panic") = Mode::Broken;
+    offer(&driver, 2).await;
+    assert_eq!((driver.spool().as_deref(), driver.account().spooled), (Some(one.path()), 2));
+    *fake.mode.lock().expect("no panic") = Mode::Good;
+    std::fs::remove_file(&next).expect("removed");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    offer(&driver, 3).await;
+    assert_eq!((driver.spool(), driver.account().spooled), (Some(next), 0));
+    assert_eq!(*fake.seen.lock().expect("no panic"), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn interleaved_what_is_new_comes_first_and_everything_once() {
     let folder = tempfile::tempdir().expect("a folder");
     let fake = Fake::default();

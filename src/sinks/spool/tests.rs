@@ -110,6 +110,27 @@ fn a_segment_cut_at_any_byte_loses_what_was_cut_and_nothing_else() {
 }
 
 #[test]
+fn making_sure_that_a_spool_can_be_opened_leaves_it_as_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (mut spool, _) = Spool::open(options(folder.path())).expect("opened");
+    spool.append(&snapshot(1)).expect("appended");
+    assert!(Spool::check(&options(folder.path())).is_err(), "it is used");
+    Spool::check_held(&options(folder.path())).expect("it is used, and can be handed over");
+    let bytes = spool.bytes();
+    drop(spool);
+    File::options()
+        .write(true)
+        .open(&segments(folder.path())[0])
+        .and_then(|file| file.set_len(bytes - 1))
+        .expect("cut");
+    for check in [Spool::check, Spool::check_held] {
+        check(&options(folder.path())).expect("it can be used");
+    }
+    let (_, lost) = Spool::open(options(folder.path())).expect("opened");
+    assert_eq!(lost, [("spool_damaged", 2)]);
+}
+
+#[test]
 fn a_byte_that_is_wrong_anywhere_costs_one_interval_at_most_and_is_counted() {
     let origin = tempfile::tempdir().expect("a folder");
     let (mut spool, _) = Spool::open(options(origin.path())).expect("opened");
