@@ -211,7 +211,9 @@ fn each_was_tested_and_noticed(failed: &Value, parts: &[String], probe: &Probe) 
     // The flush and a sink that is spared have tests of their own, or none is needed.
     let others = ["flush", "sink:a:intake", "sink:b", "sink:b:intake", "sink:c", "sink:p:intake"];
     let all = failed["parts"].as_object().expect("parts").keys();
-    let untested: Vec<_> = all.filter(|name| !parts.contains(name) && !others.contains(&name.as_str())).collect();
+    // A port that is opened anew while the one before still ends has a number behind its name.
+    let is_tested = |name: &String| parts.iter().any(|part| name == part || *name == format!("{part}:2"));
+    let untested: Vec<_> = all.filter(|name| !is_tested(name) && !others.contains(&name.as_str())).collect();
     assert!(untested.is_empty(), "no failure of these is tested: {untested:?}");
     for part in parts {
         let at = failed["parts"][part]["last_failure_at"].as_f64().expect("a time");
