@@ -293,7 +293,7 @@ impl Successor {
     /// What the new process says next.
     fn next(&self) -> Result<Message, String> {
         match receive(&self.link) {
-            Ok(Some((Message::Failed { why }, _))) => Err(format!("{CANNOT_START}{why}")),
+            Ok(Some((Message::Failed { why }, _))) => Err(cannot_start(&why)),
             Ok(Some((message, _))) => Ok(message),
             Ok(None) => Err(ENDED.into()),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -326,7 +326,7 @@ impl Successor {
         // From here on it may read: only its end gives the sockets back.
         let reads = lets.and_then(|()| match receive(&self.link) {
             Ok(None) => Err(ENDED.into()),
-            Ok(Some((Message::Failed { why }, _))) => Err(format!("{CANNOT_START}{why}")),
+            Ok(Some((Message::Failed { why }, _))) => Err(cannot_start(&why)),
             Ok(Some(_)) => Ok(()),
             Err(error) => {
                 tracing::warn!(%error, "the new process does not say that it reads; the sockets are its own all the same");
@@ -396,6 +396,11 @@ impl Drop for Ending {
             let _ = sys::signal_process(pid, libc::SIGKILL);
         }
     }
+}
+
+/// What is said of a new process that has said why it cannot start.
+fn cannot_start(why: &str) -> String {
+    format!("{CANNOT_START}{why}")
 }
 
 /// Why there is no hand-over.

@@ -27,10 +27,10 @@ const FORMAT: u32 = 1;
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// Sinks by folder.
-type Folders = BTreeMap<PathBuf, String>;
+pub(crate) type Folders = BTreeMap<PathBuf, String>;
 
 /// What is in the bytes of the part.
-pub(crate) fn decode(bytes: &[u8]) -> Option<BTreeMap<PathBuf, String>> {
+pub(crate) fn decode(bytes: &[u8]) -> Option<Folders> {
     serde_json::from_slice(bytes).ok()
 }
 

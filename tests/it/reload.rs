@@ -662,6 +662,13 @@ fn spool(folder: &str) -> String {
     format!("spool = {{ path = \"DIR/{folder}\" }}\n")
 }
 
+/// A daemon whose sink `out` has an interval that nobody takes in its spool `one`.
+fn with_something_on_disk(dir: &Path) -> Daemon {
+    let daemon = with_something_waiting(dir, &spool("one"));
+    daemon.status_when("it is on disk", |status| status["sinks"]["out"]["spooled"].as_u64() > Some(0));
+    daemon
+}
+
 /// A daemon whose sink `out` has an interval that nobody takes.
 fn with_something_waiting(dir: &Path, more: &str) -> Daemon {
     let daemon = Daemon::start(dir, &configuration(dir, &graphite(free(), more)));
@@ -735,8 +742,7 @@ fn a_sink_whose_spool_comes_goes_or_moves_keeps_what_waits_for_it() {
 fn what_lies_in_a_spool_that_was_taken_out_is_not_forgotten_at_a_stop() {
     let dir = tempfile::tempdir().expect("a folder");
     let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let daemon = with_something_waiting(dir.path(), &spool("one"));
-    daemon.status_when("it is on disk", |status| status["sinks"]["out"]["spooled"].as_u64() > Some(0));
+    let daemon = with_something_on_disk(dir.path());
     configuration(dir.path(), &graphite(free(), ""));
     reload(&daemon);
     let log = daemon.stop();
@@ -752,8 +758,7 @@ fn what_lies_in_a_spool_that_was_taken_out_is_not_forgotten_at_a_stop() {
 fn a_spool_that_was_taken_out_is_told_after_a_crash_until_a_sink_has_it_again() {
     let dir = tempfile::tempdir().expect("a folder");
     let receiver = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let daemon = with_something_waiting(dir.path(), &spool("one"));
-    daemon.status_when("it is on disk", |status| status["sinks"]["out"]["spooled"].as_u64() > Some(0));
+    let daemon = with_something_on_disk(dir.path());
     configuration(dir.path(), &graphite(free(), ""));
     let (is_applied, report) = reload_with(&daemon, TOKEN);
     let warned = report["warnings"].to_string();

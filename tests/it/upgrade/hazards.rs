@@ -13,6 +13,17 @@ fn start_as(file: &Path, dir: &Path, config: &str) -> Daemon {
     Daemon::start_after(dir, config, &format!("shift; set -- {} \"$@\"", file.display()))
 }
 
+/// Upgrades a daemon, which ends; the first status of the next one, and its process.
+fn upgraded(daemon: &mut Daemon, ports: &Ports) -> (Value, Heir) {
+    let before = daemon.pid();
+    let (code, said) = upgrade(ports, "secret");
+    assert_eq!(code, Some(0), "{said}");
+    let status = status_when(ports.page, "another process", |status| status["pid"] != before);
+    let heir = Heir(process(&status));
+    assert_eq!(daemon.wait(Duration::from_secs(20)), Some(0));
+    (status, heir)
+}
+
 /// Whether nobody has the addresses.
 fn is_free(ports: &Ports) -> bool {
     UdpSocket::bind(("127.0.0.1", ports.statsd)).is_ok()
@@ -148,11 +159,7 @@ fn there_is_no_upgrade_where_the_state_cannot_be_saved() {
     // There is room again.
     let process_before = Pid::from_raw(i32::try_from(daemon.pid()).expect("a number"));
     prlimit(process_before, Resource::Fsize, Rlimit { current: None, maximum: None }).expect("it is ours");
-    let (code, said) = upgrade(&ports, "secret");
-    assert_eq!(code, Some(0), "{said}");
-    let status = status_when(ports.page, "another process", |status| status["pid"] != before["pid"]);
-    let heir = Heir(process(&status));
-    assert_eq!(daemon.wait(Duration::from_secs(20)), Some(0));
+    let (status, heir) = upgraded(&mut daemon, &ports);
     assert!(status["upgrade"]["no_state"].is_null() && queued(&status) >= queued(&before), "{status}");
     assert_eq!(trials().count(), 0);
     daemon.send_udp(&[b"one:+1|g"]);
@@ -212,11 +219,7 @@ fn what_is_in_the_place_of_a_state_is_moved_away_or_there_is_no_upgrade() {
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("cannot be saved in ") && said.contains("not empty"), "{said}");
     std::fs::remove_dir_all(place("registry.state.bad")).expect("removed");
-    let (code, said) = upgrade(&ports, "secret");
-    assert_eq!(code, Some(0), "{said}");
-    let status = status_when(ports.page, "another process", |status| status["pid"] != before["pid"]);
-    let heir = Heir(process(&status));
-    assert_eq!(daemon.wait(Duration::from_secs(20)), Some(0));
+    let (status, heir) = upgraded(&mut daemon, &ports);
     assert!(status["upgrade"]["no_state"].is_null() && queued(&status) >= queued(&before), "{status}");
     assert!(place("sink-away.state.bad").is_dir() && place("registry.state.bad").is_dir());
     heir.stop();
@@ -274,10 +277,6 @@ fn there_is_no_upgrade_where_a_spool_cannot_be_opened() {
     daemon.send_udp(&[b"x:1|c"]);
     daemon.status_when("a line", |status| status["lines"]["read"] == 1);
     std::fs::remove_file(&spool).and_then(|()| std::fs::rename(dir.path().join("moved"), &spool)).expect("put back");
-    let (code, said) = upgrade(&ports, "secret");
-    assert_eq!(code, Some(0), "{said}");
-    let before = daemon.pid();
-    Heir(process(&status_when(ports.page, "another process", |status| status["pid"] != before))).stop();
-    assert_eq!(daemon.wait(Duration::from_secs(20)), Some(0));
+    upgraded(&mut daemon, &ports).1.stop();
     assert_eq!(sum(dir.path(), "x"), 1.0);
 }
